@@ -1,0 +1,46 @@
+# make demo   sets up and runs the main job on generated phantoms
+# make test   sets up and runs the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+
+.PHONY: setup demo test check format clean bench-coreset bench-pipeline false-alarms
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dicom,dev]'
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/anomed demo -o demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-coreset: setup
+	$(BIN)/python benchmarks/coreset.py
+
+# NORMALS, ABNORMALS and WEIGHTS name real images and a safetensors file: see the head of each script.
+bench-pipeline: setup
+	$(BIN)/python benchmarks/pipeline.py $(ARGS)
+
+false-alarms: setup
+	$(BIN)/python benchmarks/false_alarm_rate.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

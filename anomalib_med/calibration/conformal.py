@@ -1,0 +1,87 @@
+"""Scores -> p-values and decisions, from held-out normals.
+
+Split-conformal p-values (Vovk et al.; Bates et al., "Testing for outliers with conformal p-values", Annals of
+Statistics 2023). Patients are the exchangeable units: each held-out patient has weight one, shared by its images
+(Lee, Barber and Willett, "Distribution-free inference with hierarchical data", 2023), so that a patient with many
+images counts no more than one with a single image. For the image of a new normal patient, drawn at random among that
+patient's, P(p <= alpha) <= alpha.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import ceil, inf
+
+import numpy as np
+
+ROUNDING = 1e-9  # shares of a patient's weight do not add up to one exactly
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Scores of the held-out normals.
+
+    Parameters
+    ----------
+    scores
+        float64 ``(n,)``, one an image.
+    patients
+        Whose each is, as numbers; only equality matters.
+    """
+
+    scores: np.ndarray
+    patients: np.ndarray
+    _order: np.ndarray = field(init=False, repr=False)
+    _tail: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        order = np.argsort(self.scores, kind="stable")
+        counts = Counter(self.patients.tolist())
+        weights = np.array([1.0 / counts[p] for p in self.patients.tolist()], float)[order]
+        object.__setattr__(self, "_order", self.scores[order])
+        # Weight of the scores from each one upwards, summed from the top; nothing lies above the last.
+        object.__setattr__(self, "_tail", np.append(np.cumsum(weights[::-1])[::-1], 0.0))
+
+    @classmethod
+    def of(cls, scores: Sequence[float], patients: Sequence[str]) -> "Calibration":
+        """From scores and patient names; the names are not kept."""
+        numbers = {name: i for i, name in enumerate(sorted(set(patients)))}
+        return cls(np.asarray(scores, float), np.array([numbers[p] for p in patients], np.int64))
+
+    @property
+    def patient_count(self) -> int:
+        """How many patients were held out."""
+        return len(np.unique(self.patients))
+
+    @property
+    def smallest_p(self) -> float:
+        """The smallest p-value these normals can give."""
+        return 1 / (self.patient_count + 1)
+
+    def p_value(self, score: float) -> float:
+        """Share of normal patients that score at least as high, the new one counted in: in (0, 1]."""
+        above = self._tail[np.searchsorted(self._order, score, side="left")]
+        return float((1 + above) / (self.patient_count + 1))
+
+    def flags(self, score: float, false_alarm_rate: float) -> bool:
+        """Whether an image of that score is flagged: its p-value is at most the rate."""
+        return self.p_value(score) <= false_alarm_rate + ROUNDING
+
+    def threshold(self, false_alarm_rate: float) -> float:
+        """The score above which an image is flagged: :meth:`flags` is true exactly for higher scores.
+
+        Infinite where there are too few patients for the rate, see :func:`patients_needed`.
+        """
+        p = (1 + self._tail) / (self.patient_count + 1)
+        low_enough = np.flatnonzero(p <= false_alarm_rate + ROUNDING)
+        if low_enough.size == 0:
+            return inf
+        first = int(low_enough[0])
+        # A score is flagged when the tail from it upwards starts at `first` or later, that is when it exceeds the
+        # score before.
+        return float(self._order[first - 1]) if first else -inf
+
+
+def patients_needed(false_alarm_rate: float) -> int:
+    """How many held-out patients a false-alarm rate needs: 19 for 5 %."""
+    return ceil(round(1 / false_alarm_rate, 9)) - 1

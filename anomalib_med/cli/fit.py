@@ -1,0 +1,126 @@
+"""``anomed fit``: normals in, a model folder out."""
+
+from pathlib import Path
+
+import click
+from pydantic import JsonValue
+
+from anomalib_med.cli.main import EXIT_FAILED_IMAGES
+from anomalib_med.cli.options import EXISTING_OR_GLOB, FOLDER, device_option, parse_settings, patient_option
+from anomalib_med.cli.progress import ProgressDisplay
+
+EPILOG = """\b
+Examples:
+  anomed fit normals/ -o model/
+  anomed fit normals.csv -o model/ -m patchcore -s bank_size=4000 -s pooling=max
+  anomed fit 'study/**/*.dcm' -o model/ --patient-pattern '(P\\d+)'
+  anomed fit normals/ -o model/ --backbone resnet18 --weights resnet18.safetensors --layers layer2,layer3
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("normals", type=EXISTING_OR_GLOB)
+@click.option("-o", "--output", required=True, type=FOLDER, help="Folder for the model.")
+@click.option("-m", "--model", "name", metavar="NAME", help="Detector, see `anomed models`.  [default: patchcore]")
+@click.option(
+    "--recipe", type=FOLDER, help="TOML file with [detector], [preprocessing] and [fit]; options given beside it win."
+)
+@click.option(
+    "-s", "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Setting of the detector; repeatable."
+)
+@click.option("--backbone", metavar="NAME", help="timm network of a detector on frozen features.")
+@click.option("--weights", metavar="FILE", help="safetensors file, `pretrained` (cache or hub) or `random`.")
+@click.option("--layers", metavar="A,B", help="Layers of the backbone, by name.")
+@click.option("--size", type=int, metavar="PX", help="Side of the model input.  [default: 224]")
+@click.option(
+    "--aspect", type=click.Choice(["keep", "pad", "stretch"]), help="How the image is fitted to it.  [default: keep]"
+)
+@click.option(
+    "--window",
+    "windows",
+    multiple=True,
+    metavar="NAME|LOW,HIGH",
+    help="lung, mediastinum, bone, voi, percentile or two values; repeat for more channels.  "
+    "[default: what suits the normals]",
+)
+@click.option(
+    "--calibration",
+    type=float,
+    metavar="SHARE",
+    help="Share of the normals, by patient, held out for p-values; 0 for none.  [default: 0.2]",
+)
+@click.option("--seed", type=int, help="Of every random choice.  [default: 0]")
+@click.option("--cache", type=FOLDER, help="Folder that keeps backbone features for the next fit.")
+@click.option("--overwrite", is_flag=True, help="Replace a model that is already there.")
+@patient_option
+@device_option
+def command(
+    normals: str,
+    output: Path,
+    name: str | None,
+    recipe: Path | None,
+    settings: tuple[str, ...],
+    backbone: str | None,
+    weights: str | None,
+    layers: str | None,
+    size: int | None,
+    aspect: str | None,
+    windows: tuple[str, ...],
+    calibration: float | None,
+    seed: int | None,
+    cache: Path | None,
+    overwrite: bool,
+    patient_pattern: str | None,
+    device: str,
+) -> int:
+    """Learn what is normal from NORMALS: a folder (searched through), a file, a glob or a CSV with a `path` column."""
+    from anomalib_med.cards import read_recipe
+    from anomalib_med.fitting import fit
+    from anomalib_med.model_file import check_writable
+    from anomalib_med.models.base import parse_config
+    from anomalib_med.models.registry import detector_class
+    from anomalib_med.preprocessing import Preprocessing
+
+    planned = read_recipe(recipe) if recipe else {}
+    chosen: dict[str, JsonValue] = dict(planned.get("detector", {}))
+    default_name = chosen.pop("name", "patchcore")
+    named: dict[str, JsonValue] = {"backbone": backbone, "weights": weights, "layers": layers, "seed": seed}
+    chosen |= {key: value for key, value in named.items() if value is not None}
+    chosen |= parse_settings(settings)
+    detector = detector_class(name or str(default_name))(**chosen)
+    images: dict[str, JsonValue] = dict(planned.get("preprocessing", {}))
+    sized: dict[str, JsonValue] = {"size": size, "aspect": aspect, "windows": [_window(w) for w in windows] or None}
+    images |= {key: value for key, value in sized.items() if value is not None}
+    planned_share = float(str(planned.get("fit", {}).get("calibration", 0.2)))
+    check_writable(output, overwrite=overwrite)
+    with ProgressDisplay() as progress:
+        model = fit(
+            detector,
+            normals,
+            calibration=planned_share if calibration is None else calibration,
+            preprocessing=parse_config(Preprocessing, images, "preprocessing"),
+            device=device,
+            cache=cache,
+            patient_pattern=patient_pattern,
+            progress=progress,
+        )
+    model.save(output, overwrite=overwrite)
+    t = model.training
+    click.echo(
+        f"fitted {detector.name} on {t['images']} images of {t['patients']} patients; "
+        f"{t['held_out_images']} images of {t['held_out_patients']} patients held out for calibration"
+    )
+    for note in model.notes:
+        click.echo(f"note: {note}")
+    for identity, reason in model.failures.items():
+        click.echo(f"left out: {identity}: {reason}", err=True)
+    click.echo(f"model: {output}")
+    return EXIT_FAILED_IMAGES if model.failures else 0
+
+
+def _window(text: str) -> JsonValue:
+    low, comma, high = text.partition(",")
+    try:
+        return [float(low), float(high)] if comma else text
+    except ValueError:
+        return text  # refused by Preprocessing, which says what it takes

@@ -1,0 +1,109 @@
+"""``anomed``: the entry point, and what a user sees of errors, warnings and interruptions."""
+
+import sys
+import warnings
+from typing import TextIO
+
+import click
+
+from anomalib_med.errors import AnomedError
+from anomalib_med.version import __version__
+
+EXIT_UNEXPECTED, EXIT_ERROR, EXIT_FAILED_IMAGES, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+VERBS = {
+    "fit": "Learn what is normal from a folder of normal images.",
+    "score": "Score images with a fitted model: table, maps, overlays, report.",
+    "info": "What a model folder holds.",
+    "models": "The detectors, and the card of each.",
+    "demo": "Fit and score generated phantoms with planted lesions.",
+}
+
+
+class Verbs(click.Group):
+    """Imports a verb when it is used, so that ``--help`` and ``--version`` answer at once."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """All verbs."""
+        return list(VERBS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The command of a verb."""
+        if name not in VERBS:
+            return None
+        module = __import__(f"anomalib_med.cli.{name}", fromlist=["command"])
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="\b\nStart here:\n  anomed demo -o demo\n  anomed fit normals/ -o model/\n"
+    "  anomed score model/ new_images/ -o out/ --report",
+)
+@click.version_option(__version__, prog_name="anomed")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Unsupervised anomaly detection for medical images: train on the healthy, find what is not.
+
+    Research software, not a medical device.
+    """
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    0 done; 2 wrong use or input, in one line; 3 done, but some images could not be read; 130 interrupted; 1 an error
+    that the program did not expect.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    warnings.showwarning = _show_warning
+    if "--debug" in arguments:  # wherever it stands
+        arguments = ["--debug", *(a for a in arguments if a != "--debug")]
+        return int(cli.main(arguments, prog_name="anomed", standalone_mode=False) or 0)
+    try:
+        return int(cli.main(arguments, prog_name="anomed", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return EXIT_ERROR
+    except click.ClickException as error:
+        return _say(error.format_message(), EXIT_ERROR)
+    except AnomedError as error:
+        return _say(str(error), EXIT_ERROR)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        return _say(
+            "interrupted; what was written is kept, the same score command goes on from there", EXIT_INTERRUPTED
+        )
+    except BrokenPipeError:
+        return EXIT_UNEXPECTED
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        return _say(f"unexpected {text}; run again with --debug for the traceback", EXIT_UNEXPECTED)
+
+
+def _say(message: str, code: int) -> int:
+    click.echo(f"anomed: {message}", err=True)
+    return code
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, UserWarning):
+        click.echo(f"anomed: warning: {message}", err=True)
+
+
+def run() -> None:
+    """Console entry point."""
+    sys.exit(main())

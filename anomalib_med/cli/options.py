@@ -1,0 +1,42 @@
+"""Options that several verbs share, and settings given as text."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from pydantic import JsonValue
+
+from anomalib_med.errors import ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])  # click's own decorators are typed like this
+
+EXISTING_OR_GLOB = click.Path(path_type=str)
+FOLDER = click.Path(path_type=Path, file_okay=True, dir_okay=True)
+
+device_option: Callable[[F], F] = click.option(
+    "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:<n>."
+)
+patient_option: Callable[[F], F] = click.option(
+    "--patient-pattern",
+    metavar="REGEX",
+    help="Finds the patient in a path: a regular expression with one group, e.g. '(patient\\d+)'. "
+    "Without it the patient is DICOM's, the CSV's, or the file.",
+)
+
+
+def parse_settings(pairs: tuple[str, ...]) -> dict[str, JsonValue]:
+    """``("bank_size=4000", "pooling=max")`` to a dictionary of text; the detector turns it into numbers.
+
+    Raises
+    ------
+    ConfigError
+        For a pair without "=".
+    """
+    settings: dict[str, JsonValue] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"-s {pair}: write it as key=value, for example -s pooling=max")
+        settings[key.strip()] = value.strip()
+    return settings

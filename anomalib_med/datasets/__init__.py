@@ -1,0 +1,19 @@
+"""Where images come from: files, folders, tables and arrays to samples, and samples to images."""
+
+from anomalib_med.datasets.folder import discover
+from anomalib_med.datasets.readers import read, samples_from_array, write_volume
+from anomalib_med.datasets.sample import Box, Geometry, Image, Sample
+from anomalib_med.datasets.splits import ids_hash, split_by_patient
+
+__all__ = [
+    "Box",
+    "Geometry",
+    "Image",
+    "Sample",
+    "discover",
+    "ids_hash",
+    "read",
+    "samples_from_array",
+    "split_by_patient",
+    "write_volume",
+]

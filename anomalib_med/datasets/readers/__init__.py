@@ -1,0 +1,135 @@
+"""Files to images: one door for every format, and one kind of error for every file that cannot be read."""
+
+import dataclasses
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from anomalib_med.datasets.readers import array, dicom, nifti, raster
+from anomalib_med.datasets.readers.array import samples_from_array
+from anomalib_med.datasets.readers.dicom import HeaderInfo
+from anomalib_med.datasets.readers.nifti import write_volume
+from anomalib_med.datasets.sample import Image, Sample
+from anomalib_med.errors import ReadError
+
+__all__ = ["FORMATS", "HeaderInfo", "count_frames", "header", "is_image", "read", "samples_from_array", "write_volume"]
+
+FORMATS = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, .npy"
+
+
+def read(sample: Sample) -> Image:
+    """Read the pixels of a sample.
+
+    Returns
+    -------
+    Image
+        `pixels` are float32 without NaN or infinity: where the file holds none, the lowest value of the image stands
+        and `missing` is True.
+
+    Raises
+    ------
+    ReadError
+        Whatever is wrong with this one file: the message names the file and the remedy in one line.
+    """
+    if sample.array is not None:
+        return _finished(array.read(sample, None), sample.id)
+    if sample.path is None:
+        raise ReadError(f"{sample.id}: the sample has neither a file nor an array: give one of them")
+    path = Path(sample.path)
+    if sample.frame is not None and sample.frame < 0:
+        raise ReadError(f"{path}: there is no frame {sample.frame}: frames count from 0")
+    try:
+        reader = _reader(path)
+        if reader is None:
+            raise ReadError(f"{path}: not an image: {FORMATS} are read")
+        image: Image = reader.read(sample, path)
+        return _finished(image, str(path))
+    except Exception as error:  # a damaged file makes the decoders raise anything
+        raise _read_error(error, path) from error
+
+
+def header(path: Path, *, keep_patient_ids: bool = False) -> HeaderInfo:
+    """What can be known of a file without reading its pixels.
+
+    Parameters
+    ----------
+    path
+        A file of any format.
+    keep_patient_ids
+        Keep PatientID and the UIDs of a DICOM file as they are; otherwise pseudonyms stand for them.
+
+    Raises
+    ------
+    ReadError
+        Not an image, or its header is damaged.
+    """
+    try:
+        reader = _reader(path)
+        if reader is None:
+            raise ReadError(f"{path}: not an image: {FORMATS} are read")
+        if reader is dicom:
+            return dicom.header(path, keep_patient_ids=keep_patient_ids)
+        return HeaderInfo(frames=reader.count_frames(path))
+    except Exception as error:  # a damaged file makes the decoders raise anything
+        raise _read_error(error, path) from error
+
+
+def count_frames(path: Path) -> int:
+    """Images in a file: slices of a volume, frames of a DICOM, pages of a TIFF; no pixel is read.
+
+    Raises
+    ------
+    ReadError
+        Not an image, or its header is damaged.
+    """
+    return header(path).frames
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file looks like one that can be read: by its extension, or by DICOM's mark in its content.
+
+    A file that may not be opened counts as one, so that it is listed and its reading says why it failed.
+    """
+    try:
+        return _reader(path) is not None
+    except PermissionError:
+        return True
+
+
+def _reader(path: Path) -> ModuleType | None:
+    name = path.name.lower()
+    for reader in (raster, nifti, array, dicom):
+        if name.endswith(reader.SUFFIXES):
+            return reader
+    # Neither a pipe, which would wait for ever, nor a link to nothing is looked into.
+    return dicom if path.is_file() and dicom.is_dicom(path) else None
+
+
+def _read_error(error: Exception, path: Path) -> ReadError:
+    if isinstance(error, ReadError):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return ReadError(f"{path}: no such file: it was moved or deleted, or the path has a typing error")
+    if isinstance(error, OSError):
+        return ReadError(f"{path}: cannot be opened ({error.strerror or error}): check the permissions and the disk")
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return ReadError(f"{path}: damaged, or of an unsupported kind ({said}): copy or export it again")
+
+
+def _finished(image: Image, name: str) -> Image:
+    """The image with the promises of `Image` kept: float32, finite, not empty."""
+    if image.pixels.size == 0:
+        rows, columns = image.shape
+        raise ReadError(f"{name}: the image is empty ({rows} x {columns} pixels): export it again")
+    with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and so missing
+        pixels = np.ascontiguousarray(image.pixels, dtype=np.float32)
+    measured = np.isfinite(pixels)
+    missing: np.ndarray | None = image.missing
+    if not measured.all():
+        if not measured.any():
+            raise ReadError(f"{name}: not one pixel is a finite number (all NaN): export it again")
+        holes = np.asarray(~np.atleast_3d(measured).all(axis=2))
+        missing = holes if missing is None else missing | holes
+        pixels = np.where(measured, pixels, pixels[measured].min())
+    return dataclasses.replace(image, pixels=pixels, missing=missing)

@@ -1,0 +1,88 @@
+"""Arrays in memory, and ``.npy`` files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from anomalib_med.datasets.sample import Image, Sample
+from anomalib_med.errors import InputError, ReadError
+
+SUFFIXES = (".npy",)
+
+
+def samples_from_array(array: np.ndarray | Sequence[np.ndarray], prefix: str = "image") -> list[Sample]:
+    """One sample for each image of an array; every image counts as a patient of its own.
+
+    Parameters
+    ----------
+    array
+        ``(N, H, W)``, ``(N, H, W, 3)``, or a sequence of N arrays ``(H, W)`` or ``(H, W, 3)``; any real number type.
+    prefix
+        The ids are ``<prefix>-000``, ``<prefix>-001`` and so on.
+
+    Raises
+    ------
+    InputError
+        No image, another shape, or not numbers.
+    """
+    if isinstance(array, np.ndarray) and not (array.ndim == 3 or (array.ndim == 4 and array.shape[-1] == 3)):
+        raise InputError(
+            f"array of shape {array.shape}: images are given as (N, H, W) or (N, H, W, 3), so one image as array[None]"
+        )
+    if len(array) == 0:
+        raise InputError("the array holds no image: give at least one")
+    width = max(3, len(str(len(array) - 1)))
+    samples = [Sample(id=f"{prefix}-{i:0{width}d}", array=np.asarray(image)) for i, image in enumerate(array)]
+    for sample in samples:
+        problem = _problem(sample.array)
+        if problem:
+            raise InputError(f"{sample.id}: {problem}")
+    return samples
+
+
+def count_frames(path: Path) -> int:
+    """Images in a ``.npy`` file: 1 for ``(H, W)``, N for ``(N, H, W)`` and ``(N, H, W, 3)``, from its header."""
+    stored = _stored(path)
+    return 1 if stored.ndim == 2 else len(stored)
+
+
+def read(sample: Sample, path: Path | None) -> Image:
+    """Pixels of a sample in memory, or of one image of a ``.npy`` file.
+
+    Raises
+    ------
+    ReadError
+        Another shape, not numbers, no such frame.
+    """
+    if sample.array is not None:
+        pixels, name = sample.array, sample.id
+    elif path is not None:
+        stored, frame, name = _stored(path), sample.frame or 0, str(path)
+        if frame >= (1 if stored.ndim == 2 else len(stored)):
+            raise ReadError(f"{path}: of shape {stored.shape}, there is no frame {frame}: correct the frame asked for")
+        pixels = stored if stored.ndim == 2 else stored[frame]
+    problem = _problem(pixels)
+    if problem:
+        raise ReadError(f"{name}: {problem}")
+    return Image(pixels, sample)
+
+
+def _stored(path: Path) -> np.ndarray:
+    """The array in a file, mapped and not read."""
+    try:
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise ReadError(f"{path}: not a .npy file of numbers ({error}): write it with numpy.save") from error
+    if not (stored.ndim in (2, 3) or (stored.ndim == 4 and stored.shape[-1] == 3)):
+        raise ReadError(f"{path}: of shape {stored.shape}: only (H, W), (N, H, W) and (N, H, W, 3) are read")
+    return np.asarray(stored)
+
+
+def _problem(pixels: np.ndarray | None) -> str:
+    """Why an array is not an image, or ""."""
+    if pixels is None or pixels.dtype.kind not in "buif":
+        return f"the pixels are of type {getattr(pixels, 'dtype', None)}, not real numbers: convert them to float32"
+    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
+        return f"an image of shape {pixels.shape}: only (H, W) and (H, W, 3) are images"
+    return ""

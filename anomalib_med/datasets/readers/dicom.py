@@ -1,0 +1,292 @@
+"""DICOM: radiographs, CT and others, in physical units, of every transfer syntax that pydicom has a decoder for.
+
+The order is the standard's (PS3.3 C.11): stored values, then Modality LUT or rescale, then for radiographs the VOI LUT,
+then the inversion of MONOCHROME1. A window is handed on and not applied.
+
+Nobody's name or birth date is read. PatientID and the UIDs are replaced by pseudonyms unless they are asked for.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from anomalib_med.datasets.readers.raster import grey_if_equal
+from anomalib_med.datasets.sample import Image, Sample
+from anomalib_med.errors import ReadError
+
+SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
+RADIOGRAPHS = ("CR", "DX", "MG", "IO", "PX", "RG", "RF", "XA")
+CT_PADDING = -2000.0
+"""Hounsfield units at and below which no scanner measures: the filling outside the reconstructed circle."""
+
+_HEADER_TAGS = [
+    *("PatientID", "PatientSex", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "ViewPosition"),
+    *("NumberOfFrames", "Rows"),
+]
+_IMAGE_TAGS = [
+    *("SOPClassUID", "Modality", "NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
+    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+    *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit", "PixelSpacing", "ImagerPixelSpacing"),
+    *("RedPaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData"),
+    *("GreenPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableData"),
+    *("BluePaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableData"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+]
+_EXTRA = 'pip install "anomalib-med[dicom]"'
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderInfo:
+    """What the header of a file says without its pixels; "" where it does not say, as for every format but DICOM.
+
+    Parameters
+    ----------
+    frames
+        Images in the file.
+    patient, study, series
+        Pseudonyms (``dicom-``, ``study-``, ``series-`` and 12 hexadecimal digits), or the identifiers if asked for.
+    modality, view, sex
+        DICOM's codes: Modality, ViewPosition, PatientSex.
+    """
+
+    frames: int = 1
+    patient: str = ""
+    study: str = ""
+    series: str = ""
+    modality: str = ""
+    view: str = ""
+    sex: str = ""
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file has DICOM's mark after its preamble."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def header(path: Path, *, keep_patient_ids: bool = False) -> HeaderInfo:
+    """Read who and what a file is; pixels, name and birth date are left in the file.
+
+    The patient is PatientID, or the study where the file has none, or "".
+
+    Raises
+    ------
+    ReadError
+        Not a DICOM file.
+    """
+    tags = _tags(path, _HEADER_TAGS)
+
+    def named(keyword: str, prefix: str) -> str:
+        value = str(tags.get(keyword) or "").strip()
+        if not value or keep_patient_ids:
+            return value
+        return f"{prefix}-{hashlib.sha256(value.encode()).hexdigest()[:12]}"
+
+    return HeaderInfo(
+        frames=min(_frames(tags), path.stat().st_size),  # a damaged number must not become a billion samples
+        patient=named("PatientID", "dicom") or named("StudyInstanceUID", "dicom"),
+        study=named("StudyInstanceUID", "study"),
+        series=named("SeriesInstanceUID", "series"),
+        modality=str(tags.get("Modality") or ""),
+        view=str(tags.get("ViewPosition") or ""),
+        sex=str(tags.get("PatientSex") or ""),
+    )
+
+
+def read(sample: Sample, path: Path) -> Image:
+    """Decode one frame into physical units.
+
+    Returns
+    -------
+    Image
+        Hounsfield units for CT, the stored values after rescale elsewhere; colour in RGB. MONOCHROME1 is inverted as
+        ``lowest + highest - value``, with the lowest and highest value that the bits stored can hold, so that it does
+        not depend on the content. `window` is the first one the file states, as the values where PS3.3 C.11.2.1.2
+        begins and ends its ramp. `missing` is the pixel padding, and what lies at or below `CT_PADDING` in a CT.
+
+    Raises
+    ------
+    ReadError
+        Not DICOM, no pixel data, no such frame, cut short, or compressed in a way that no decoder here knows.
+    """
+    tags, frame = _tags(path, _IMAGE_TAGS), sample.frame or 0
+    if "Rows" not in tags:
+        what = tags.get("SOPClassUID")
+        kind = f" ({UID(what).name})" if what else ""
+        raise ReadError(f"{path}: a DICOM object without pixel data{kind}: leave it out, or export the image itself")
+    if frame >= _frames(tags):
+        raise ReadError(f"{path}: holds {_frames(tags)} frames, there is no frame {frame}: correct the frame asked for")
+    stored = _decoded(path, tags, frame)
+    modality, spacing = str(tags.get("Modality") or ""), _spacing(tags, frame)
+    if stored.ndim == 3 or tags.get("PhotometricInterpretation") == "PALETTE COLOR":
+        colour = apply_color_lut(stored, tags) if stored.ndim == 2 else stored
+        return Image(grey_if_equal(colour[..., :3]), sample, spacing=spacing, modality=modality)
+    pixels, limits = _modality_values(stored, tags, frame)
+    missing = _padding(stored, pixels, tags)
+    window = _window(tags, frame)
+    if modality in RADIOGRAPHS and tags.get("VOILUTSequence"):
+        pixels, limits = _looked_up(pixels, tags.VOILUTSequence[0], tags)
+        window = limits
+    if tags.get("PhotometricInterpretation") == "MONOCHROME1":
+        total = limits[0] + limits[1]
+        pixels = total - pixels
+        window = window and (total - window[1], total - window[0])
+    return Image(pixels, sample, spacing=spacing, modality=modality, window=window, missing=missing)
+
+
+def _tags(path: Path, keywords: list[str]) -> Dataset:
+    """The named tags of a file; one without preamble is taken for DICOM if it holds any of them."""
+    tags = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(keywords))
+    if not is_dicom(path) and not any(keyword in tags for keyword in keywords):
+        raise ReadError(f"{path}: not a DICOM file: rename it after what it is, or leave it out")
+    return tags
+
+
+def _frames(tags: Dataset) -> int:
+    return max(1, int(tags.get("NumberOfFrames") or 1))
+
+
+def _decoded(path: Path, tags: Dataset, frame: int) -> np.ndarray:
+    """Stored values of one frame, colour spaces turned to RGB."""
+    syntax = tags.file_meta.get("TransferSyntaxUID") or _assumed_syntax(tags)
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError as error:
+        raise ReadError(
+            f"{path}: the transfer syntax {syntax.name} ({syntax}) cannot be decoded: convert it to "
+            "Explicit VR Little Endian"
+        ) from error
+    if not decoder.is_available:
+        raise ReadError(f"{path}: compressed as {syntax.name} ({syntax}), which needs a decoder: {_EXTRA}")
+    try:
+        if syntax == DeflatedExplicitVRLittleEndian:
+            return pixel_array(pydicom.dcmread(path), index=frame)
+        return pixel_array(path, index=frame, transfer_syntax_uid=syntax)
+    except Exception as error:  # the plug-ins raise what they like
+        said = " ".join(str(error).split())
+        if "no 'Pixel Data'" in said:
+            raise ReadError(
+                f"{path}: a DICOM object without pixel data: leave it out, or export the image again"
+            ) from error
+        also = f", or {_EXTRA}" if syntax.is_encapsulated else ""
+        raise ReadError(
+            f"{path}: the pixel data ({syntax.name}, {syntax}) is cut short or damaged ({said}): export it again{also}"
+        ) from error
+
+
+def _assumed_syntax(tags: Dataset) -> UID:
+    """The transfer syntax of a file without file meta information, from how its tags could be parsed."""
+    implicit, little = tags.original_encoding
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+
+
+def _items(tags: Dataset, frame: int, group: str) -> Iterator[Dataset]:
+    """Where a value of one frame may stand: the frame's functional group, the shared one, the data set itself."""
+    per_frame = tags.get("PerFrameFunctionalGroupsSequence") or []
+    shared = tags.get("SharedFunctionalGroupsSequence") or []
+    for item in (*per_frame[frame : frame + 1], *shared[:1]):
+        yield from (item.get(group) or [])[:1]
+    yield tags
+
+
+def _numbers(tags: Dataset, frame: int, group: str, keyword: str) -> list[float]:
+    """All values of a numeric tag for one frame, or an empty list."""
+    for item in _items(tags, frame, group):
+        value = item.get(keyword)
+        if value is not None and value != "":
+            return [float(v) for v in ([value] if isinstance(value, int | float | str) else value)]
+    return []
+
+
+def _modality_values(stored: np.ndarray, tags: Dataset, frame: int) -> tuple[np.ndarray, tuple[float, float]]:
+    """Physical values ``(H, W)`` and the lowest and highest value they could take."""
+    if tags.get("ModalityLUTSequence"):
+        return _looked_up(stored, tags.ModalityLUTSequence[0], tags)
+    bits, signed = int(tags.BitsStored), bool(tags.get("PixelRepresentation"))
+    low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
+    slope = (_numbers(tags, frame, "PixelValueTransformationSequence", "RescaleSlope") or [1.0])[0]
+    intercept = (_numbers(tags, frame, "PixelValueTransformationSequence", "RescaleIntercept") or [0.0])[0]
+    ends = sorted((low * slope + intercept, high * slope + intercept))
+    return stored.astype(np.float64) * slope + intercept, (ends[0], ends[1])
+
+
+def _looked_up(values: np.ndarray, item: Dataset, tags: Dataset) -> tuple[np.ndarray, tuple[float, float]]:
+    """Values through a Modality or VOI LUT (PS3.3 C.11.1.1), and the range of its output.
+
+    Written out because pydicom's own wraps around where a table of 8-bit output has more than 256 entries.
+    """
+    entries, first, bits = (int(v) for v in item.LUTDescriptor)
+    entries = entries or 2**16
+    if first >= 2**15 and tags.get("PixelRepresentation"):
+        first -= 2**16  # the sign is lost where the value representation had to be guessed
+    data = item.LUTData
+    if isinstance(data, bytes):
+        wide = len(data) >= 2 * entries
+        order = "<" if tags.original_encoding[1] else ">"
+        table = np.frombuffer(data, f"{order}u2" if wide else np.uint8)
+    else:
+        table = np.asarray(data)
+    table = table[:entries].astype(np.float64)
+    index = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
+    return table[index], (0.0, 2.0**bits - 1)
+
+
+def _padding(stored: np.ndarray, pixels: np.ndarray, tags: Dataset) -> np.ndarray | None:
+    """Pixels that hold no measurement, bool ``(H, W)``, or None where all do."""
+    missing = np.zeros(stored.shape, bool)
+    ends = [tags.get(k) for k in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if ends[0] is not None:
+        first, last = (_as_stored(value if value is not None else ends[0], tags) for value in ends)
+        missing |= (stored >= min(first, last)) & (stored <= max(first, last))
+    # A CT whose Modality was removed still has its rescale.
+    if tags.get("Modality") == "CT" or (not tags.get("Modality") and "RescaleIntercept" in tags):
+        missing |= pixels <= CT_PADDING
+    return missing if missing.any() else None
+
+
+def _as_stored(value: int, tags: Dataset) -> int:
+    """A padding value with the sign of the pixels, which is lost where its value representation had to be guessed."""
+    signed = bool(tags.get("PixelRepresentation"))
+    if signed and value >= 2**15:
+        return value - 2**16
+    return value + 2**16 if not signed and value < 0 else value
+
+
+def _window(tags: Dataset, frame: int) -> tuple[float, float] | None:
+    """First and last value of the ramp of the first window that is stated."""
+    centers = _numbers(tags, frame, "FrameVOILUTSequence", "WindowCenter")
+    widths = _numbers(tags, frame, "FrameVOILUTSequence", "WindowWidth")
+    if not centers or not widths or widths[0] < 1:
+        return None
+    center, width = centers[0], widths[0]
+    if tags.get("VOILUTFunction", "LINEAR") == "LINEAR":
+        center, width = center - 0.5, width - 1
+    return (center - width / 2, center + width / 2) if width > 0 else None
+
+
+def _spacing(tags: Dataset, frame: int) -> tuple[float, float] | None:
+    """Millimetres between rows and between columns: in the patient, else at the detector."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+        found = _numbers(tags, frame, "PixelMeasuresSequence", keyword)
+        if len(found) == 2 and min(found) > 0:
+            return found[0], found[1]
+    return None

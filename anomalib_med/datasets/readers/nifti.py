@@ -1,0 +1,179 @@
+"""NIfTI volumes: every axial slice a frame, shown as a radiologist sees it, and maps written back in the same space."""
+
+# nibabel leaves most of its functions without types.
+# mypy: disallow-untyped-calls=False
+
+import os
+import threading
+import zlib
+from functools import lru_cache
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+
+from anomalib_med.datasets.sample import Image, Sample
+from anomalib_med.errors import OutputError, ReadError
+
+SUFFIXES = (".nii", ".nii.gz")
+VOLUMES_KEPT = 2
+
+_RAS = np.array([[0, 1], [1, 1], [2, 1]])
+_SUPERIOR = 2
+_LOCK = threading.Lock()
+
+
+def count_frames(path: Path) -> int:
+    """Axial slices of a volume; only the header is read.
+
+    Raises
+    ------
+    ReadError
+        Not a NIfTI file, or not one volume.
+    """
+    volume = _open(path)
+    return int(volume.shape[_axial(_orientation(volume))])
+
+
+def read(sample: Sample, path: Path) -> Image:
+    """One axial slice, ``scl_slope`` and ``scl_inter`` applied.
+
+    Slices count from inferior to superior. Row 0 is anterior and column 0 is the patient's right, whatever the
+    orientation of the file: with the volume in canonical RAS order, ``pixels = canonical[::-1, ::-1, frame].T``.
+    An oblique volume is taken along the axis nearest to the patient's.
+
+    Raises
+    ------
+    ReadError
+        Not a NIfTI file, not one volume, no such slice, cut short.
+    """
+    volume, frame = _open(path), sample.frame or 0
+    orientation = _orientation(volume)
+    axis = _axial(orientation)
+    slices = volume.shape[axis]
+    if frame >= slices:
+        raise ReadError(f"{path}: holds {slices} axial slices, there is no frame {frame}: correct the frame asked for")
+    at = frame if orientation[axis, 1] > 0 else slices - 1 - frame
+    where = tuple(slice(at, at + 1) if i == axis else slice(None) for i in range(3))
+    block = _block(volume, path, where)
+    pixels = apply_orientation(block, orientation)[::-1, ::-1, 0].T
+    zooms = [float(volume.header.get_zooms()[int(np.flatnonzero(orientation[:, 0] == i)[0])]) for i in (1, 0)]
+    spacing = (zooms[0], zooms[1]) if min(zooms) > 0 else None
+    return Image(pixels, sample, spacing=spacing)
+
+
+def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
+    """Write the maps of all slices of a volume as one NIfTI file in the volume's orientation, affine and voxel order.
+
+    Parameters
+    ----------
+    maps
+        float32 ``(frames, H, W)``, one map for each slice in the order and geometry of `read`. It may be a memmap: the
+        file is written slice by slice.
+    like
+        The volume that was scored.
+    out
+        The file to write, ``.nii`` or ``.nii.gz``; replaced only when it is complete.
+
+    Raises
+    ------
+    OutputError
+        Another shape than the volume's, another file type, or the file cannot be written.
+    ReadError
+        `like` cannot be read.
+    """
+    suffix = next((s for s in reversed(SUFFIXES) if out.name.lower().endswith(s)), None)
+    if suffix is None:
+        raise OutputError(f"{out}: a volume is written as .nii or .nii.gz: change the name")
+    volume = _open(like)
+    orientation = _orientation(volume)
+    canonical = maps.transpose(2, 1, 0)[::-1, ::-1]
+    data = apply_orientation(canonical, ornt_transform(_RAS, orientation))
+    if data.shape != volume.shape[:3]:
+        raise OutputError(f"{out}: maps of shape {maps.shape} do not fit {like.name}, a volume of {volume.shape}")
+    header = volume.header.copy()
+    header.set_data_shape(data.shape)
+    header.set_data_dtype(np.float32)
+    header.extensions.clear()  # they may hold a DICOM header with the patient's name
+    header["descrip"], header["intent_name"], header["db_name"], header["aux_file"] = b"anomaly map", b"", b"", b""
+    header["cal_min"] = header["cal_max"] = 0
+    partial = out.with_name(f".{out.name}.{os.getpid()}{suffix}")
+    try:
+        type(volume)(data, volume.affine, header).to_filename(partial)
+        partial.replace(out)
+    except OSError as error:
+        raise OutputError(
+            f"{out}: cannot be written ({error.strerror or error}): free space or choose another folder"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _open(path: Path) -> nibabel.Nifti1Image:
+    """The header of one volume; the voxels stay in the file.
+
+    A fourth axis of length 1 is kept here and dropped when voxels are read.
+    """
+    try:
+        volume = nibabel.load(path)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # nibabel lets whatever a damaged header causes through
+        raise ReadError(f"{path}: not a NIfTI file, or damaged ({error}): copy or convert it again") from error
+    if not isinstance(volume, nibabel.Nifti1Image):
+        raise ReadError(f"{path}: not a NIfTI file but {type(volume).__name__}: convert it to NIfTI")
+    if len(volume.shape) < 3 or any(length != 1 for length in volume.shape[3:]):
+        raise ReadError(f"{path}: of shape {volume.shape}, not one volume (X, Y, Z): extract one volume first")
+    if volume.get_data_dtype().kind not in "iuf":
+        raise ReadError(f"{path}: voxels of type {volume.get_data_dtype()}: only real grey values are read")
+    if 0 in volume.shape:
+        raise ReadError(f"{path}: of shape {volume.shape}, the volume is empty: convert it again")
+    return volume
+
+
+def _orientation(volume: nibabel.Nifti1Image) -> np.ndarray:
+    """For each voxel axis the patient axis (0 right, 1 anterior, 2 superior) and its direction (1 or -1)."""
+    orientation: np.ndarray = io_orientation(volume.affine)
+    if np.isnan(orientation).any():
+        raise ReadError(f"{volume.get_filename()}: the affine maps an axis to nothing: correct sform or qform")
+    return orientation
+
+
+def _axial(orientation: np.ndarray) -> int:
+    """The voxel axis that runs from inferior to superior."""
+    return int(np.flatnonzero(orientation[:, 0] == _SUPERIOR)[0])
+
+
+def _block(volume: nibabel.Nifti1Image, path: Path, where: tuple[slice, ...]) -> np.ndarray:
+    """Scaled voxels ``(X, Y, Z)``, with length 1 along the axis that was cut."""
+    try:
+        proxy = _proxy(volume)
+        if not path.name.lower().endswith(".gz"):
+            return np.asanyarray(proxy[(*where, *(0 for _ in volume.shape[3:]))])
+        stored = _kept(path)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ReadError(f"{path}: cut short or damaged ({error}): copy or convert it again") from error
+    block = stored.reshape(stored.shape[:3])[where]
+    return block if (proxy.slope, proxy.inter) == (1, 0) else block * proxy.slope + proxy.inter
+
+
+def _proxy(volume: nibabel.Nifti1Image) -> ArrayProxy:
+    """The voxels that are still in the file."""
+    if not isinstance(volume.dataobj, ArrayProxy):
+        raise ReadError(f"{volume.get_filename()}: has no voxels: copy or convert it again")
+    return volume.dataobj
+
+
+def _kept(path: Path) -> np.ndarray:
+    """Stored voxels of a compressed volume, decompressed once for all of its slices."""
+    stat = path.stat()
+    with _LOCK:  # readers of the slices of one volume wait for the first of them instead of all decompressing
+        return _decompressed(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=VOLUMES_KEPT)
+def _decompressed(path: Path, changed: int, size: int) -> np.ndarray:
+    """Keyed by time and size as well, so that a file that was replaced is read again."""
+    return np.asanyarray(_proxy(_open(path)).get_unscaled())

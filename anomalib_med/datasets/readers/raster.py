@@ -1,0 +1,171 @@
+"""PNG, JPEG, TIFF and BMP: 8 and 16 bit and floating point, grey and colour.
+
+The stored rows and columns are kept as they are: an EXIF orientation is ignored on purpose, because masks, boxes and
+maps are given in stored pixels. A photographed film that carries one should be turned before it is used.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from anomalib_med.datasets.sample import Image, Sample
+from anomalib_med.errors import ReadError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+_TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
+_CUT_SHORT = "is cut short: copy or export it again"
+
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_PIECES = ((273, 279), (324, 325))  # offsets and lengths of strips, of tiles
+_WANTED = {_PHOTOMETRIC, *_PIECES[0], *_PIECES[1]}
+_FIELD_TYPES = {3: "H", 4: "I", 16: "Q"}
+
+_Page = dict[int, tuple[int, ...]]
+
+
+def count_frames(path: Path) -> int:
+    """Pages of a TIFF, 1 for every other format. Only the directories of a TIFF are read, and nothing of the others.
+
+    Raises
+    ------
+    ReadError
+        Where the directory of a TIFF is damaged.
+    """
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return 1
+    data = _mapped(path)
+    if data[:4].tobytes() not in _TIFF:
+        return 1  # another format under this name: the decoder looks at the content
+    return sum(1 for _ in _tiff_pages(data.data, path))
+
+
+def read(sample: Sample, path: Path) -> Image:
+    """Decode one image, or one page of a TIFF; the content decides on the format, not the name.
+
+    Returns
+    -------
+    Image with the stored values ``(H, W)``, or ``(H, W, 3)`` in RGB order where the three channels differ.
+    Transparency is dropped, a palette is looked up, and a TIFF in which white is zero is inverted.
+
+    Raises
+    ------
+    ReadError
+        Not an image, cut short, or of an unsupported kind.
+    """
+    frame = sample.frame or 0
+    data = _mapped(path)
+    if data[:4].tobytes() in _TIFF:
+        return Image(grey_if_equal(_read_tiff(data, path, frame)), sample)
+    if frame > 0:
+        raise ReadError(f"{path}: holds one image, there is no frame {frame}: correct the frame that was asked for")
+    if not _is_whole(data.tobytes()):
+        raise ReadError(f"{path}: {_CUT_SHORT}")
+    try:
+        decoded = cv2.imdecode(np.array(data), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ReadError(f"{path}: cannot be decoded ({error.err}): save it as PNG or TIFF") from error
+    if decoded is None:
+        raise ReadError(f"{path}: not an image, or damaged: PNG, JPEG, TIFF and BMP are read under this name")
+    return Image(grey_if_equal(_without_alpha(decoded, path)), sample)
+
+
+def grey_if_equal(pixels: np.ndarray) -> np.ndarray:
+    """Drop the colour axis, ``(H, W, 3)`` to ``(H, W)``, where the three channels are equal everywhere."""
+    if pixels.ndim == 3 and (pixels[..., :1] == pixels[..., 1:]).all():
+        return pixels[..., 0]
+    return pixels
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """The bytes of a file, uint8; mapped, so that one page of a large TIFF is read without the others."""
+    if path.stat().st_size == 0:
+        raise ReadError(f"{path}: the file is empty: copy or export it again")
+    return np.memmap(path, np.uint8, "r")
+
+
+def _without_alpha(decoded: np.ndarray, path: Path) -> np.ndarray:
+    channels = 1 if decoded.ndim == 2 else decoded.shape[2]
+    if channels in (3, 4):
+        return decoded[..., 2::-1]  # OpenCV gives blue, green, red
+    if channels > 4:
+        raise ReadError(f"{path}: has {channels} channels: save it as grey or RGB")
+    return decoded if decoded.ndim == 2 else decoded[..., 0]
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether a PNG or JPEG has its end; decoders fill what is missing with grey and say nothing."""
+    if data.startswith(_PNG):
+        at, kind = len(_PNG), b""
+        while kind != b"IEND" and at + 12 <= len(data):
+            kind = data[at + 4 : at + 8]
+            at += 12 + int.from_bytes(data[at : at + 4], "big")
+        return kind == b"IEND" and at <= len(data)
+    if data.startswith(_JPEG):
+        at = 2
+        # A thumbnail inside a segment has an end marker of its own, so the search starts at the scan.
+        while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+            at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        return data.find(b"\xff\xd9", at) >= 0
+    return True
+
+
+def _read_tiff(data: np.ndarray, path: Path, frame: int) -> np.ndarray:
+    pages = list(_tiff_pages(data.data, path))
+    if frame >= len(pages):
+        raise ReadError(f"{path}: holds {len(pages)} pages, there is no frame {frame}: correct the frame asked for")
+    page = pages[frame]
+    for offsets, lengths in _PIECES:
+        if any(
+            start + size > data.size for start, size in zip(page.get(offsets, ()), page.get(lengths, ()), strict=False)
+        ):
+            raise ReadError(f"{path}: {_CUT_SHORT}")
+    try:
+        found, decoded = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED, range=(frame, frame + 1))
+    except cv2.error as error:
+        raise ReadError(f"{path}: cannot be decoded ({error.err}): save it as an uncompressed TIFF") from error
+    if not found or len(decoded) != 1:
+        raise ReadError(f"{path}: page {frame} cannot be decoded: save it as an uncompressed TIFF")
+    pixels = _without_alpha(decoded[0], path)
+    if page.get(_PHOTOMETRIC) == (_WHITE_IS_ZERO,) and pixels.dtype == np.uint16:
+        return 65535 - pixels  # the decoder inverts 8 bits and leaves 16 bits as they are
+    return pixels
+
+
+def _tiff_pages(data: memoryview, path: Path) -> Iterator[_Page]:
+    """The wanted fields of every page of a TIFF or BigTIFF, in order."""
+    head = bytes(data[:4])
+    order, big = _TIFF[head], b"+" in head
+    word, count, entry = ("Q", "Q", 20) if big else ("I", "H", 12)
+    seen: set[int] = set()
+    try:
+        (at,) = struct.unpack_from(f"{order}{word}", data, 8 if big else 4)
+        while at and at not in seen:
+            seen.add(at)
+            (fields,) = struct.unpack_from(f"{order}{count}", data, at)
+            first = at + struct.calcsize(f"{order}{count}")
+            starts = range(first, first + fields * entry, entry)
+            page = (_tiff_field(data, start, order, word) for start in starts)
+            yield {tag: values for tag, values in page if tag in _WANTED}
+            (at,) = struct.unpack_from(f"{order}{word}", data, first + fields * entry)
+    except struct.error as error:
+        raise ReadError(f"{path}: {_CUT_SHORT}") from error
+    if not seen:
+        raise ReadError(f"{path}: the TIFF holds no page: copy or export it again")
+
+
+def _tiff_field(data: memoryview, start: int, order: str, word: str) -> tuple[int, tuple[int, ...]]:
+    """Tag and values of one directory entry; no values for a tag or type that is not wanted."""
+    tag, kind, number = struct.unpack_from(f"{order}HH{word}", data, start)
+    if tag not in _WANTED or kind not in _FIELD_TYPES:
+        return tag, ()
+    layout = f"{order}{number}{_FIELD_TYPES[kind]}"
+    at = start + struct.calcsize(f"{order}HH{word}")
+    if struct.calcsize(layout) > struct.calcsize(f"{order}{word}"):
+        (at,) = struct.unpack_from(f"{order}{word}", data, at)
+    return tag, struct.unpack_from(layout, data, at)

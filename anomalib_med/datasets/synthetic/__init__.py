@@ -1,0 +1,20 @@
+"""Images made by drawing: phantoms, planted lesions, DigitAnatomy."""
+
+from anomalib_med.datasets.synthetic.chest import chest_phantom
+from anomalib_med.datasets.synthetic.ct import add_ct_lesion, ct_slice_phantom
+from anomalib_med.datasets.synthetic.digit_anatomy import digit_anatomy
+from anomalib_med.datasets.synthetic.drawing import Phantom
+from anomalib_med.datasets.synthetic.lesions import add_lesion
+from anomalib_med.datasets.synthetic.write import write_chest_dataset, write_ct_dataset, write_digit_anatomy
+
+__all__ = [
+    "Phantom",
+    "add_ct_lesion",
+    "add_lesion",
+    "chest_phantom",
+    "ct_slice_phantom",
+    "digit_anatomy",
+    "write_chest_dataset",
+    "write_ct_dataset",
+    "write_digit_anatomy",
+]

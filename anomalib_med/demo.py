@@ -1,0 +1,65 @@
+"""The demo: phantoms, fit, score, and how well the planted lesions were found."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from anomalib_med.datasets.synthetic.write import write_chest_dataset
+from anomalib_med.evaluation import image_auroc, pixel_auroc
+from anomalib_med.fitting import fit
+from anomalib_med.models.base import Progress, silent
+from anomalib_med.models.memory_bank.patchcore import PatchCore
+from anomalib_med.outputs.tables import iter_scores
+from anomalib_med.scoring import score_to_folder
+
+
+@dataclass(frozen=True)
+class DemoOutcome:
+    """How the demo went.
+
+    Parameters
+    ----------
+    image_auroc
+        Normal against abnormal phantoms.
+    pixel_auroc
+        Pixels inside against outside the planted lesions, normal phantoms included.
+    report
+        The HTML report.
+    """
+
+    image_auroc: float
+    pixel_auroc: float
+    report: Path
+
+
+def run_demo(
+    folder: Path, *, train: int = 160, test: int = 40, seed: int = 0, device: str = "auto", progress: Progress = silent
+) -> DemoOutcome:
+    """Write phantoms to ``folder/data``, a model to ``folder/model`` and results to ``folder/results``.
+
+    The backbone has seeded random weights, so that nothing is downloaded.
+    """
+    data = folder / "data"
+    write_chest_dataset(data, train=train, normal=test, abnormal=test, seed=seed)
+    model = fit(PatchCore(weights="random", seed=seed), data / "train" / "normal", device=device, progress=progress)
+    model.save(folder / "model", overwrite=True)
+    results = folder / "results"
+    summary = score_to_folder(
+        model, f"{data}/test/*normal/*.png", results, report=True, overwrite=True, progress=progress
+    )
+    assert summary.report is not None
+    scored = list(iter_scores(results / "scores.csv"))
+    labels = [int(Path(result.path).parent.name == "abnormal") for result in scored]
+    maps = [np.load(results / result.map, allow_pickle=False) for result in scored]
+    masks = [_mask(data, Path(result.path), map.shape) for result, map in zip(scored, maps, strict=True)]
+    return DemoOutcome(image_auroc(labels, [r.score for r in scored]), pixel_auroc(masks, maps), summary.report)
+
+
+def _mask(data: Path, image: Path, shape: tuple[int, ...]) -> np.ndarray:
+    if image.parent.name == "normal":
+        return np.zeros(shape, bool)
+    mask = cv2.imread(str(data / "test" / "masks" / image.name), cv2.IMREAD_GRAYSCALE)
+    assert mask is not None
+    return np.asarray(mask) > 0

@@ -1,0 +1,26 @@
+"""Where to compute: the choice of a device, in one place."""
+
+import torch
+
+from anomalib_med.errors import ConfigError
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Device of a name: "auto" is the GPU where there is one; else "cpu", "cuda" or "cuda:<n>".
+
+    Raises
+    ------
+    ConfigError
+        Where the name is not understood or that device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f'device "{name}" is not known: use auto, cpu, cuda or cuda:0') from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f'device "{name}" is not there: {torch.cuda.device_count()} CUDA devices are seen; use --device cpu'
+        )
+    return device

@@ -1,0 +1,261 @@
+"""Backbones: timm networks cut after the last layer used, with weights from the hub, a local file, or a seed."""
+
+import hashlib
+import logging
+import urllib.request
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+import timm
+import torch
+from huggingface_hub import constants as hub
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from anomalib_med.errors import ConfigError
+
+PRETRAINED, RANDOM = "pretrained", "random"
+HUB_TIMEOUT = 4.0  # seconds to find out whether the hub answers at all
+
+RANDOM_WARNING = (
+    "the backbone has random weights: scores are those of untrained features. "
+    "Give pretrained ones with --weights FILE (safetensors), or run once where the model hub can be reached"
+)
+
+
+class Trunk(Protocol):
+    """What is asked of a timm network; torch's types do not know these names."""
+
+    pretrained_cfg: dict[str, tuple[float, float, float]]
+    feature_info: list[dict[str, str | int]]
+
+    def prune_intermediate_layers(self, indices: list[int], prune_norm: bool, prune_head: bool) -> list[int]:  # noqa: D102
+        ...
+
+    def forward_intermediates(  # noqa: D102
+        self, x: torch.Tensor, indices: list[int], norm: bool, output_fmt: str, intermediates_only: bool
+    ) -> list[torch.Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen network and how to feed it.
+
+    Parameters
+    ----------
+    name
+        timm's name.
+    network
+        In evaluation mode, without the parts behind the last layer.
+    layers
+        Names of the layers whose outputs are used, in the order of the network.
+    indices
+        Their numbers in timm's list of intermediate outputs.
+    channels, strides
+        Of each layer.
+    mean, std
+        Of the three input channels.
+    source
+        "pretrained", "random", or the name of the weight file.
+    """
+
+    name: str
+    network: nn.Module
+    layers: tuple[str, ...]
+    indices: tuple[int, ...]
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    source: str
+
+    def intermediates(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Outputs ``(B, C, h, w)`` of each layer for a normalised batch ``(B, 3, H, W)``."""
+        trunk = cast(Trunk, self.network)
+        return trunk.forward_intermediates(
+            x, list(self.indices), norm=False, output_fmt="NCHW", intermediates_only=True
+        )
+
+
+def create(
+    name: str,
+    *,
+    layers: tuple[str, ...] = (),
+    weights: str = PRETRAINED,
+    state: Mapping[str, torch.Tensor] | None = None,
+    seed: int = 0,
+) -> Backbone:
+    """Build a backbone.
+
+    Parameters
+    ----------
+    name
+        Any timm network with intermediate outputs.
+    layers
+        Names or numbers as timm lists them; by default the layers at strides 8 and 16, or the blocks at one half and
+        three quarters of a transformer.
+    weights
+        "pretrained": timm's, from the hub or its local cache, and random ones with a warning where neither has them;
+        "random": drawn with `seed`; anything else: a safetensors file, which may lack what lies behind the last layer.
+    state
+        Weights in memory (a saved model's); `weights` then only says where they once came from.
+
+    Raises
+    ------
+    ConfigError
+        Unknown network or layer; a weight file that is absent, unreadable or does not fit.
+    """
+    network = _construct(name, seed)
+    if not hasattr(network, "forward_intermediates"):
+        raise ConfigError(
+            f'backbone "{name}" gives no intermediate outputs: choose another timm network, for example "resnet18"'
+        )
+    trunk = cast(Trunk, network)
+    config, info = trunk.pretrained_cfg, list(trunk.feature_info)
+    chosen = _choose_layers(
+        name, layers, [str(entry["module"]) for entry in info], [int(entry["reduction"]) for entry in info]
+    )
+    trunk.prune_intermediate_layers(chosen, prune_norm=True, prune_head=True)
+    source = weights
+    if state is not None:
+        _load(network, state, "the saved model")
+    elif weights == PRETRAINED:
+        source = _load_pretrained(network, name, chosen)
+    elif weights != RANDOM:
+        path = Path(weights)
+        _load(network, read_weights(path), str(path))
+        source = path.name
+    return Backbone(
+        name=name,
+        network=network.eval().requires_grad_(False),
+        layers=tuple(str(info[i]["module"]) for i in chosen),
+        indices=tuple(chosen),
+        channels=tuple(int(info[i]["num_chs"]) for i in chosen),
+        strides=tuple(int(info[i]["reduction"]) for i in chosen),
+        mean=config["mean"],
+        std=config["std"],
+        source=source,
+    )
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file as float32.
+
+    Raises
+    ------
+    ConfigError
+        Where there is no such file or it is not safetensors.
+    """
+    try:
+        return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
+    except (FileNotFoundError, IsADirectoryError):
+        raise ConfigError(
+            f'weights "{path}": no such file; give a safetensors file, "{PRETRAINED}" or "{RANDOM}"'
+        ) from None
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(
+            f'weights "{path}": not a readable safetensors file ({error}); convert it with safetensors.torch.save_file'
+        ) from error
+
+
+def weight_hash(network: nn.Module) -> str:
+    """SHA-256 over names, shapes and values of all weights."""
+    digest = hashlib.sha256()
+    for key, value in sorted(network.state_dict().items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _construct(name: str, seed: int) -> nn.Module:
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name.split('.')[0][:6]}*")[:5]
+        raise ConfigError(
+            f'backbone "{name}" is not a timm network' + (f": did you mean {', '.join(close)}?" if close else "")
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _any_size(name, pretrained=False)
+
+
+def _any_size(name: str, *, pretrained: bool) -> nn.Module:
+    """A timm network that takes inputs of any shape, transformers with position embeddings included."""
+    network: nn.Module
+    try:
+        network = timm.create_model(name, pretrained=pretrained, dynamic_img_size=True)
+    except TypeError:  # an option of transformers only
+        network = timm.create_model(name, pretrained=pretrained)
+    return network
+
+
+def _choose_layers(name: str, asked: tuple[str, ...], modules: list[str], strides: list[int]) -> list[int]:
+    if not asked:
+        if len(set(strides)) == 1:
+            return sorted({len(modules) // 2, 3 * len(modules) // 4})
+        return [i for i, stride in enumerate(strides) if stride in (8, 16)]
+    chosen = set()
+    for layer in asked:
+        if layer in modules:
+            chosen.add(modules.index(layer))
+        elif layer.isdigit() and int(layer) < len(modules):
+            chosen.add(int(layer))
+        else:
+            raise ConfigError(f'backbone "{name}" has no layer "{layer}": it has {", ".join(modules)}')
+    return sorted(chosen)
+
+
+def _load(network: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Load what the pruned network needs; the file may hold more."""
+    own = network.state_dict()
+    needed = [key for key in own if not key.endswith("num_batches_tracked")]
+    missing = [key for key in needed if key not in state]
+    if missing:
+        unused = [key for key in state if key not in own]
+        raise ConfigError(
+            f"weights of {source} do not fit the backbone: {len(missing)} of {len(needed)} tensors are absent, first "
+            f"{', '.join(missing[:3])}; the file has {', '.join(unused[:3]) or 'nothing'} "
+            f"instead. Name the backbone it was made for"
+        )
+    wrong = [key for key in needed if own[key].shape != state[key].shape]
+    if wrong:
+        key = wrong[0]
+        raise ConfigError(
+            f"weights of {source} do not fit the backbone: {key} is {tuple(state[key].shape)}, "
+            f"needed {tuple(own[key].shape)}"
+        )
+    network.load_state_dict({key: state[key] for key in needed}, strict=False)
+
+
+def _load_pretrained(network: nn.Module, name: str, chosen: list[int]) -> str:
+    logging.getLogger("anomalib_med").info(
+        "looking for the pretrained weights of %s (local cache, then the model hub)", name
+    )
+    offline = hub.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = offline or not _hub_answers()
+    try:
+        # timm raises a different error for each way of failing: no such weights (RuntimeError), not in the cache or
+        # no network (OSError).
+        full = _any_size(name, pretrained=True)
+    except (OSError, RuntimeError):
+        warnings.warn(f"no pretrained weights of {name} could be had; {RANDOM_WARNING}", stacklevel=4)
+        return RANDOM
+    finally:
+        hub.HF_HUB_OFFLINE = offline
+    cast(Trunk, full).prune_intermediate_layers(chosen, prune_norm=True, prune_head=True)
+    network.load_state_dict(full.state_dict())
+    return PRETRAINED
+
+
+def _hub_answers() -> bool:
+    """Whether the model hub can be reached; without this question its client tries again for most of a minute."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(hub.ENDPOINT, method="HEAD"), timeout=HUB_TIMEOUT):
+            return True
+    except urllib.request.HTTPError:
+        return True
+    except OSError:
+        return False

@@ -1,0 +1,67 @@
+"""On-disk cache of features: one half-precision array an image, memory-mapped, found by what went into it."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from anomalib_med.errors import OutputError
+
+
+class FeatureCache:
+    """Features by extractor and input.
+
+    The key is a hash of the extractor (backbone, weights, layers) and of the prepared pixels, so it changes with the
+    preprocessing and with the content of the image, and never with its name.
+
+    Parameters
+    ----------
+    folder
+        Created where absent. Files in it can be deleted at any time.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def path(self, extractor: str, x: torch.Tensor) -> Path:
+        """Where the features of one input ``(C, H, W)`` lie."""
+        digest = hashlib.blake2b(f"{extractor} {tuple(x.shape)}".encode(), digest_size=20)
+        digest.update(x.contiguous().numpy().tobytes())
+        key = digest.hexdigest()
+        return self.folder / extractor[:16] / key[:2] / f"{key[2:]}.npy"
+
+    def get(self, path: Path) -> torch.Tensor | None:
+        """Features ``(D, h, w)``, float16; None where they are not stored or the file is damaged."""
+        try:
+            return torch.from_numpy(np.array(np.load(path, mmap_mode="r", allow_pickle=False)))
+        except FileNotFoundError:
+            return None
+        except (ValueError, EOFError, OSError):
+            path.unlink(missing_ok=True)
+            return None
+
+    def put(self, path: Path, features: torch.Tensor) -> None:
+        """Store features ``(D, h, w)``.
+
+        Raises
+        ------
+        OutputError
+            Where the folder cannot be written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    np.save(file, features.numpy())
+                Path(temporary).replace(path)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise OutputError(
+                f"feature cache {self.folder}: {error.strerror or error}; free space or choose another --cache"
+            ) from error

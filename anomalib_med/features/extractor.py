@@ -1,0 +1,153 @@
+"""The feature-extraction core: images in, one grid of half-precision feature vectors an image out."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from anomalib_med.errors import ConfigError
+from anomalib_med.features.backbones import Backbone, create, weight_hash
+from anomalib_med.features.cache import FeatureCache
+from anomalib_med.features.fusion import fuse_batch_norms
+
+Precision = Literal["float32", "bfloat16", "float16"]
+CPU_BATCH = 4  # more does not help two to eight cores, and less memory stays in their caches
+GPU_BATCH = 32
+
+
+class FeatureExtractor:
+    """A frozen backbone whose layers are brought to one grid and joined.
+
+    Every feature is rounded to float16, on every device, with or without a cache: what a bank was built from is what
+    a score is computed from. Each image is computed alike whatever the batch.
+
+    Parameters
+    ----------
+    backbone, layers, weights, seed
+        See :func:`anomalib_med.features.backbones.create`.
+    neighbourhood
+        Side in cells of the average taken around each cell of each layer; 1 for none (PatchCore: 3).
+    precision
+        Of the network's arithmetic. "float32" gives the same ranking on every device; the half types are faster and
+        shift scores by about one part in a thousand.
+    state
+        Weights of a saved extractor.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet18",
+        *,
+        layers: tuple[str, ...] = (),
+        weights: str = "pretrained",
+        neighbourhood: int = 3,
+        precision: Precision = "float32",
+        seed: int = 0,
+        state: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        self.backbone: Backbone = create(backbone, layers=layers, weights=weights, state=state, seed=seed)
+        self.weight_hash = weight_hash(self.backbone.network)
+        self._state = {
+            k: v.clone() for k, v in self.backbone.network.state_dict().items() if not k.endswith("num_batches_tracked")
+        }
+        self.neighbourhood = neighbourhood
+        self.precision: Precision = precision
+        self.cache: FeatureCache | None = None
+        side = 8 * self.multiple
+        fuse_batch_norms(self.backbone.network, torch.zeros(1, 3, side, side))
+        self.to(torch.device("cpu"))
+
+    @property
+    def channels(self) -> int:
+        """Length D of a feature vector."""
+        return sum(self.backbone.channels)
+
+    @property
+    def multiple(self) -> int:
+        """Rows and columns of an input should be multiples of this."""
+        return max(self.backbone.strides)
+
+    @property
+    def key(self) -> str:
+        """Hash of everything but the image that a feature depends on."""
+        b = self.backbone
+        text = f"{b.name} {b.layers} {self.weight_hash} {b.mean} {b.std} {self.neighbourhood} {self.precision}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def batch_size(self) -> int:
+        """Images at a time that suit the device."""
+        return CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
+
+    def to(self, device: torch.device) -> "FeatureExtractor":
+        """Move to a device."""
+        self.device = device
+        self._network().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._mean = torch.tensor(self.backbone.mean, device=device)[:, None, None]
+        self._std = torch.tensor(self.backbone.std, device=device)[:, None, None]
+        return self
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The weights as loaded, for saving with a model; float16 where that loses nothing."""
+        return {
+            k: v.half() if v.dtype == torch.float32 and torch.equal(v.half().float(), v) else v
+            for k, v in self._state.items()
+        }
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Features of a batch.
+
+        Parameters
+        ----------
+        x
+            float32 ``(B, C, H, W)`` in [0, 1] with one or three channels.
+
+        Returns
+        -------
+        float16 ``(B, D, h, w)`` on the extractor's device; h and w are those of the finest layer.
+
+        Raises
+        ------
+        ConfigError
+            For another number of channels.
+        """
+        if self.cache is None:
+            return self._extract(x)
+        paths = [self.cache.path(self.key, image.cpu()) for image in x]
+        found = [self.cache.get(path) for path in paths]
+        absent = [i for i, features in enumerate(found) if features is None]
+        if absent:
+            for i, features in zip(absent, self._extract(x[absent]).cpu(), strict=True):
+                self.cache.put(paths[i], features)
+                found[i] = features
+        return torch.stack([features for features in found if features is not None]).to(self.device)
+
+    @torch.inference_mode()
+    def _extract(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[1] not in (1, 3):
+            raise ConfigError(f"the backbone takes 1 or 3 channels, got {x.shape[1]}: choose one or three windows")
+        x = x.to(self.device, non_blocking=True)
+        x = ((x - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(
+            self.device.type, dtype=getattr(torch, self.precision), enabled=self.precision != "float32"
+        ):
+            outputs = self.backbone.intermediates(x)
+        return self._join([output.float() for output in outputs])
+
+    def _join(self, outputs: list[torch.Tensor]) -> torch.Tensor:
+        """Average around each cell, bring the coarser layers to the finest grid, concatenate."""
+        grid = outputs[0].shape[-2:]
+        joined = []
+        for output in outputs:
+            if self.neighbourhood > 1:
+                output = F.avg_pool2d(output, self.neighbourhood, stride=1, padding=self.neighbourhood // 2)
+            if output.shape[-2:] != grid:
+                output = F.interpolate(output, size=grid, mode="bilinear", align_corners=False)
+            joined.append(output.half())
+        return torch.cat(joined, dim=1)
+
+    def _network(self) -> nn.Module:
+        return self.backbone.network

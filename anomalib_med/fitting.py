@@ -1,0 +1,185 @@
+"""fit: from normal images to a FittedModel: split by patient, choose the window, fit the detector, calibrate."""
+
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from anomalib_med.calibration import Calibration, patients_needed
+from anomalib_med.datasets.folder import Source, discover
+from anomalib_med.datasets.readers import read
+from anomalib_med.datasets.sample import Image, Sample
+from anomalib_med.datasets.splits import ids_hash, split_by_patient
+from anomalib_med.device import choose_device
+from anomalib_med.errors import ConfigError, FitError, InputError, ReadError
+from anomalib_med.features import RANDOM_WARNING
+from anomalib_med.features.backbones import RANDOM
+from anomalib_med.fitted import DEFAULT_RATE, FittedModel
+from anomalib_med.model_file import Json
+from anomalib_med.models.base import Detector, Progress, silent
+from anomalib_med.models.registry import detector_class
+from anomalib_med.preprocessing import Frames, Preprocessing
+
+LOOKED_AT = 16  # images that the window is chosen from
+
+
+def fit(
+    detector: Detector | str,
+    normals: Source,
+    *,
+    calibration: float = 0.2,
+    preprocessing: Preprocessing | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    cache: str | Path | None = None,
+    patient_pattern: str | None = None,
+    progress: Progress = silent,
+) -> FittedModel:
+    """Fit a detector on normal images.
+
+    Parameters
+    ----------
+    detector
+        A detector, or the name of one with its default settings.
+    normals
+        A folder, file, glob, CSV, list of paths, array ``(N, H, W)`` or list of samples. Samples labelled 1 are
+        refused.
+    calibration
+        Share of the normals, by patient, that is held out to turn scores into p-values; 0 for none.
+    preprocessing
+        How images become inputs; by default what suits the normals.
+    seed
+        Of the split; by default the detector's.
+    device
+        "auto", "cpu", "cuda" or "cuda:<n>".
+    cache
+        Folder that keeps backbone features.
+    patient_pattern
+        Regular expression with one group that finds the patient in a path.
+    progress
+        Called with stage, done and total.
+
+    Raises
+    ------
+    InputError
+        No images, or abnormal ones among them.
+    FitError
+        Too few images or patients.
+    ConfigError
+        An option that makes no sense.
+    """
+    if not 0 <= calibration < 1:
+        raise ConfigError(f"calibration {calibration:g} must be a share from 0 to below 1, for example 0.2")
+    detector = detector_class(detector)() if isinstance(detector, str) else detector
+    seed = detector.config.seed if seed is None else seed
+    samples = discover(normals, patient_pattern=patient_pattern)
+    abnormal = [sample.id for sample in samples if sample.label == 1]
+    if abnormal:
+        raise InputError(
+            f"{len(abnormal)} of the images to fit on are labelled abnormal, first {abnormal[0]}: leave them out"
+        )
+    kept, held_out = split_by_patient(samples, calibration, seed) if calibration > 0 else (samples, [])
+    preprocessing = _settled(preprocessing or Preprocessing(), kept, detector)
+    detector.to(choose_device(device))
+    detector.progress = progress
+    model = FittedModel(detector, preprocessing, None, (0.0, 1.0), {})
+    if cache is not None:
+        model.use_cache(cache)
+    frames = Frames(kept, preprocessing, progress=_counter(progress, "reading normals", len(kept)))
+    detector.fit(frames)
+    model.failures.update(frames.failures)
+    _calibrate(model, kept, held_out, progress)
+    model.training = _fingerprint(samples, kept, held_out, model, seed)
+    model.notes = _notes(model)
+    return model
+
+
+def _settled(preprocessing: Preprocessing, samples: Sequence[Sample], detector: Detector) -> Preprocessing:
+    """Windows chosen from the normals, sides that the backbone can take."""
+    if detector.extractor is not None and preprocessing.multiple % detector.extractor.multiple:
+        preprocessing = preprocessing.model_copy(update={"multiple": detector.extractor.multiple})
+    if "auto" not in preprocessing.windows:
+        return preprocessing
+    return preprocessing.resolved(list(islice(_readable(samples), LOOKED_AT)))
+
+
+def _readable(samples: Sequence[Sample]) -> Iterator[Image]:
+    for sample in samples:
+        try:
+            yield read(sample)
+        except ReadError:
+            continue  # reported when the frames are read
+
+
+def _calibrate(model: FittedModel, kept: Sequence[Sample], held_out: Sequence[Sample], progress: Progress) -> None:
+    """Score the held-out normals for p-values and the colour scale of maps; training normals where none are held out."""
+    judged = list(held_out) or list(kept[:64])
+    stage = "scoring held-out normals" if held_out else "scaling maps"
+    frames = Frames(judged, model.preprocessing, progress=_counter(progress, stage, len(judged)))
+    scores: list[float] = []
+    patients: list[str] = []
+    middles: list[float] = []
+    peaks: list[float] = []
+    for sample, outcome in model.score_frames(frames):
+        if isinstance(outcome, ReadError):
+            continue
+        scores.append(outcome[1])
+        patients.append(sample.patient)
+        middles.append(float(np.median(outcome[2])))
+        peaks.append(float(outcome[2].max()))
+    model.failures.update(frames.failures)
+    if not scores:
+        raise FitError(
+            f"none of the {len(judged)} held-out normals could be read, first: {next(iter(frames.failures.values()))}"
+        )
+    if held_out:
+        model.calibration = Calibration.of(scores, patients)
+    low, high = float(np.median(middles)), float(np.quantile(peaks, 0.95))
+    # Half as far again as a normal peak: normal images stay in the dark half of the scale.
+    model.map_range = (low, high + 0.5 * (high - low) if high > low else low + 1.0)
+
+
+def _fingerprint(
+    samples: Sequence[Sample], kept: Sequence[Sample], held_out: Sequence[Sample], model: FittedModel, seed: int
+) -> Json:
+    packages: Json = {name: version(name) for name in ("torch", "timm", "numpy", "opencv-python-headless")}
+    return {
+        "images": len(kept),
+        "patients": len({s.patient for s in kept}),
+        "held_out_images": len(held_out),
+        "held_out_patients": len({s.patient for s in held_out}),
+        "unreadable": len(model.failures),
+        "ids_sha256": ids_hash(samples),
+        "seed": seed,
+        "device": model.detector.device.type,
+        "packages": {"python": platform.python_version(), **packages},
+    }
+
+
+def _notes(model: FittedModel) -> list[str]:
+    notes = []
+    extractor = model.detector.extractor
+    if extractor is not None and extractor.backbone.source == RANDOM:
+        notes.append(RANDOM_WARNING)
+    if model.calibration is None:
+        notes.append("no normals were held out: scores have no p-values and nothing is flagged")
+    elif model.calibration.patient_count < patients_needed(DEFAULT_RATE):
+        notes.append(
+            f"only {model.calibration.patient_count} patients were held out: nothing can be flagged below a false-alarm "
+            f"rate of {model.calibration.smallest_p:.3f} (5 % needs {patients_needed(DEFAULT_RATE)})"
+        )
+    return notes
+
+
+def _counter(progress: Progress, stage: str, total: int) -> Callable[[], None]:
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        progress(stage, done, total)
+
+    return step

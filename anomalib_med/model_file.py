@@ -1,0 +1,163 @@
+"""A fitted model as a folder of files without pickle: model.json, weights.safetensors, calibration.json."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import JsonValue
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from anomalib_med.errors import ModelError, OutputError
+
+FORMAT = 1
+DESCRIPTION, WEIGHTS, CALIBRATION = "model.json", "weights.safetensors", "calibration.json"
+
+Json = dict[str, JsonValue]
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What a model folder holds.
+
+    Parameters
+    ----------
+    description
+        Settings and fingerprints, as in model.json.
+    tensors
+        Weights of the detector and of its backbone.
+    calibration
+        Scores of the held-out normals; empty for none.
+    """
+
+    description: Json
+    tensors: dict[str, torch.Tensor]
+    calibration: Json
+
+
+def write_model(folder: Path, files: ModelFiles, *, overwrite: bool = False) -> None:
+    """Write a model folder: complete or not at all.
+
+    Raises
+    ------
+    OutputError
+        Where something else is in the way, or it cannot be written.
+    """
+    check_writable(folder, overwrite=overwrite)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        save_file({key: value.contiguous() for key, value in files.tensors.items()}, temporary / WEIGHTS)
+        (temporary / CALIBRATION).write_text(json.dumps(files.calibration) + "\n", encoding="utf-8")
+        hashes: Json = {name: _sha256(temporary / name) for name in (WEIGHTS, CALIBRATION)}
+        description: Json = {"format": FORMAT, **files.description, "files": hashes}
+        description["sha256"] = _own_hash(description)
+        (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)  # empty, or a model that may be replaced: check_writable saw to it
+        temporary.replace(folder)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"{folder}: the model cannot be written ({error}); free space or choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_writable(folder: Path, *, overwrite: bool = False) -> None:
+    """Find out before long work whether a model can be written there.
+
+    Raises
+    ------
+    OutputError
+        Where a file, a folder that is not a model, or (without `overwrite`) a model is in the way, or the place is
+        not writable.
+    """
+    if folder.exists():
+        if not folder.is_dir():
+            raise OutputError(f"{folder} is a file: give a folder for the model")
+        entries = {entry.name for entry in folder.iterdir()}
+        if entries and not entries <= {DESCRIPTION, WEIGHTS, CALIBRATION}:
+            raise OutputError(f"{folder} holds other files: give a new or empty folder for the model")
+        if entries and not overwrite:
+            raise OutputError(f"{folder} already holds a model: choose another folder or pass --overwrite")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be written ({error.strerror or error}); choose a folder you may write to"
+        ) from error
+    if folder.exists() and not os.access(folder, os.W_OK):
+        raise OutputError(f"{folder}: cannot be written (no permission); choose a folder you may write to")
+
+
+def read_model(folder: Path) -> ModelFiles:
+    """Read a model folder and check that it is whole.
+
+    Raises
+    ------
+    ModelError
+        Where it is no model, a file is missing or altered, or the format is newer than this version knows.
+    """
+    description = read_description(folder)
+    hashes = description["files"]
+    assert isinstance(hashes, dict)
+    for name, expected in hashes.items():
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder}: {name} is missing; copy the whole model folder, or fit again")
+        if _sha256(folder / name) != expected:
+            raise ModelError(
+                f"{folder}: {name} was altered or damaged since the model was saved; copy it again, or fit again"
+            )
+    calibration = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
+    return ModelFiles(description, load_file(folder / WEIGHTS), calibration)
+
+
+def read_description(folder: Path) -> Json:
+    """Read and check model.json alone.
+
+    Raises
+    ------
+    ModelError
+        See :func:`read_model`.
+    """
+    path = folder / DESCRIPTION
+    if not folder.exists():
+        raise ModelError(f"{folder}: no such folder; give the folder that anomed fit wrote")
+    if not path.is_file():
+        raise ModelError(f"{folder} is not a model: it has no {DESCRIPTION}; give the folder that anomed fit wrote")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); copy it again, or fit again") from None
+    version = description.get("format") if isinstance(description, dict) else None
+    if not isinstance(version, int):
+        raise ModelError(f"{path} is not a model description; give the folder that anomed fit wrote")
+    if version > FORMAT:
+        raise ModelError(
+            f"{folder}: model format {version} is newer than this version reads ({FORMAT}); upgrade anomalib-med"
+        )
+    if description.get("sha256") != _own_hash(description):
+        raise ModelError(
+            f"{path} was altered since the model was saved; change settings on the command line, or fit again"
+        )
+    checked: Json = description
+    return checked
+
+
+def _own_hash(description: Mapping[str, JsonValue]) -> str:
+    rest = {key: value for key, value in description.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

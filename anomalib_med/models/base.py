@@ -1,0 +1,197 @@
+"""Detector: what every method is. Numbers in, numbers out: no file, no path, no printing."""
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar, Protocol, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+
+from anomalib_med.errors import ConfigError
+from anomalib_med.features.extractor import FeatureExtractor, Precision
+from anomalib_med.models import registry
+from anomalib_med.models.pooling import pool, top_share
+
+# Called with what is being done, how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
+
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """The progress callback that shows nothing."""
+
+
+class TrainingBatch(Protocol):
+    """Inputs of one shape: ``x`` float32 ``(B, C, H, W)`` in [0, 1] and ``valid`` bool ``(B, H, W)``."""
+
+    @property
+    def x(self) -> torch.Tensor: ...  # noqa: D102
+
+    @property
+    def valid(self) -> torch.Tensor: ...  # noqa: D102
+
+
+class TrainingFrames(Protocol):
+    """The normals to learn from; see :class:`anomalib_med.preprocessing.Frames`."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, size: int) -> Iterator[TrainingBatch]: ...  # noqa: D102
+
+
+class DetectorConfig(BaseModel):
+    """Settings that every detector has.
+
+    Parameters
+    ----------
+    seed
+        Of every random choice the detector makes.
+    pooling
+        From map to image score: "max", "mean", or "top<q>%", see :func:`anomalib_med.models.pooling.pool`.
+    smoothing
+        Standard deviation of the Gaussian on the map that is shown and written, in pixels of the model input. It does
+        not change the score.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = 0
+    pooling: str = "mean"
+    smoothing: float = Field(4.0, ge=0)
+
+    @field_validator("pooling")
+    @classmethod
+    def _known_pooling(cls, pooling: str) -> str:
+        try:
+            top_share(pooling)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return pooling
+
+
+class FeatureConfig(DetectorConfig):
+    """Settings of a detector on frozen features, see :class:`anomalib_med.features.FeatureExtractor`."""
+
+    backbone: str = "resnet18"
+    layers: tuple[str, ...] = ()
+    weights: str = "pretrained"
+    precision: Precision = "float32"
+    neighbourhood: int = Field(3, ge=1)
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _split_layers(cls, layers: object) -> object:
+        return tuple(part.strip() for part in layers.split(",") if part.strip()) if isinstance(layers, str) else layers
+
+
+class Detector(ABC):
+    """One method of anomaly detection.
+
+    A subclass gives `title` (its paper), `Config`, :meth:`fit`, :meth:`anomaly_map`, :meth:`state` and
+    :meth:`load_state`; defining it registers it under its `name`. Higher is more anomalous, everywhere. A score
+    depends on the fitted detector and on that image alone.
+
+    Parameters
+    ----------
+    settings
+        Fields of the detector's `Config`.
+
+    Raises
+    ------
+    ConfigError
+        An unknown field or an impossible value.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    Config: ClassVar[type[DetectorConfig]] = DetectorConfig
+    config: DetectorConfig
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        registry.register(cls)
+
+    def __init__(self, **settings: object) -> None:
+        self.config = parse_config(self.Config, settings, f"detector {self.name}")
+        self.device = torch.device("cpu")
+        self.progress: Progress = silent
+        self._extractor: FeatureExtractor | None = None
+
+    @abstractmethod
+    def fit(self, frames: TrainingFrames) -> None:
+        """Learn what is normal."""
+
+    @abstractmethod
+    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Anomaly maps ``(B, h, w)`` of inputs ``(B, C, H, W)``; h and w are the detector's choice."""
+
+    def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Scores ``(B,)`` from inputs, their maps and valid areas: the map pooled as `Config.pooling` says."""
+        return pool(maps, valid, self.config.pooling)
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]]:
+        """What :meth:`fit` learnt, as tensors and as JSON; without the backbone."""
+
+    @abstractmethod
+    def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
+        """Take back what :meth:`state` gave; scores are bit-equal afterwards."""
+
+    @property
+    def extractor(self) -> FeatureExtractor | None:
+        """The feature extractor of a detector on frozen features, built at its first use; None for the others."""
+        if self._extractor is None and isinstance(self.config, FeatureConfig):
+            self.build_extractor()
+        return self._extractor
+
+    def build_extractor(self, state: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Build the extractor of a detector on frozen features, from `state` or the weights that its settings name."""
+        c = self.config
+        if isinstance(c, FeatureConfig):
+            self._extractor = FeatureExtractor(
+                c.backbone,
+                layers=c.layers,
+                weights=c.weights,
+                neighbourhood=c.neighbourhood,
+                precision=c.precision,
+                seed=c.seed,
+                state=state,
+            ).to(self.device)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Features ``(B, D, h, w)``, float16, of inputs ``(B, C, H, W)``."""
+        extractor = self.extractor
+        if extractor is None:
+            raise TypeError(f"detector {self.name} has no feature extractor: its Config must be a FeatureConfig")
+        return extractor(x)
+
+    def to(self, device: torch.device) -> "Detector":
+        """Move to a device. Subclasses move what they hold."""
+        self.device = device
+        if self._extractor is not None:
+            self._extractor.to(device)
+        return self
+
+
+def parse_config(config: type[C], settings: Mapping[str, object], owner: str) -> C:
+    """Validate settings; text is accepted for numbers, as on the command line.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first field at fault, and the nearest known one.
+    """
+    for key in settings:
+        if key not in config.model_fields:
+            close = difflib.get_close_matches(key, config.model_fields, 1)
+            hint = f'did you mean "{close[0]}"?' if close else f"it has {', '.join(config.model_fields)}"
+            raise ConfigError(f'{owner} has no option "{key}": {hint}')
+    try:
+        return config(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f'{owner}, option "{where}": {first["msg"]} (got {first["input"]!r})') from None

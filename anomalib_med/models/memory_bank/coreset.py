@@ -1,0 +1,125 @@
+"""Greedy k-centre selection (farthest first), exactly, in blocks.
+
+Sener and Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set Approach", ICLR 2018, algorithm 1,
+as PatchCore uses it on a random projection.
+
+One pick at a time, the greedy rule reads every point once for each centre. The blocks here give the same picks with
+few such passes: among the few thousand farthest points, the next pick is the global one for as long as its distance
+stays above that of every point outside, because distances only shrink. Points are first put on an integer grid fine
+enough that it costs less than the projection does and coarse enough that float32 holds every product and sum of them
+exactly (Cauchy-Schwarz bounds each partial sum by the squared largest norm). Picks are therefore the same whatever
+the block size, the number of threads or the device.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+GRID = 2047  # largest norm on the grid: 4 * 2047**2 < 2**24, the last integer up to which float32 is exact
+PROJECTION = 128
+CANDIDATES = 4096
+ROWS = 65536  # of one matrix product with the new centres
+
+
+def k_center(
+    points: torch.Tensor,
+    count: int,
+    *,
+    seed: int = 0,
+    candidates: int = CANDIDATES,
+    progress: Callable[[int, int], None] | None = None,
+) -> torch.Tensor:
+    """Choose points so that the farthest of the others is near to one of them.
+
+    Parameters
+    ----------
+    points
+        ``(N, D)``, any float type.
+    count
+        How many to choose; fewer come back where fewer differ.
+    seed
+        Of the random projection to 128 dimensions, taken where D is larger.
+    candidates
+        Points that compete within a block. It changes the time and nothing else.
+    progress
+        Called with the number chosen and `count` after each block.
+
+    Returns
+    -------
+    int64 ``(count,)``: row numbers in the order of choice. The first is the point nearest to the mean; ties go to the
+    lowest row.
+    """
+    return greedy_in_blocks(to_grid(project(points, seed)), count, candidates=candidates, progress=progress)
+
+
+def project(points: torch.Tensor, seed: int) -> torch.Tensor:
+    """Gaussian random projection to at most 128 dimensions (Johnson-Lindenstrauss), float32."""
+    dimensions = points.shape[1]
+    if dimensions <= PROJECTION:
+        return points.float()
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(dimensions, PROJECTION, generator=generator).div_(PROJECTION**0.5).to(points.device)
+    return torch.cat([rows.float() @ matrix for rows in torch.split(points, ROWS)])
+
+
+def to_grid(points: torch.Tensor) -> torch.Tensor:
+    """Centre points and round them to integers of norm at most 2047, kept as float32."""
+    centred = points - points.mean(0, dtype=torch.float64).float()
+    largest = float(centred.norm(dim=1).max())
+    # Rounding can lengthen a vector by half a step in each dimension.
+    scale = (GRID - 0.5 * points.shape[1] ** 0.5) / largest if largest > 0 else 1.0
+    return centred.mul_(scale).round_()
+
+
+def greedy_in_blocks(
+    x: torch.Tensor, count: int, *, candidates: int = CANDIDATES, progress: Callable[[int, int], None] | None = None
+) -> torch.Tensor:
+    """Farthest-first choice among points ``(N, D)`` that lie on the integer grid of :func:`to_grid`."""
+    squared = (x * x).sum(1)
+    picks = [int(squared.argmin())]
+    nearest = torch.full_like(squared, torch.inf)
+    _update(nearest, x, squared, picks)
+    while len(picks) < min(count, len(x)):
+        farthest = int(nearest.argmax())
+        if float(nearest[farthest]) == 0:
+            break  # all that are left are copies
+        block = _pick_block(x, squared, nearest, farthest, min(count, len(x)) - len(picks), candidates)
+        _update(nearest, x, squared, block)
+        picks += block
+        if progress:
+            progress(len(picks), count)
+    return torch.tensor(picks)
+
+
+def _pick_block(
+    x: torch.Tensor, squared: torch.Tensor, nearest: torch.Tensor, farthest: int, wanted: int, candidates: int
+) -> list[int]:
+    """The next picks that are certain to be the global ones; at least one."""
+    if candidates < len(x):
+        values, rows = nearest.topk(candidates + 1)
+        outside = float(values[-1])
+        rows = rows[:-1].sort().values  # so that argmax resolves ties by row
+    else:
+        outside = -1.0
+        rows = torch.arange(len(x), device=x.device)
+    if float(nearest[farthest]) <= outside:
+        return [farthest]  # more points share the largest distance than there are candidates
+    distance, points, lengths = nearest[rows], x[rows], squared[rows]
+    chosen: list[int] = []
+    while len(chosen) < wanted:
+        best = int(distance.argmax())
+        value = float(distance[best])
+        if value <= max(outside, 0.0):
+            break
+        chosen.append(best)
+        torch.minimum(distance, lengths + lengths[best] - 2 * (points @ points[best]), out=distance)
+    return [int(row) for row in rows[chosen]]
+
+
+def _update(nearest: torch.Tensor, x: torch.Tensor, squared: torch.Tensor, centres: list[int]) -> None:
+    """Lower the distance of every point to that of the nearest of these centres, in place."""
+    points, lengths = x[centres], squared[centres]
+    for start in range(0, len(x), ROWS):
+        rows = slice(start, start + ROWS)
+        closest = torch.addmm(lengths[None], x[rows], points.T, alpha=-2).amin(1).add_(squared[rows])
+        torch.minimum(nearest[rows], closest, out=nearest[rows])

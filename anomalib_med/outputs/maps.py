@@ -1,0 +1,201 @@
+"""Anomaly maps on disk: ``.npy``, 16-bit PNG with its scale, and NIfTI for volumes.
+
+A 16-bit PNG holds whole numbers from 0 to 65535; ``value = lo + png * step``. `lo` and `step` are the same for all
+images of a run, so maps can be compared by eye and written before the last one is known. They stand in
+``maps/scale.json`` and in every PNG (tEXt chunks ``anomed:lo``, ``anomed:step``, and ``anomed:clipped``, the number of
+pixels beyond the scale).
+"""
+
+import io
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from anomalib_med.errors import OutputError
+from anomalib_med.outputs.files import TEMPORARY, output_errors, write_atomic
+
+_LEVELS = 65535
+_BELOW, _SPANS = 1.0, 8.0  # the scale starts one colour span below the colour range and is eight spans wide
+_IHDR_END = 33  # signature and IHDR chunk: text chunks go right behind it
+
+
+def png_scale(colour_range: tuple[float, float]) -> tuple[float, float]:
+    """The fixed scale ``(lo, step)`` of the 16-bit maps of a run, with 8192 steps inside the colour range.
+
+    It covers one width of the colour range below it and six above it; the little beyond that is clipped and counted.
+    """
+    lo, hi = colour_range
+    span = hi - lo
+    return lo - _BELOW * span, _SPANS * span / _LEVELS
+
+
+def write_npy(path: Path, map: np.ndarray) -> None:
+    """Write a float32 ``(H, W)`` map as ``.npy``.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    buffer = io.BytesIO()
+    np.save(buffer, map.astype(np.float32, copy=False), allow_pickle=False)
+    write_atomic(path, buffer.getbuffer())
+
+
+def write_png(path: Path, map: np.ndarray, scale: tuple[float, float]) -> int:
+    """Write a ``(H, W)`` map as a 16-bit PNG that knows its own scale.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    map
+        float ``(H, W)``; NaN becomes the lowest level and counts as clipped.
+    scale
+        ``(lo, step)`` of `png_scale`.
+
+    Returns
+    -------
+    How many pixels lay beyond the scale.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    lo, step = scale
+    levels = np.rint((map.astype(np.float64) - lo) / step)
+    inside = (levels >= 0) & (levels <= _LEVELS)
+    clipped = int(inside.size - np.count_nonzero(inside))
+    levels = np.clip(np.nan_to_num(levels, nan=0.0, posinf=_LEVELS, neginf=0.0), 0, _LEVELS)
+    encoded = cv2.imencode(".png", levels.astype(np.uint16))[1].tobytes()
+    texts = {"anomed:lo": repr(lo), "anomed:step": repr(step), "anomed:clipped": str(clipped)}
+    chunks = b"".join(_text_chunk(key, value) for key, value in texts.items())
+    write_atomic(path, encoded[:_IHDR_END] + chunks + encoded[_IHDR_END:])
+    return clipped
+
+
+def read_png(path: Path) -> np.ndarray:
+    """Read a 16-bit PNG map back to float32 ``(H, W)``, within half a step of what was written unless clipped.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be read, or is not a map written by `write_png`.
+    """
+    with output_errors(path):
+        data = path.read_bytes()
+    texts = _texts(path, data)
+    levels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if levels is None or levels.dtype != np.uint16:
+        raise OutputError(f"{path}: not a 16-bit PNG: score again with --overwrite")
+    return (float(texts["anomed:lo"]) + levels * float(texts["anomed:step"])).astype(np.float32)
+
+
+def clipped_pixels(path: Path) -> int:
+    """How many pixels of a PNG map lay beyond the scale, from its first bytes.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be read, or is not a map written by `write_png`.
+    """
+    with output_errors(path), path.open("rb") as handle:
+        return int(_texts(path, handle.read(512))["anomed:clipped"])
+
+
+def is_volume(path: str, frame: int | None) -> bool:
+    """Whether an image is a slice of a NIfTI volume."""
+    return frame is not None and path.lower().endswith((".nii", ".nii.gz"))
+
+
+class VolumeMaps:
+    """The maps of one NIfTI volume, gathered slice by slice in a file so that memory holds one slice.
+
+    Parameters
+    ----------
+    source
+        The volume that is scored: the map gets its orientation and affine.
+    out
+        The ``.nii.gz`` to write; the slices lie beside it until `write` or `discard`.
+    """
+
+    def __init__(self, source: Path, out: Path) -> None:
+        self.source = source
+        self.out = out
+        self.shape: tuple[int, int] | None = None
+        self._frames: set[int] = set()
+        self._temporary = out.with_name(out.name + ".slices" + TEMPORARY)
+        with output_errors(out):
+            # Plain writes, not a writable memory map: a full disk is then an error and not the end of the process.
+            self._handle = self._temporary.open("wb")
+
+    def add(self, frame: int, map: np.ndarray) -> None:
+        """Store the float ``(H, W)`` map of one slice.
+
+        Raises
+        ------
+        OutputError
+            The disk is full or the slice has another size than the ones before.
+        """
+        if self.shape is None:
+            self.shape = (map.shape[0], map.shape[1])
+        if map.shape != self.shape:
+            raise OutputError(f"{self.source}: slice {frame} is {map.shape}, the others {self.shape}: use --maps npy")
+        with output_errors(self.out):
+            self._handle.seek(frame * math.prod(self.shape) * 4)
+            self._handle.write(np.ascontiguousarray(map, np.float32).data)
+        self._frames.add(frame)
+
+    def write(self) -> None:
+        """Write the volume of maps, with NaN in slices that were not scored, and remove the gathered slices.
+
+        Raises
+        ------
+        OutputError
+            The file cannot be written.
+        """
+        from anomalib_med.datasets.readers.nifti import count_frames, write_volume
+
+        if self.shape is None:
+            self.discard()
+            return
+        frames = max(count_frames(self.source), max(self._frames) + 1)
+        nothing = np.full(self.shape, np.nan, np.float32)
+        for frame in sorted(set(range(frames)) - self._frames):
+            self.add(frame, nothing)
+        try:
+            with output_errors(self.out):
+                self._handle.close()
+                maps = np.memmap(self._temporary, np.float32, "r", shape=(frames, *self.shape))
+                write_volume(maps, self.source, self.out)
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Forget the gathered slices; what lies at `out` is untouched."""
+        with output_errors(self.out):
+            self._handle.close()
+            self._temporary.unlink(missing_ok=True)
+
+
+def _text_chunk(key: str, value: str) -> bytes:
+    body = b"tEXt" + key.encode("latin-1") + b"\0" + value.encode("latin-1")
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def _texts(path: Path, data: bytes) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    at = _IHDR_END
+    while at + 8 <= len(data) and data[at + 4 : at + 8] == b"tEXt":
+        length = int.from_bytes(data[at : at + 4])
+        key, _, value = data[at + 8 : at + 8 + length].decode("latin-1").partition("\0")
+        texts[key] = value
+        at += length + 12
+    if not {"anomed:lo", "anomed:step", "anomed:clipped"} <= texts.keys():
+        raise OutputError(f"{path}: not a map of this program (its scale is missing): score again with --overwrite")
+    return texts

@@ -1,0 +1,164 @@
+"""What an output folder already holds: the rows a resumed run keeps, and the files that an overwrite removes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anomalib_med.outputs import runfile
+from anomalib_med.outputs.files import TEMPORARY, output_errors
+from anomalib_med.outputs.maps import clipped_pixels
+from anomalib_med.outputs.names import safe_stem
+from anomalib_med.outputs.result import Result
+from anomalib_med.outputs.tables import SCORES, DamagedTableError, iter_failures, iter_records, parse_score
+
+SCORES_CSV, FAILURES_CSV, REPORT = "scores.csv", "failures.csv", "report.html"
+MAPS, OVERLAYS, SCALE = "maps", "overlays", "scale.json"
+
+
+@dataclass(slots=True)
+class Kept:
+    """What a resumed run keeps.
+
+    Parameters
+    ----------
+    scores_end
+        Bytes of scores.csv to keep; 0 for none, not even the header.
+    done
+        Ids of the images that need no scoring.
+    volumes
+        Paths of the NIfTI volumes whose map is written.
+    failures
+        Rows of failures.csv to keep.
+    scored, flagged, clipped
+        Rows kept, rows flagged among them, and pixels clipped in their PNG maps.
+    """
+
+    scores_end: int = 0
+    done: set[str] = field(default_factory=set)
+    volumes: set[str] = field(default_factory=set)
+    failures: list[Result] = field(default_factory=list)
+    scored: int = 0
+    flagged: int = 0
+    clipped: int = 0
+
+
+def kept_rows(out: Path, *, whole_volumes: bool) -> Kept:
+    """Find the rows that stay: all up to a torn one, or to the first whose map is gone.
+
+    A failure is not kept, so it is tried again: its cause may have been removed. The exception is a slice of a volume
+    whose map is written already.
+
+    Parameters
+    ----------
+    out
+        The output folder.
+    whole_volumes
+        The rows of a volume at the end of the table are dropped, because a crash may have torn the group.
+
+    Raises
+    ------
+    OutputError
+        A table cannot be read or is not as it was written.
+    """
+    kept = Kept()
+    table = out / SCORES_CSV
+    if table.exists():
+        rows = _rows_with_maps(out)
+        if whole_volumes:
+            rows = _without_last_volume(rows)
+        for result, end in rows:
+            _count(kept, out, result)
+            kept.scores_end = end
+        kept.scores_end = kept.scores_end or _header_end(table)
+    if kept.volumes and (out / FAILURES_CSV).exists():
+        kept.failures = [failure for failure in iter_failures(out / FAILURES_CSV) if failure.path in kept.volumes]
+        kept.done.update(failure.id for failure in kept.failures)
+    return kept
+
+
+def remove_results(out: Path) -> None:
+    """Remove the results of a run from its folder: what its tables list and nothing else.
+
+    run.json stays, to be replaced: an interrupted overwrite can be repeated.
+
+    Raises
+    ------
+    OutputError
+        The folder is not one of ours, or a file cannot be removed.
+    """
+    runfile.read_run(out)
+    with output_errors(out):
+        if (out / SCORES_CSV).exists():
+            _remove_pictures(out)
+        remove_temporary(out)
+        (out / MAPS / SCALE).unlink(missing_ok=True)
+        for folder in (out / MAPS, out / OVERLAYS):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        tables = (SCORES_CSV, "scores.parquet", "scores.jsonl", FAILURES_CSV, REPORT)
+        for name in tables:
+            (out / name).unlink(missing_ok=True)
+
+
+def remove_temporary(out: Path) -> None:
+    """Remove the half-written files of a run that was killed.
+
+    Raises
+    ------
+    OutputError
+        A file cannot be removed.
+    """
+    with output_errors(out):
+        for folder in (out, out / MAPS, out / OVERLAYS):
+            for file in folder.glob(f"*{TEMPORARY}"):
+                file.unlink()
+        for file in (out / MAPS).glob(".*.nii.gz.*.nii.gz"):  # named so by write_volume; no map starts with a dot
+            file.unlink()
+
+
+def _remove_pictures(out: Path) -> None:
+    try:
+        for cells, _ in iter_records(out / SCORES_CSV, SCORES):
+            (out / OVERLAYS / f"{safe_stem(cells[0])}.jpg").unlink(missing_ok=True)
+            if cells[-1] not in ("", SCORES[-1]):
+                # The last part of the name only: a table edited by hand cannot point elsewhere.
+                (out / MAPS / Path(cells[-1]).name).unlink(missing_ok=True)
+    except DamagedTableError:
+        return  # overwriting is the remedy for a damaged table; pictures it no longer names stay
+
+
+def _rows_with_maps(out: Path) -> Iterator[tuple[Result, int]]:
+    table = out / SCORES_CSV
+    for number, (cells, end) in enumerate(iter_records(table, SCORES), start=1):
+        if number == 1:
+            continue
+        result = parse_score(table, number, cells)
+        if result.map and not (out / result.map).is_file():
+            return
+        yield result, end
+
+
+def _without_last_volume(rows: Iterator[tuple[Result, int]]) -> Iterator[tuple[Result, int]]:
+    group: list[tuple[Result, int]] = []
+    for row in rows:
+        if group and group[-1][0].map != row[0].map:
+            yield from group
+            group = []
+        group.append(row)
+        if not row[0].map.endswith(".nii.gz"):
+            yield from group
+            group = []
+
+
+def _count(kept: Kept, out: Path, result: Result) -> None:
+    kept.done.add(result.id)
+    kept.scored += 1
+    kept.flagged += bool(result.flagged)
+    if result.map.endswith(".nii.gz"):
+        kept.volumes.add(result.path)
+    elif result.map.endswith(".png"):
+        kept.clipped += clipped_pixels(out / result.map)
+
+
+def _header_end(table: Path) -> int:
+    return next((end for _, end in iter_records(table, SCORES)), 0)

@@ -1,0 +1,7 @@
+"""Image -> Frame: windows, resizing, the valid area, and reading many of them at once."""
+
+from anomalib_med.preprocessing.frames import Batch, Frames, collate
+from anomalib_med.preprocessing.prepare import Frame, prepare
+from anomalib_med.preprocessing.settings import CT_WINDOWS, Preprocessing
+
+__all__ = ["CT_WINDOWS", "Batch", "Frame", "Frames", "Preprocessing", "collate", "prepare"]

@@ -1,0 +1,126 @@
+"""Frames: samples read, prepared and batched by threads, always in the order given."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from anomalib_med.datasets.readers import read
+from anomalib_med.datasets.sample import Sample
+from anomalib_med.errors import ReadError
+from anomalib_med.preprocessing.prepare import Frame, prepare
+from anomalib_med.preprocessing.settings import Preprocessing
+
+READ_AHEAD = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Frames of one shape.
+
+    Parameters
+    ----------
+    x
+        float32 ``(B, C, H, W)`` in [0, 1], in the host's memory.
+    valid
+        bool ``(B, H, W)``.
+    frames
+        The B frames themselves.
+    """
+
+    x: torch.Tensor
+    valid: torch.Tensor
+    frames: tuple[Frame, ...]
+
+
+class Frames:
+    """Model inputs of a list of samples. Can be iterated again and again; each pass reads the files anew.
+
+    Parameters
+    ----------
+    samples
+        What to read.
+    preprocessing
+        How; its windows must be resolved.
+    display
+        Whether each frame carries its picture for the eye.
+    progress
+        Called after each image that was read or failed.
+
+    Attributes
+    ----------
+    failures
+        Why a sample could not be read, by its id. Filled while iterating; such a sample is left out.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        preprocessing: Preprocessing,
+        *,
+        display: bool = False,
+        progress: Callable[[], None] | None = None,
+    ) -> None:
+        self.samples = list(samples)
+        self.preprocessing = preprocessing
+        self.display = display
+        self.progress = progress
+        self.failures: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (outcome for _, outcome in self.outcomes() if isinstance(outcome, Frame))
+
+    def outcomes(self) -> Generator[tuple[Sample, Frame | ReadError], None, None]:
+        """Every sample in order with its frame, or with the error that reading it gave."""
+        workers = min(4, os.cpu_count() or 1)
+        pending: deque[tuple[Sample, Future[Frame | ReadError]]] = deque()
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="anomed-read")
+        try:
+            for sample in self.samples:
+                pending.append((sample, pool.submit(self._load, sample)))
+                if len(pending) >= READ_AHEAD:
+                    yield self._next(pending)
+            while pending:
+                yield self._next(pending)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Consecutive frames of one shape, at most `size` together."""
+        held: list[Frame] = []
+        for frame in self:
+            if held and (len(held) == size or frame.pixels.shape != held[0].pixels.shape):
+                yield collate(held)
+                held = []
+            held.append(frame)
+        if held:
+            yield collate(held)
+
+    def _load(self, sample: Sample) -> Frame | ReadError:
+        try:
+            return prepare(read(sample), self.preprocessing, display=self.display)
+        except ReadError as error:
+            return error
+
+    def _next(self, pending: deque[tuple[Sample, "Future[Frame | ReadError]"]]) -> tuple[Sample, Frame | ReadError]:
+        sample, future = pending.popleft()
+        outcome = future.result()
+        if isinstance(outcome, ReadError):
+            self.failures[sample.id] = str(outcome)
+        if self.progress:
+            self.progress()
+        return sample, outcome
+
+
+def collate(frames: Sequence[Frame]) -> Batch:
+    """Stack frames of one shape."""
+    x = torch.from_numpy(np.stack([frame.pixels for frame in frames]))
+    valid = torch.from_numpy(np.stack([frame.valid for frame in frames]))
+    return Batch(x, valid, tuple(frames))

@@ -1,0 +1,166 @@
+"""Image -> Frame: resize, window, mark the valid area. The only way from pixels to a model, at fit and at score."""
+
+from dataclasses import dataclass
+from itertools import product
+
+import cv2
+import numpy as np
+
+from anomalib_med.datasets.sample import Geometry, Image, Sample
+from anomalib_med.errors import ReadError
+from anomalib_med.preprocessing.settings import CT_WINDOWS, Preprocessing, Window
+from anomalib_med.preprocessing.valid_area import valid_area
+
+LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+LARGEST_DISPLAY = 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """A model input.
+
+    Parameters
+    ----------
+    pixels
+        float32 ``(C, H, W)`` in [0, 1].
+    valid
+        bool ``(H, W)``; False in padding, constant borders and outside the body.
+    geometry
+        The way back to the original pixels.
+    sample
+        Where it came from.
+    display
+        uint8 ``(H', W')`` or ``(H', W', 3)``: the original image windowed for the eye, at most 1024 pixels a side;
+        None unless asked for.
+    """
+
+    pixels: np.ndarray
+    valid: np.ndarray
+    geometry: Geometry
+    sample: Sample
+    display: np.ndarray | None = None
+
+
+def prepare(image: Image, settings: Preprocessing, *, display: bool = False) -> Frame:
+    """Turn an image into a model input.
+
+    Raises
+    ------
+    ReadError
+        Where the image is constant: it holds nothing to score.
+    """
+    if float(np.ptp(image.pixels)) == 0:
+        raise ReadError(
+            f"{image.sample.id}: every pixel has the value {image.pixels.flat[0]:g}; the image is empty, leave it out"
+        )
+    geometry = fit_geometry(image.shape, settings)
+    rows, columns = geometry.content[2:]
+    planes = resize(_planes(image.pixels, colour=settings.colour), (rows, columns))
+    present = (
+        np.ones((rows, columns), bool)
+        if image.missing is None
+        else resize(image.missing.astype(np.float32), (rows, columns)) < 0.5
+    )
+    grey = planes if planes.ndim == 2 else planes @ LUMINANCE
+    hounsfield = all(window in CT_WINDOWS for window in settings.windows) or image.modality == "CT"
+    valid = present & valid_area(grey, hounsfield=hounsfield) if settings.valid == "auto" else present
+    if not valid.any():
+        valid = np.ones_like(valid)
+    channels = [apply_window(planes, _limits(window, image, grey[valid])) for window in settings.windows]
+    stack = np.concatenate([c[None] if c.ndim == 2 else np.moveaxis(c, 2, 0) for c in channels])
+    shown = _display(image, _limits(settings.windows[0], image, grey[valid])) if display else None
+    return Frame(_pad(stack, geometry), _pad_mask(valid, geometry), geometry, image.sample, shown)
+
+
+def fit_geometry(shape: tuple[int, int], settings: Preprocessing) -> Geometry:
+    """Rows and columns of the model input for an image of `shape`, and where the image lies in it."""
+    size = _rounded(settings.size, settings.multiple)
+    if settings.aspect == "stretch":
+        return Geometry(shape, (size, size), (0, 0, size, size))
+    if settings.aspect == "pad":
+        scale = size / max(shape)
+        rows, columns = (max(1, round(side * scale)) for side in shape)
+        return Geometry(shape, (size, size), ((size - rows) // 2, (size - columns) // 2, rows, columns))
+    rows, columns = _nearest_shape(shape[0] / shape[1], size, settings.multiple)
+    return Geometry(shape, (rows, columns), (0, 0, rows, columns))
+
+
+def _rounded(value: float, multiple: int) -> int:
+    return max(1, round(value / multiple)) * multiple
+
+
+def _nearest_shape(aspect: float, size: int, multiple: int) -> tuple[int, int]:
+    """Multiples of `multiple` that keep the aspect best, among those of about ``size * size`` pixels."""
+    aspect = min(max(aspect, 0.25), 4.0)  # beyond 4 : 1 the image is squeezed: it would be all edge
+    around = [_rounded(size * aspect**0.5, multiple), _rounded(size / aspect**0.5, multiple)]
+    steps = (-multiple, 0, multiple)
+    shapes = [
+        (r + i, c + j) for (r, c), i, j in product([tuple(around)], steps, steps) if min(r + i, c + j) >= multiple
+    ]
+
+    def cost(shape: tuple[int, int]) -> float:
+        stretch = abs(float(np.log(shape[0] / shape[1] / aspect)))
+        growth = abs(float(np.log(shape[0] * shape[1] / size**2)))
+        return stretch + 0.25 * growth
+
+    return min(shapes, key=cost)
+
+
+def resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The one resize of the package: area averages when shrinking, bilinear when enlarging. float32 in and out."""
+    if pixels.shape[:2] == shape:
+        return pixels.astype(np.float32, copy=False)
+    shrinking = shape[0] < pixels.shape[0] or shape[1] < pixels.shape[1]
+    method = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    return cv2.resize(pixels.astype(np.float32, copy=False), shape[::-1], interpolation=method)
+
+
+def apply_window(pixels: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """Map ``limits`` to 0 and 1 and clip. float32."""
+    low, high = limits
+    return np.clip((pixels - low) / (high - low), 0, 1).astype(np.float32, copy=False)
+
+
+def _planes(pixels: np.ndarray, *, colour: bool) -> np.ndarray:
+    if colour:
+        return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    return pixels if pixels.ndim == 2 else pixels @ LUMINANCE
+
+
+def _limits(window: Window, image: Image, values: np.ndarray) -> tuple[float, float]:
+    """Lowest and highest value shown of a window; `values` are the valid pixels that percentiles are taken of."""
+    if isinstance(window, tuple):
+        return window
+    if window in CT_WINDOWS:
+        return CT_WINDOWS[window]
+    if window == "voi" and image.window is not None and image.window[0] < image.window[1]:
+        return image.window
+    low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
+    if low < high:
+        return low, high
+    low, high = float(image.pixels.min()), float(image.pixels.max())
+    return low, high
+
+
+def _display(image: Image, limits: tuple[float, float]) -> np.ndarray:
+    pixels = image.pixels
+    scale = LARGEST_DISPLAY / max(image.shape)
+    if scale < 1:
+        pixels = resize(pixels, (max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))))
+    return np.round(255 * apply_window(pixels, limits)).astype(np.uint8)
+
+
+def _pad(stack: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Fill the padding with the image's own edge, which makes no false border for the backbone to see."""
+    top, left, rows, columns = geometry.content
+    height, width = geometry.input
+    if (rows, columns) == (height, width):
+        return np.ascontiguousarray(stack)
+    return np.pad(stack, ((0, 0), (top, height - rows - top), (left, width - columns - left)), mode="edge")
+
+
+def _pad_mask(valid: np.ndarray, geometry: Geometry) -> np.ndarray:
+    top, left, rows, columns = geometry.content
+    mask = np.zeros(geometry.input, bool)
+    mask[top : top + rows, left : left + columns] = valid
+    return mask

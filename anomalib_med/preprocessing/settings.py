@@ -1,0 +1,93 @@
+"""Preprocessing: every choice between a file's pixels and the model's input, one frozen object saved with the model."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from anomalib_med.datasets.sample import Image
+
+# Lowest and highest Hounsfield unit shown. Width / level as radiologists quote them: 1500 / -600, 400 / 40, 1800 / 400.
+CT_WINDOWS: dict[str, tuple[float, float]] = {
+    "lung": (-1350.0, 150.0),
+    "mediastinum": (-160.0, 240.0),
+    "bone": (-500.0, 1300.0),
+}
+
+Window = Literal["auto", "percentile", "voi", "lung", "mediastinum", "bone"] | tuple[float, float]
+
+
+class Preprocessing(BaseModel):
+    """How an image becomes a model input.
+
+    Parameters
+    ----------
+    size
+        Side in pixels of a square of the same area as the input. Inputs have about ``size * size`` pixels.
+    aspect
+        "keep": no padding and the image's own aspect, so inputs of different images may differ in shape;
+        "pad": a square, the image's aspect kept, the rest filled with its edge and marked invalid;
+        "stretch": a square, the aspect lost.
+    multiple
+        Rows and columns are multiples of this (the coarsest stride of the backbone).
+    windows
+        One input channel for each. A pair is the lowest and the highest value shown; "lung", "mediastinum" and "bone"
+        are CT windows in Hounsfield units; "voi" is the window that the file states (percentiles where it states
+        none); "percentile" is the 0.5th to the 99.5th percentile of the image's valid pixels. "auto" is replaced at
+        fit by what suits the normals, see :meth:`resolved`.
+    colour
+        Keep red, green and blue of colour images as channels instead of their luminance.
+    valid
+        "auto": leave padding, constant borders and, in CT, everything outside the body out of banks and scores;
+        "all": use every pixel.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(224, ge=32, le=4096)
+    aspect: Literal["keep", "pad", "stretch"] = "keep"
+    multiple: int = Field(16, ge=1, le=64)
+    windows: tuple[Window, ...] = Field(("auto",), min_length=1, max_length=3)
+    colour: bool = False
+    valid: Literal["auto", "all"] = "auto"
+
+    @field_validator("windows")
+    @classmethod
+    def _increasing(cls, windows: tuple[Window, ...]) -> tuple[Window, ...]:
+        for window in windows:
+            if isinstance(window, tuple) and not window[0] < window[1]:
+                raise ValueError(f"window {window}: the first value must be below the second")
+        return windows
+
+    def resolved(self, images: Sequence[Image]) -> "Preprocessing":
+        """Replace "auto" by the window that suits these images, so that every later image is treated alike.
+
+        CT in Hounsfield units gets the lung window, images that state a window their own, 8-bit images their full
+        range, anything else its percentiles.
+        """
+        if "auto" not in self.windows:
+            return self
+        window = _suitable_window(images)
+        return self.model_copy(update={"windows": tuple(window if w == "auto" else w for w in self.windows)})
+
+
+def _suitable_window(images: Sequence[Image]) -> Window:
+    if images and all(_is_hounsfield(image) for image in images):
+        return "lung"
+    if images and all(image.window is not None for image in images):
+        return "voi"
+    if images and all(_is_8_bit(image) for image in images):
+        return (0.0, 255.0)
+    return "percentile"
+
+
+def _is_hounsfield(image: Image) -> bool:
+    present = image.pixels if image.missing is None else image.pixels[~image.missing]
+    return image.modality == "CT" or (image.modality == "" and present.size > 0 and float(present.min()) <= -500.0)
+
+
+def _is_8_bit(image: Image) -> bool:
+    low, high = float(image.pixels.min()), float(image.pixels.max())
+    # A dark 16-bit image may stay below 256 by chance, but not be spread over most of that range.
+    return low >= 0 and 64 < high <= 255 and bool(np.all(image.pixels == np.round(image.pixels)))

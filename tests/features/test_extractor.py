@@ -1,0 +1,163 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from anomalib_med.errors import ConfigError
+from anomalib_med.features import FeatureCache, FeatureExtractor, backbones
+from anomalib_med.features.fusion import fuse_batch_norms
+
+X = torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def random_resnet(**settings: object) -> FeatureExtractor:
+    return FeatureExtractor("resnet18", **({"weights": "random"} | settings))
+
+
+@pytest.fixture(scope="module")
+def weight_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(3)
+    state = timm.create_model("resnet18", pretrained=False).state_dict()
+    state = {k: v for k, v in state.items() if not k.startswith(("layer4", "fc")) and not k.endswith("tracked")}
+    path = tmp_path_factory.mktemp("weights") / "resnet18_trunk.safetensors"
+    save_file(state, path)
+    return path
+
+
+def test_default_layers_are_those_at_strides_8_and_16() -> None:
+    extractor = random_resnet()
+    assert extractor.backbone.layers == ("layer2", "layer3")
+    assert extractor(X).shape == (3, 128 + 256, 8, 8)
+    assert extractor(X).dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("backbone", "layers"),
+    [("vit_tiny_patch16_224", ("blocks.6", "blocks.9")), ("efficientnet_lite0", ("blocks.2", "blocks.4")), ("convnext_atto", ("stages.1", "stages.2"))],
+)
+def test_other_families_of_backbones(backbone: str, layers: tuple[str, ...]) -> None:
+    extractor = FeatureExtractor(backbone, weights="random")
+    assert extractor.backbone.layers == layers
+    features = extractor(torch.rand(1, 1, 96, 64))
+    assert features.shape[1] == extractor.channels
+    assert torch.isfinite(features).all()
+
+
+def test_features_equal_those_of_the_whole_network_by_hand(weight_file: Path) -> None:
+    network = timm.create_model("resnet18", pretrained=False, features_only=True, out_indices=(2,)).eval()
+    network.load_state_dict(backbones.read_weights(weight_file), strict=False)
+    mean, std = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    with torch.inference_mode():
+        expected = network((X.expand(-1, 3, -1, -1) - mean) / std)[0]
+    found = FeatureExtractor("resnet18", weights=str(weight_file), layers=("layer2",), neighbourhood=1)(X)
+    torch.testing.assert_close(found.float(), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_each_image_is_computed_alike_in_any_batch() -> None:
+    extractor = random_resnet()
+    assert torch.equal(extractor(X), torch.cat([extractor(x[None]) for x in X]))
+
+
+def test_one_channel_and_the_same_thing_three_times_are_equal() -> None:
+    extractor = random_resnet()
+    assert torch.equal(extractor(X), extractor(X.expand(-1, 3, -1, -1)))
+    with pytest.raises(ConfigError, match="1 or 3 channels, got 2"):
+        extractor(X.expand(-1, 2, -1, -1))
+
+
+def test_random_weights_come_from_the_seed() -> None:
+    assert random_resnet(seed=1).weight_hash == random_resnet(seed=1).weight_hash
+    assert random_resnet(seed=1).weight_hash != random_resnet(seed=2).weight_hash
+
+
+def test_state_restores_the_same_features() -> None:
+    extractor = random_resnet(seed=4)
+    again = random_resnet(state={k: v.float() for k, v in extractor.state().items()})
+    assert again.key == extractor.key
+    assert torch.equal(again(X), extractor(X))
+
+
+def test_a_file_that_lacks_the_later_layers_is_enough(weight_file: Path) -> None:
+    assert FeatureExtractor("resnet18", weights=str(weight_file)).backbone.source == "resnet18_trunk.safetensors"
+    with pytest.raises(ConfigError, match=r"30 of 122 tensors are absent, first layer4.0.conv1.weight|layer4"):
+        FeatureExtractor("resnet18", weights=str(weight_file), layers=("layer4",))
+
+
+def test_a_file_for_another_network_is_refused_with_the_first_keys(weight_file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"do not fit the backbone.*first layer1\.2\.conv1\.weight"):
+        FeatureExtractor("resnet34", weights=str(weight_file))
+    with pytest.raises(ConfigError, match=r"conv1.weight is \(64, 3, 7, 7\), needed \(32, 3, 7, 7\)"):
+        FeatureExtractor("resnet10t", weights=str(weight_file), layers=("act1",))
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "no such file"), (b"not tensors", "not a readable safetensors file")])
+def test_a_bad_weight_file_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "w.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        FeatureExtractor("resnet18", weights=str(path))
+
+
+def test_unknown_network_and_layer_are_refused_with_what_there_is() -> None:
+    with pytest.raises(ConfigError, match='"resnet19" is not a timm network: did you mean'):
+        FeatureExtractor("resnet19", weights="random")
+    with pytest.raises(ConfigError, match='no layer "layer9": it has act1, layer1'):
+        random_resnet(layers=("layer9",))
+
+
+def test_without_hub_random_weights_come_with_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(backbones, "_hub_answers", lambda: False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    with pytest.warns(UserWarning, match="random weights"):
+        extractor = FeatureExtractor("resnet18", weights="pretrained")
+    assert extractor.backbone.source == "random"
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "regnety_002"])
+def test_folding_batch_norms_changes_nothing_but_rounding(name: str) -> None:
+    torch.manual_seed(0)
+    network = timm.create_model(name, pretrained=False).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    x = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        before = network.forward_features(x)
+        folded = fuse_batch_norms(network, x)
+        after = network.forward_features(x)
+    assert folded >= 15
+    torch.testing.assert_close(before, after, rtol=1e-3, atol=1e-4)
+
+
+def test_cached_features_are_the_computed_ones(tmp_path: Path) -> None:
+    extractor = random_resnet()
+    fresh = extractor(X)
+    extractor.cache = FeatureCache(tmp_path)
+    assert torch.equal(extractor(X), fresh)
+    extractor._extract = None  # type: ignore[assignment,method-assign]  # from here on only the cache can answer
+    assert torch.equal(extractor(X), fresh)
+
+
+def test_cache_knows_extractor_and_content(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path)
+    one, other = random_resnet(seed=1), random_resnet(seed=2)
+    one.cache = other.cache = cache
+    assert not torch.equal(one(X), other(X))
+    assert not torch.equal(one(X), one(X.flip(3)))
+    assert len(list(tmp_path.rglob("*.npy"))) == 9
+
+
+def test_a_damaged_cache_file_is_made_again(tmp_path: Path) -> None:
+    extractor = random_resnet()
+    extractor.cache = FeatureCache(tmp_path)
+    fresh = extractor(X)
+    for path in tmp_path.rglob("*.npy"):
+        path.write_bytes(path.read_bytes()[:100])
+    assert torch.equal(extractor(X), fresh)
+    assert all(np.load(path).shape == fresh.shape[1:] for path in tmp_path.rglob("*.npy"))
