@@ -20,14 +20,13 @@ from anomalib_med.errors import ConfigError, ModelError, ReadError
 from anomalib_med.features import FeatureCache
 from anomalib_med.model_file import Json, ModelFiles, read_model, write_model
 from anomalib_med.models.base import Detector, Progress, silent
-from anomalib_med.models.registry import detector_class
+from anomalib_med.models.registry import detectors
 from anomalib_med.outputs.result import Result
 from anomalib_med.outputs.scores import Scores
 from anomalib_med.preprocessing import Frame, Frames, Preprocessing, collate
 from anomalib_med.version import __version__
 
 DEFAULT_RATE = 0.05
-LOOKED_AT = 16  # images that the window is chosen from
 BACKBONE_PREFIX, DETECTOR_PREFIX = "backbone.", "detector."
 
 Scored = tuple[Result, np.ndarray | None]
@@ -109,8 +108,7 @@ class FittedModel:
         The result, and where `display` is asked for the image windowed for the eye (uint8). A sample that cannot be
         read has a result with the reason as its status.
         """
-        if not 0 < false_alarm_rate < 1:
-            raise ConfigError(f"false-alarm rate {false_alarm_rate:g} must lie between 0 and 1, for example 0.05")
+        check_rate(false_alarm_rate)
         frames = Frames(samples, self.preprocessing, display=display)
         for done, (sample, outcome) in enumerate(self.score_frames(frames), 1):
             if isinstance(outcome, ReadError):
@@ -139,9 +137,10 @@ class FittedModel:
     def describe(self) -> Json:
         """What model.json says, without file hashes."""
         threshold = self.threshold()
-        backbone: Json = {}
+        settings, backbone = self.detector.config.model_dump(mode="json"), cast(Json, {})
         if self.detector.extractor is not None:
             b = self.detector.extractor.backbone
+            settings["weights"] = b.source  # not the path: it is nobody's business, and the weights are in the model
             backbone = {
                 "name": b.name,
                 "layers": list(b.layers),
@@ -150,7 +149,7 @@ class FittedModel:
             }
         return {
             "anomalib_med": __version__,
-            "detector": {"name": self.detector.name, "settings": self.detector.config.model_dump(mode="json")},
+            "detector": {"name": self.detector.name, "settings": settings},
             "preprocessing": self.preprocessing.model_dump(mode="json"),
             "backbone": backbone,
             "map_range": list(self.map_range),
@@ -233,6 +232,18 @@ class FittedModel:
         )
 
 
+def check_rate(false_alarm_rate: float) -> None:
+    """See that a false-alarm rate is one.
+
+    Raises
+    ------
+    ConfigError
+        Where it does not lie between 0 and 1.
+    """
+    if not 0 < false_alarm_rate < 1:
+        raise ConfigError(f"false-alarm rate {false_alarm_rate:g} must lie between 0 and 1, for example 0.05")
+
+
 def _result(sample: Sample, score: float, **rest: object) -> Result:
     path = "" if sample.path is None else str(sample.path)
     return Result(sample.id, path, sample.frame, sample.patient, score, **rest)  # type: ignore[arg-type]
@@ -250,7 +261,13 @@ def load(folder: str | Path, *, device: str = "auto") -> FittedModel:
     d = files.description
     try:
         named = cast(dict[str, JsonValue], d["detector"])
-        detector = detector_class(str(named["name"]))(**cast(dict[str, object], named["settings"]))
+        known = detectors()
+        if named["name"] not in known:
+            raise ModelError(
+                f'{folder}: its detector "{named["name"]}" is not part of this package; '
+                "import the module that defines it before loading, or upgrade anomalib-med"
+            )
+        detector = known[str(named["name"])](**cast(dict[str, object], named["settings"]))
         tensors = files.tensors
         backbone = {k[len(BACKBONE_PREFIX) :]: v.float() for k, v in tensors.items() if k.startswith(BACKBONE_PREFIX)}
         if backbone:

@@ -89,7 +89,13 @@ def fit(
     if cache is not None:
         model.use_cache(cache)
     frames = Frames(kept, preprocessing, progress=_counter(progress, "reading normals", len(kept)))
-    detector.fit(frames)
+    try:
+        detector.fit(frames)
+    except FitError as error:
+        if len(frames.failures) < len(kept):
+            raise
+        first = next(iter(frames.failures.values()))
+        raise FitError(f"none of the {len(kept)} normals could be read, first: {first}") from error
     model.failures.update(frames.failures)
     _calibrate(model, kept, held_out, progress)
     model.training = _fingerprint(samples, kept, held_out, model, seed)
@@ -109,13 +115,15 @@ def _settled(preprocessing: Preprocessing, samples: Sequence[Sample], detector: 
 def _readable(samples: Sequence[Sample]) -> Iterator[Image]:
     for sample in samples:
         try:
-            yield read(sample)
+            image = read(sample)
         except ReadError:
             continue  # reported when the frames are read
+        if np.ptp(image.pixels) > 0:  # an empty image says nothing of the others, and is refused later
+            yield image
 
 
 def _calibrate(model: FittedModel, kept: Sequence[Sample], held_out: Sequence[Sample], progress: Progress) -> None:
-    """Score the held-out normals for p-values and the colour scale of maps; training normals where none are held out."""
+    """Score held-out normals for p-values and the colour scale of maps; where there are none, training normals."""
     judged = list(held_out) or list(kept[:64])
     stage = "scoring held-out normals" if held_out else "scaling maps"
     frames = Frames(judged, model.preprocessing, progress=_counter(progress, stage, len(judged)))
@@ -145,6 +153,7 @@ def _calibrate(model: FittedModel, kept: Sequence[Sample], held_out: Sequence[Sa
 def _fingerprint(
     samples: Sequence[Sample], kept: Sequence[Sample], held_out: Sequence[Sample], model: FittedModel, seed: int
 ) -> Json:
+    kept, held_out = ([s for s in part if s.id not in model.failures] for part in (kept, held_out))
     packages: Json = {name: version(name) for name in ("torch", "timm", "numpy", "opencv-python-headless")}
     return {
         "images": len(kept),
@@ -168,8 +177,8 @@ def _notes(model: FittedModel) -> list[str]:
         notes.append("no normals were held out: scores have no p-values and nothing is flagged")
     elif model.calibration.patient_count < patients_needed(DEFAULT_RATE):
         notes.append(
-            f"only {model.calibration.patient_count} patients were held out: nothing can be flagged below a false-alarm "
-            f"rate of {model.calibration.smallest_p:.3f} (5 % needs {patients_needed(DEFAULT_RATE)})"
+            f"only {model.calibration.patient_count} patients were held out: nothing can be flagged below a "
+            f"false-alarm rate of {model.calibration.smallest_p:.3f} (5 % needs {patients_needed(DEFAULT_RATE)})"
         )
     return notes
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,16 +59,34 @@ def write_model(folder: Path, files: ModelFiles, *, overwrite: bool = False) -> 
         description: Json = {"format": FORMAT, **files.description, "files": hashes}
         description["sha256"] = _own_hash(description)
         (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        temporary.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)  # empty, or a model that may be replaced: check_writable saw to it
-        temporary.replace(folder)
+        # mkdtemp and safetensors lock others out; what the user's umask allows is that of an ordinary file.
+        mode = stat.S_IMODE((temporary / DESCRIPTION).stat().st_mode)
+        (temporary / WEIGHTS).chmod(mode)
+        temporary.chmod(mode | (mode & 0o444) >> 2)
+        _put_in_place(temporary, folder)
     except (OSError, SafetensorError) as error:
         raise OutputError(
             f"{folder}: the model cannot be written ({error}); free space or choose another folder"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put_in_place(new: Path, folder: Path) -> None:
+    """Rename a finished model; the one it replaces goes when it is there, and comes back where that fails."""
+    old = new.with_name(f"{new.name}-old")
+    if folder.exists():
+        folder.replace(old)
+    try:
+        new.replace(folder)
+    except BaseException:
+        if old.exists():
+            old.replace(folder)
+        raise
+    if old.is_symlink():
+        old.unlink()
+    elif old.exists():
+        shutil.rmtree(old)
 
 
 def check_writable(folder: Path, *, overwrite: bool = False) -> None:

@@ -1,6 +1,8 @@
 """Scores images into a folder: the table, maps, overlays and report of ``anomed score``, streaming and resumable."""
 
-from collections.abc import Mapping
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +10,8 @@ import numpy as np
 
 from anomalib_med.datasets.folder import Source, discover
 from anomalib_med.datasets.sample import Sample
-from anomalib_med.datasets.splits import ids_hash
-from anomalib_med.fitted import DEFAULT_RATE, FittedModel
+from anomalib_med.errors import InputError
+from anomalib_med.fitted import DEFAULT_RATE, FittedModel, check_rate
 from anomalib_med.models.base import Progress, silent
 from anomalib_med.outputs.report import write_report
 from anomalib_med.outputs.scores import Scores
@@ -74,10 +76,14 @@ def score_to_folder(
     ------
     InputError
         No images.
+    ConfigError
+        A rate that makes no sense; nothing is written then.
     OutputError
         The folder holds something else, or the disk is full; what was scored is kept.
     """
-    samples = discover(images, patient_pattern=patient_pattern, keep_patient_ids=keep_patient_ids)
+    check_rate(false_alarm_rate)
+    found = discover(images, patient_pattern=patient_pattern, keep_patient_ids=keep_patient_ids)
+    samples = _outside(found, Path(out))
     writer = _writer(model, samples, Path(out), false_alarm_rate, table, maps, overlays or report, overwrite)
     with writer:
         done = writer.done
@@ -94,6 +100,15 @@ def score_to_folder(
     page = _report(model, Path(out), samples, false_alarm_rate) if report else None
     counts = writer.counts
     return Summary(counts["scored"], counts["flagged"], counts["failed"], offset, page)
+
+
+def _outside(samples: Sequence[Sample], out: Path) -> list[Sample]:
+    """Leave out what lies in the output folder: maps and overlays of an earlier run are no images to be scored."""
+    folder = os.path.join(os.path.abspath(out), "")  # noqa: PTH100, PTH118 - links are kept as they are named
+    kept = [s for s in samples if s.path is None or not os.path.abspath(s.path).startswith(folder)]  # noqa: PTH100
+    if not kept:
+        raise InputError(f"{out}: the images lie in the output folder; choose another folder for the results")
+    return kept
 
 
 def write_scores(scores: Scores, out: Path) -> Path:
@@ -117,7 +132,7 @@ def _writer(
     overlays: bool,
     overwrite: bool,
 ) -> ResultWriter:
-    fingerprint = {"model": model.fingerprint(), "images": ids_hash(samples), "false_alarm_rate": repr(rate)}
+    fingerprint = {"model": model.fingerprint(), "images": _images_hash(samples), "false_alarm_rate": repr(rate)}
     return ResultWriter(
         out,
         fingerprint=fingerprint,
@@ -127,6 +142,26 @@ def _writer(
         overlays=overlays,
         overwrite=overwrite,
     )
+
+
+def _images_hash(samples: Sequence[Sample]) -> str:
+    """SHA-256 of what is scored, so that results are never taken for those of other images under the same names.
+
+    Of a file its path, size and time of change count, of an array its pixels.
+    """
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(repr((sample.id, sample.frame, _file_state(sample.path))).encode("utf-8", "surrogatepass"))
+        if sample.array is not None:
+            digest.update(repr((sample.array.shape, sample.array.dtype.str)).encode() + sample.array.tobytes())
+    return digest.hexdigest()
+
+
+def _file_state(path: Path | None) -> tuple[str, int, int]:
+    if path is None or not path.exists():
+        return str(path), 0, 0
+    state = path.stat()
+    return str(path), state.st_size, state.st_mtime_ns
 
 
 def _report(model: FittedModel, out: Path, samples: list[Sample], rate: float) -> Path:

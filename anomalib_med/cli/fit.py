@@ -1,5 +1,7 @@
 """``anomed fit``: normals in, a model folder out."""
 
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -8,6 +10,9 @@ from pydantic import JsonValue
 from anomalib_med.cli.main import EXIT_FAILED_IMAGES
 from anomalib_med.cli.options import EXISTING_OR_GLOB, FOLDER, device_option, parse_settings, patient_option
 from anomalib_med.cli.progress import ProgressDisplay
+from anomalib_med.errors import ConfigError
+
+LISTED = 10  # unreadable images that are named
 
 EPILOG = """\b
 Examples:
@@ -91,7 +96,7 @@ def command(
     images: dict[str, JsonValue] = dict(planned.get("preprocessing", {}))
     sized: dict[str, JsonValue] = {"size": size, "aspect": aspect, "windows": [_window(w) for w in windows] or None}
     images |= {key: value for key, value in sized.items() if value is not None}
-    planned_share = float(str(planned.get("fit", {}).get("calibration", 0.2)))
+    planned_share = _planned_share(planned.get("fit", {}))
     check_writable(output, overwrite=overwrite)
     with ProgressDisplay() as progress:
         model = fit(
@@ -112,10 +117,24 @@ def command(
     )
     for note in model.notes:
         click.echo(f"note: {note}")
-    for identity, reason in model.failures.items():
-        click.echo(f"left out: {identity}: {reason}", err=True)
+    for identity, reason in islice(model.failures.items(), LISTED):
+        text = reason if identity in reason else f"{identity}: {reason}"
+        click.echo(f"anomed: left out: {text}", err=True)
+    if len(model.failures) > LISTED:
+        click.echo(f"anomed: left out: {len(model.failures) - LISTED} more", err=True)
     click.echo(f"model: {output}")
     return EXIT_FAILED_IMAGES if model.failures else 0
+
+
+def _planned_share(table: Mapping[str, JsonValue]) -> float:
+    """The share of normals to be held out that the [fit] table of a recipe asks for."""
+    for key in table:
+        if key != "calibration":
+            raise ConfigError(f'recipe, [fit]: there is no option "{key}"; it has calibration')
+    share = table.get("calibration", 0.2)
+    if not isinstance(share, int | float):
+        raise ConfigError(f"recipe, [fit]: calibration {share!r} must be a share from 0 to below 1, for example 0.2")
+    return share
 
 
 def _window(text: str) -> JsonValue:

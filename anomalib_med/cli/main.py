@@ -1,6 +1,7 @@
 """``anomed``: the entry point, and what a user sees of errors, warnings and interruptions."""
 
 import sys
+import traceback
 import warnings
 from typing import TextIO
 
@@ -62,34 +63,39 @@ def main(arguments: list[str] | None = None) -> int:
     0 done; 2 wrong use or input, in one line; 3 done, but some images could not be read; 130 interrupted; 1 an error
     that the program did not expect.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    warnings.showwarning = _show_warning
-    if "--debug" in arguments:  # wherever it stands
+    arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    debug = "--debug" in arguments
+    if debug:  # wherever it stands
         arguments = ["--debug", *(a for a in arguments if a != "--debug")]
-        return int(cli.main(arguments, prog_name="anomed", standalone_mode=False) or 0)
+    warnings.showwarning = _show_warning
     try:
         return int(cli.main(arguments, prog_name="anomed", standalone_mode=False) or 0)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return EXIT_ERROR
-    except click.ClickException as error:
-        return _say(error.format_message(), EXIT_ERROR)
-    except AnomedError as error:
-        return _say(str(error), EXIT_ERROR)
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        return _say(
-            "interrupted; what was written is kept, the same score command goes on from there", EXIT_INTERRUPTED
-        )
-    except BrokenPipeError:
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        return _report(error)
+
+
+def _report(error: BaseException) -> int:
+    """Say in one line what went wrong; returns the exit code."""
+    if isinstance(error, KeyboardInterrupt | click.exceptions.Abort):
+        _say("interrupted; anomed score goes on from here when the same command is run again, anomed fit starts anew")
+        return EXIT_INTERRUPTED
+    if isinstance(error, BrokenPipeError):
         return EXIT_UNEXPECTED
-    except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        return _say(f"unexpected {text}; run again with --debug for the traceback", EXIT_UNEXPECTED)
+    if isinstance(error, click.ClickException):
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        _say(error.format_message() + (f" See {context.command_path} --help" if context else ""))
+        return EXIT_ERROR
+    if isinstance(error, AnomedError):
+        _say(str(error))
+        return EXIT_ERROR
+    _say(f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback")
+    return EXIT_UNEXPECTED
 
 
-def _say(message: str, code: int) -> int:
-    click.echo(f"anomed: {message}", err=True)
-    return code
+def _say(message: str) -> None:
+    click.echo(f"anomed: {' '.join(message.splitlines())}", err=True)
 
 
 def _show_warning(
@@ -101,7 +107,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     if issubclass(category, UserWarning):
-        click.echo(f"anomed: warning: {message}", err=True)
+        _say(f"warning: {message}")
 
 
 def run() -> None:

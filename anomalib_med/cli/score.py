@@ -109,6 +109,6 @@ def command(
     if summary.report:
         click.echo(f"report: {summary.report}")
     if summary.failed:
-        click.echo(f"{summary.failed} images could not be scored, see {output / 'failures.csv'}", err=True)
+        click.echo(f"anomed: {summary.failed} images could not be scored, see {output / 'failures.csv'}", err=True)
         return EXIT_FAILED_IMAGES
     return 0

@@ -131,8 +131,11 @@ class FeatureExtractor:
             raise ConfigError(f"the backbone takes 1 or 3 channels, got {x.shape[1]}: choose one or three windows")
         x = x.to(self.device, non_blocking=True)
         x = ((x - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(
-            self.device.type, dtype=getattr(torch, self.precision), enabled=self.precision != "float32"
+        halved = self.precision != "float32"
+        # With TF32 allowed, a GPU would round the factors of "float32" convolutions to 10 bits.
+        with (
+            torch.autocast(self.device.type, dtype=getattr(torch, self.precision), enabled=halved),
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=halved),
         ):
             outputs = self.backbone.intermediates(x)
         return self._join([output.float() for output in outputs])

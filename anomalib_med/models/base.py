@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 from anomalib_med.errors import ConfigError
 from anomalib_med.features.extractor import FeatureExtractor, Precision
 from anomalib_med.models import registry
-from anomalib_med.models.pooling import pool, top_share
+from anomalib_med.models.pooling import parse_pooling, pool
 
 # Called with what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
@@ -50,7 +50,7 @@ class DetectorConfig(BaseModel):
     seed
         Of every random choice the detector makes.
     pooling
-        From map to image score: "max", "mean", or "top<q>%", see :func:`anomalib_med.models.pooling.pool`.
+        From map to image score: "max", "mean", "top<q>%" or "power<p>", see :func:`anomalib_med.models.pooling.pool`.
     smoothing
         Standard deviation of the Gaussian on the map that is shown and written, in pixels of the model input. It does
         not change the score.
@@ -59,14 +59,14 @@ class DetectorConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = 0
-    pooling: str = "mean"
+    pooling: str = "power8"
     smoothing: float = Field(4.0, ge=0)
 
     @field_validator("pooling")
     @classmethod
     def _known_pooling(cls, pooling: str) -> str:
         try:
-            top_share(pooling)
+            parse_pooling(pooling)
         except ConfigError as error:
             raise ValueError(str(error)) from None
         return pooling

@@ -13,8 +13,8 @@ def safe_stem(id: str) -> str:
     """Stem of the files that belong to an image, safe on every file system whatever the id holds.
 
     Characters outside ``[A-Za-z0-9._-]`` become ``_``, so nothing leaves the output folder. Where anything had to be
-    changed, ``-`` and 16 hex digits of the SHA-256 of the id keep distinct ids apart. An id with capitals gets them too,
-    because ``A.png`` and ``a.png`` are one file on some systems, and so does one that already ends like a hash.
+    changed, ``-`` and 16 hex digits of the SHA-256 of the id keep distinct ids apart. An id with capitals gets them
+    too, because ``A.png`` and ``a.png`` are one file on some systems, and so does one that already ends like a hash.
 
     Parameters
     ----------

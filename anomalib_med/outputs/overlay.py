@@ -65,7 +65,7 @@ def triptych(display: np.ndarray, map: np.ndarray, colour_range: tuple[float, fl
     Parameters
     ----------
     display
-        uint8 ``(H, W)`` or ``(H, W, 3)`` RGB, the image as a person looks at it.
+        uint8 ``(H', W')`` or ``(H', W', 3)`` RGB, the image as a person looks at it, at any resolution.
     map
         float ``(H, W)``, its anomaly map.
     colour_range
@@ -78,10 +78,10 @@ def triptych(display: np.ndarray, map: np.ndarray, colour_range: tuple[float, fl
     Raises
     ------
     ValueError
-        Image and map differ in size, or the image is not uint8.
+        The image is not uint8.
     """
-    if display.dtype != np.uint8 or display.shape[:2] != map.shape:
-        raise ValueError(f"display {display.dtype} {display.shape} and map {map.shape} must be uint8 and of one size")
+    if display.dtype != np.uint8:
+        raise ValueError(f"display is {display.dtype}, it must be uint8")
     display, map = _resized(_rgb(display), map)
     height, width = map.shape
     canvas_height = max(height, _LEAST_HEIGHT)
@@ -122,12 +122,10 @@ def _rgb(display: np.ndarray) -> np.ndarray:
 def _resized(display: np.ndarray, map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     longest = max(map.shape)
     scale = min(max(longest, _SHORTEST), _LONGEST) / longest
-    if scale == 1:
-        return display, map
     size = (max(1, round(map.shape[1] * scale)), max(1, round(map.shape[0] * scale)))
-    smaller = scale < 1
+    smaller = display.shape[0] > size[1]
     display = cv2.resize(display, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_NEAREST)
-    map = cv2.resize(map.astype(np.float32), size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    map = cv2.resize(map.astype(np.float32), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     return display, map
 
 

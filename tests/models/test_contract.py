@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_med import Detector, FittedModel, Preprocessing, detectors, fit, load
+from anomalib_med import Detector, FittedModel, Preprocessing, demo, detectors, fit, load
+from anomalib_med.datasets.synthetic import add_lesion, chest_phantom
 from anomalib_med.errors import ConfigError
 from anomalib_med.evaluation import image_auroc, pixel_auroc
 from tests.conftest import abnormal_picture, normal_picture
 
 NORMALS = np.stack([normal_picture(i) for i in range(24)])
-TEST_NORMALS = np.stack([normal_picture(1000 + i) for i in range(16)])
-PLANTED = [abnormal_picture(2000 + i) for i in range(16)]
-ABNORMALS = np.stack([image for image, _ in PLANTED])
-MASKS = [np.zeros(mask.shape, bool) for _, mask in PLANTED] + [mask for _, mask in PLANTED]
+ABNORMALS = np.stack([abnormal_picture(2000 + i)[0] for i in range(16)])
 
 # Settings that make a detector small enough for a test; a detector that is quick by default needs none.
 SMALL = {"patchcore": {"weights": "random", "bank_size": 300}}
+
+UNTRAINED = {"patchcore": demo.UNTRAINED}
 
 # Detectors of the package; tests and users may register more.
 NAMES = [name for name, detector in detectors().items() if detector.__module__.startswith("anomalib_med.")]
@@ -87,24 +87,34 @@ def test_grey_16_bit_and_colour_are_taken(model: FittedModel) -> None:
     assert np.isfinite(model.score(picture[None].astype(np.uint16) * 16).scores).all()
 
 
-def test_finds_planted_lesions_better_than_the_difference_to_the_mean_image(model: FittedModel) -> None:
-    scores = model.score(np.concatenate([TEST_NORMALS, ABNORMALS]))
-    labels = [0] * len(TEST_NORMALS) + [1] * len(ABNORMALS)
-    difference = np.abs(np.concatenate([TEST_NORMALS, ABNORMALS]).astype(np.float32) - NORMALS.mean(0))
-    baseline_image = image_auroc(labels, difference.mean((1, 2)))
-    baseline_pixel = pixel_auroc(MASKS, list(difference))
-    assert image_auroc(labels, scores.scores) > max(0.7, baseline_image)
-    assert pixel_auroc(MASKS, list(scores.maps)) > max(0.8, baseline_pixel)
+def phantoms(seeds: range, kind: str | None = None) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Chest phantoms, with a lesion of `kind` in each, and the masks."""
+    images, masks = [], []
+    for seed in seeds:
+        phantom = chest_phantom(seed, 128)
+        pixels, mask = phantom.pixels, np.zeros((128, 128), bool)
+        if kind is not None:
+            pixels, mask = add_lesion(pixels, phantom.lungs, kind, np.random.default_rng(seed))
+        images.append(pixels)
+        masks.append(mask)
+    return np.stack(images), masks
 
 
-def test_map_peaks_at_a_large_lesion(model: FittedModel) -> None:
-    hits = 0
-    for (image, mask), map in zip(PLANTED, model.score(ABNORMALS).maps, strict=True):
-        row, column = np.unravel_index(map.argmax(), map.shape)
-        near = mask[max(0, row - 8) : row + 9, max(0, column - 8) : column + 9]
-        hits += bool(near.any())
-        assert image.shape == map.shape
-    assert hits >= 0.6 * len(PLANTED)
+@pytest.mark.parametrize("name", NAMES)
+def test_finds_planted_lesions_better_than_the_difference_to_the_mean_image(name: str) -> None:
+    """With untrained features a detector finds sharp objects only; what it does with trained ones is in its card."""
+    normals, _ = phantoms(range(40))
+    healthy, no_masks = phantoms(range(1000, 1012))
+    diseased, masks = phantoms(range(2000, 2012), "foreign")
+    detector = detectors()[name](**SMALL.get(name, {}) | UNTRAINED.get(name, {}))
+    scores = fit(detector, normals, preprocessing=Preprocessing(size=128), device="cpu").score(
+        np.concatenate([healthy, diseased])
+    )
+    labels = [0] * len(healthy) + [1] * len(diseased)
+    difference = list(np.abs(np.concatenate([healthy, diseased]) - normals.mean(0)))
+    found = pixel_auroc(no_masks + masks, list(scores.maps))
+    assert found > max(0.75, pixel_auroc(no_masks + masks, difference) + 0.05)
+    assert image_auroc(labels, scores.scores) > image_auroc(labels, [d.mean() for d in difference])
 
 
 def test_unknown_option_is_refused_with_the_nearest_name(model: FittedModel) -> None:

@@ -22,11 +22,15 @@ def one_at_a_time(grid: np.ndarray, count: int) -> list[int]:
 def clustered(points: int, dimensions: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     centres = torch.randn(30, dimensions, generator=generator) * 4
-    return centres[torch.randint(30, (points,), generator=generator)] + torch.randn(points, dimensions, generator=generator)
+    return centres[torch.randint(30, (points,), generator=generator)] + torch.randn(
+        points, dimensions, generator=generator
+    )
 
 
 @pytest.mark.parametrize("candidates", [16, 300, 4096])
-@pytest.mark.parametrize("points", [torch.randn(4000, 24, generator=torch.Generator().manual_seed(0)), clustered(4000, 24)])
+@pytest.mark.parametrize(
+    "points", [torch.randn(4000, 24, generator=torch.Generator().manual_seed(0)), clustered(4000, 24)]
+)
 def test_blocks_pick_exactly_what_one_at_a_time_picks(points: torch.Tensor, candidates: int) -> None:
     grid = to_grid(points)
     assert greedy_in_blocks(grid, 400, candidates=candidates).tolist() == one_at_a_time(grid.numpy(), 400)
@@ -60,7 +64,10 @@ def test_grid_is_exact_in_float32() -> None:
 
 def test_every_point_is_near_a_centre_and_nearer_than_with_random_centres() -> None:
     points = clustered(3000, 8)
-    chosen, drawn = points[k_center(points, 60)], points[torch.randperm(3000, generator=torch.Generator().manual_seed(0))[:60]]
+    chosen, drawn = (
+        points[k_center(points, 60)],
+        points[torch.randperm(3000, generator=torch.Generator().manual_seed(0))[:60]],
+    )
     assert torch.cdist(points, chosen).amin(1).max() < 0.7 * torch.cdist(points, drawn).amin(1).max()
 
 

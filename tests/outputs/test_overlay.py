@@ -59,9 +59,14 @@ def test_a_nan_in_a_map_is_drawn_as_the_lowest_value():
     assert np.array_equal(colours(np.array([[np.nan]]), RANGE), colours(np.array([[0.0]]), RANGE))
 
 
-def test_image_and_map_of_different_size_are_refused():
-    with pytest.raises(ValueError, match="of one size"):
-        triptych(grey((4, 4)), np.zeros((4, 5), np.float32), RANGE)
+def test_an_image_of_another_resolution_is_fitted_to_its_map():
+    map = np.zeros((400, 300), np.float32)
+    assert triptych(grey((800, 600)), map, RANGE).shape == triptych(grey((400, 300)), map, RANGE).shape
+
+
+def test_an_image_that_is_not_8_bit_is_refused():
+    with pytest.raises(ValueError, match="must be uint8"):
+        triptych(np.zeros((4, 4)), np.zeros((4, 4), np.float32), RANGE)
 
 
 def test_the_overlay_file_is_a_jpeg_in_rgb_order(tmp_path):

@@ -57,8 +57,12 @@ def test_a_spot_comes_back_to_where_it_was(aspect: str, shape: tuple[int, int]) 
 
 def test_windows_become_channels_in_order() -> None:
     hu = np.linspace(-1000, 1000, 64 * 64, dtype=np.float32).reshape(64, 64)
-    frame = prepare(image(hu, modality="CT"), Preprocessing(size=64, windows=("lung", "mediastinum", (0.0, 100.0)), valid="all"))
-    for channel, (low, high) in zip(frame.pixels, [CT_WINDOWS["lung"], CT_WINDOWS["mediastinum"], (0, 100)], strict=True):
+    frame = prepare(
+        image(hu, modality="CT"), Preprocessing(size=64, windows=("lung", "mediastinum", (0.0, 100.0)), valid="all")
+    )
+    for channel, (low, high) in zip(
+        frame.pixels, [CT_WINDOWS["lung"], CT_WINDOWS["mediastinum"], (0, 100)], strict=True
+    ):
         np.testing.assert_allclose(channel, np.clip((hu - low) / (high - low), 0, 1), atol=1e-6)
 
 
@@ -67,7 +71,7 @@ def test_values_lie_between_0_and_1_whatever_the_image_holds() -> None:
     for window in ("percentile", "voi", "lung", (0.0, 1.0)):
         frame = prepare(image(wild), Preprocessing(size=64, windows=(window,)))
         assert frame.pixels.dtype == np.float32
-        assert 0 <= frame.pixels.min() and frame.pixels.max() <= 1
+        assert frame.pixels.min() >= 0 and frame.pixels.max() <= 1
 
 
 def test_voi_uses_the_window_of_the_file_and_else_percentiles() -> None:
@@ -76,7 +80,9 @@ def test_voi_uses_the_window_of_the_file_and_else_percentiles() -> None:
     stated = prepare(image(ramp, window=(1000, 2000)), settings_)
     np.testing.assert_allclose(stated.pixels[0], np.clip((ramp - 1000) / 1000, 0, 1), atol=1e-6)
     low, high = np.percentile(ramp, (0.5, 99.5))
-    np.testing.assert_allclose(prepare(image(ramp), settings_).pixels[0], np.clip((ramp - low) / (high - low), 0, 1), atol=1e-4)
+    np.testing.assert_allclose(
+        prepare(image(ramp), settings_).pixels[0], np.clip((ramp - low) / (high - low), 0, 1), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,7 +144,9 @@ def test_ct_valid_area_is_the_body_with_its_lungs_without_table_and_air() -> Non
 def test_missing_pixels_are_not_valid() -> None:
     missing = np.zeros((64, 64), bool)
     missing[10:30, 10:30] = True
-    valid = prepare(image(normal_picture(0, (64, 64)), missing=missing), Preprocessing(size=64, windows=((0.0, 255.0),))).valid
+    valid = prepare(
+        image(normal_picture(0, (64, 64)), missing=missing), Preprocessing(size=64, windows=((0.0, 255.0),))
+    ).valid
     assert (valid == ~missing).all()
 
 
@@ -149,7 +157,12 @@ def test_a_constant_image_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("settings_", "message"),
-    [({"size": 3}, "size"), ({"windows": ((5.0, 1.0),)}, "windows"), ({"aspect": "crop"}, "aspect"), ({"sice": 3}, 'did you mean "size"')],
+    [
+        ({"size": 3}, "size"),
+        ({"windows": ((5.0, 1.0),)}, "windows"),
+        ({"aspect": "crop"}, "aspect"),
+        ({"sice": 3}, 'did you mean "size"'),
+    ],
 )
 def test_impossible_settings_are_refused(settings_: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

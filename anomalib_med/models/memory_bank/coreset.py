@@ -59,7 +59,10 @@ def project(points: torch.Tensor, seed: int) -> torch.Tensor:
         return points.float()
     generator = torch.Generator().manual_seed(seed)
     matrix = torch.randn(dimensions, PROJECTION, generator=generator).div_(PROJECTION**0.5).to(points.device)
-    return torch.cat([rows.float() @ matrix for rows in torch.split(points, ROWS)])
+    projected = torch.empty(len(points), PROJECTION, device=points.device)
+    for start in range(0, len(points), ROWS):
+        projected[start : start + ROWS] = points[start : start + ROWS].float() @ matrix
+    return projected
 
 
 def to_grid(points: torch.Tensor) -> torch.Tensor:

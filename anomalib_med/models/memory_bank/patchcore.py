@@ -100,7 +100,9 @@ class PatchCore(Detector):
         assert extractor is not None
         capacity = max(1, int(self.config.max_bank_mb * 2**20 / (2 * extractor.channels)))
         share = max(1, capacity // max(1, len(frames)))
-        parts, seen = [], 0
+        # Memory that no patch is written to is never taken from the system.
+        pool = torch.empty(share * len(frames), extractor.channels, dtype=torch.float16)
+        filled = seen = 0
         for batch in frames.batches(extractor.batch_size):
             features = extractor(batch.x).cpu()
             cells = valid_cells(batch.valid, (features.shape[2], features.shape[3]))
@@ -109,10 +111,11 @@ class PatchCore(Detector):
                 seen += len(rows)
                 if len(rows) > share:
                     rows = rows[torch.randperm(len(rows), generator=generator)[:share]].sort().values
-                parts.append(grid.flatten(1).T[rows])
-        if not parts:
+                pool[filled : filled + len(rows)] = grid.flatten(1).T[rows]
+                filled += len(rows)
+        if not filled:
             raise FitError("no normal image could be read: see the failures listed, or check the folder")
-        return torch.cat(parts), seen
+        return pool[:filled], seen
 
     def _set_bank(self, bank: torch.Tensor) -> None:
         self.bank = bank.to(self.device).contiguous()
