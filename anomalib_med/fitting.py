@@ -176,8 +176,9 @@ def _notes(model: FittedModel) -> list[str]:
     if model.calibration is None:
         notes.append("no normals were held out: scores have no p-values and nothing is flagged")
     elif model.calibration.patient_count < patients_needed(DEFAULT_RATE):
+        count = model.calibration.patient_count
         notes.append(
-            f"only {model.calibration.patient_count} patients were held out: nothing can be flagged below a "
+            f"only {count} {'patient was' if count == 1 else 'patients were'} held out: nothing can be flagged below a "
             f"false-alarm rate of {model.calibration.smallest_p:.3f} (5 % needs {patients_needed(DEFAULT_RATE)})"
         )
     return notes

@@ -1,5 +1,8 @@
 """Small files of several kinds, written where a test wants them."""
 
+# nibabel leaves most of its functions without types.
+# mypy: disallow-untyped-calls=False
+
 from pathlib import Path
 
 import cv2

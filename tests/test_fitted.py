@@ -16,6 +16,8 @@ from anomalib_med.models.base import TrainingFrames
 from tests.conftest import SMALL, abnormal_picture, normal_picture, small_patchcore
 from tests.made_up_files import write_dicom, write_nifti
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*(random weights|held out)")
+
 PICTURES = np.stack([normal_picture(300 + i) for i in range(6)])
 ABNORMAL = np.stack([abnormal_picture(400 + i)[0] for i in range(6)])
 

@@ -17,6 +17,8 @@ from anomalib_med.model_file import ModelFiles, check_writable, read_model, writ
 from tests.conftest import SMALL, normal_picture, small_patchcore
 from tests.made_up_files import PATIENT_ID, PATIENT_NAME, write_dicom
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*(random weights|held out)")
+
 FILES = ModelFiles({"a": 1}, {"w": torch.arange(6).reshape(2, 3)}, {"scores": [0.5]})
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pytest
-from pydicom.pixels.decoders import JPEG2000LosslessDecoder
+from pydicom.pixels.decoders.base import JPEG2000LosslessDecoder
 from pydicom.uid import JPEG2000Lossless
 
 from anomalib_med import FittedModel
@@ -193,7 +193,7 @@ def test_a_volume_with_some_nan_is_scored_and_its_slices_without_a_number_are_li
 
 # Nothing to work on
 
-NOTHING = {
+NOTHING: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "empty folder": (lambda root: (root / "in").mkdir(), "in", r"in: the folder is empty"),
     "no images": (
         lambda root: (root / "notes.txt").write_text("none"),

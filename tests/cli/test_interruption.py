@@ -164,7 +164,8 @@ def test_a_real_process_stops_at_ctrl_c_and_another_one_goes_on_to_the_same_byte
 ) -> None:
     images = write_pictures(tmp_path / "images", 150, shape=(400, 400))
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "anomalib_med", "score", saved_model, images, "-o", out, "--device", "cpu"]
+    arguments = ["score", str(saved_model), str(images), "-o", str(out), "--device", "cpu"]
+    command = [sys.executable, "-m", "anomalib_med", *arguments]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -13,6 +13,8 @@ from tests.cli.command import SMALL_FIT, Outcome, anomed, assert_refused, conten
 from tests.conftest import normal_picture
 from tests.made_up_files import PATIENT_ID, PATIENT_NAME, write_dicom, write_table
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*(random weights|held out)")
+
 
 @pytest.fixture(scope="module")
 def scored(saved_model: Path, images_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
