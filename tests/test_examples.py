@@ -188,7 +188,8 @@ def test_recipe_of_patchcore_is_the_defaults() -> None:
 
 def test_card_of_patchcore_states_every_default() -> None:
     card = (ROOT / "models" / "patchcore" / "README.md").read_text(encoding="utf-8")
-    stated = dict(re.findall(r"^\| `(\w+)` \| `?([^|`]*?)`? \|", card, re.MULTILINE))
+    settings = card.partition("## Settings")[2].partition("## Results")[0]
+    stated = dict(re.findall(r"^\| `(\w+)` \| `?([^|`]*?)`? \|", settings, re.MULTILINE))
     defaults = PatchCore().config.model_dump()
     assert set(stated) == set(defaults)
     assert stated.pop("layers") == "strides 8 and 16"
