@@ -224,7 +224,6 @@ def test_an_unknown_name_of_a_detector_is_refused_with_the_nearest() -> None:
         fit("patchcor", PICTURES)
 
 
-@pytest.mark.xfail(strict=True, reason="PatchCore searches cached and computed features in different memory layouts")
 def test_scores_with_and_without_a_cache_are_identical(folder: Path, tmp_path: Path) -> None:
     expected = small_fit(folder).score(folder).scores.tolist()
     cached = small_fit(folder, cache=tmp_path / "cache")

@@ -150,7 +150,8 @@ class FeatureExtractor:
             if output.shape[-2:] != grid:
                 output = F.interpolate(output, size=grid, mode="bilinear", align_corners=False)
             joined.append(output.half())
-        return torch.cat(joined, dim=1)
+        # One memory layout, whether computed now or read from a cache: a search rounds differently in another.
+        return torch.cat(joined, dim=1).contiguous(memory_format=torch.contiguous_format)
 
     def _network(self) -> nn.Module:
         return self.backbone.network
