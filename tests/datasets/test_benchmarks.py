@@ -1,0 +1,158 @@
+"""What named data sets promise: the published layout is read, the split is leak-free, and what is missing is named."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomalib_med.datasets import read
+from anomalib_med.datasets.benchmarks import benchmark_card, benchmark_names, check_benchmark, open_benchmark
+from anomalib_med.datasets.masks import read_mask
+from anomalib_med.errors import ConfigError, InputError
+from tests.datasets import layouts
+
+# Name: the tree, then images to train on, normals and abnormals to test.
+LAYOUTS: dict[str, tuple[Callable[[Path], None], int, int, int]] = {
+    "zhanglab_dev": (layouts.zhanglab_dev, 3, 1, 2),
+    "nih_rsna": (layouts.nih_rsna, 2, 1, 2),
+    "nih_rsna_nlp": (layouts.nih_rsna, 2, 1, 2),
+    "covid_cxr_lesions": (layouts.covid_cxr_lesions, 2, 0, 1),
+    "covid_ct": (layouts.covid_ct, 3, 3, 3),
+    "ct_lung_patches": (layouts.ct_lung_patches, 2, 1, 2),
+    "brats2013": (layouts.brats2013, 3, 3, 3),
+    "folder": (layouts.folder, 2, 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_layout_is_read(name: str, tmp_path: Path) -> None:
+    build, train, normal, abnormal = LAYOUTS[name]
+    build(tmp_path)
+    benchmark = open_benchmark(name, tmp_path)
+    assert len(benchmark.train) == train
+    assert [sum(s.label == label for s in benchmark.test) for label in (0, 1)] == [normal, abnormal]
+    assert {s.label for s in benchmark.train} == {0}
+    everything = [*benchmark.train, *benchmark.test]
+    assert len({s.id for s in everything}) == len(everything)
+    for sample in everything:
+        image = read(sample)
+        mask = read_mask(sample, image.shape)
+        assert mask is None or mask.shape == image.shape
+        assert mask is None or mask.any() == bool(sample.label)
+        assert (mask is not None) or "pixel" not in benchmark.tasks
+        if "box" in benchmark.tasks and sample.label == 1:
+            assert sample.boxes
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_patients_are_on_one_side(name: str, tmp_path: Path) -> None:
+    LAYOUTS[name][0](tmp_path)
+    benchmark = open_benchmark(name, tmp_path)
+    if not benchmark_card(name).shared_patients:
+        assert not {s.patient for s in benchmark.train} & {s.patient for s in benchmark.test}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_each_missing_file_is_named_with_its_place(name: str, tmp_path: Path) -> None:
+    LAYOUTS[name][0](tmp_path)
+    whole = open_benchmark(name, tmp_path)
+    for path in sorted({s.mask for s in whole.test if s.mask is not None})[:1]:
+        content = path.read_bytes()
+        path.unlink()
+        if name != "folder":
+            with pytest.raises(InputError, match=f"no mask {path}"):
+                open_benchmark(name, tmp_path)
+        path.write_bytes(content)
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(InputError, match=f"{name}: no (file|table) {tmp_path}"):
+        open_benchmark(name, tmp_path)
+    assert check_benchmark(name, tmp_path).missing
+
+
+def test_every_data_set_has_a_layout_test_and_a_card() -> None:
+    for name in benchmark_names():
+        described = benchmark_card(name)
+        assert described.name == name
+        assert described.notes, f"{name}: every set has a trap"
+        assert described.group or described.adapter
+
+
+def test_a_name_that_is_not_known_gets_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match='"nih_rnsa" is not known: did you mean "nih_rsna"'):
+        open_benchmark("nih_rnsa", tmp_path)
+    with pytest.raises(InputError, match=r"no folder .*absent: give the folder of the data set"):
+        open_benchmark("folder", tmp_path / "absent")
+
+
+def test_the_root_may_be_the_data_set_or_hold_it(tmp_path: Path) -> None:
+    layouts.brats2013(tmp_path)
+    assert open_benchmark("brats2013", tmp_path).split_hash == (
+        open_benchmark("brats2013", tmp_path / "brats2013_flair").split_hash
+    )
+
+
+def test_boxes_are_in_pixels_of_the_image(tmp_path: Path) -> None:
+    layouts.nih_rsna(tmp_path)
+    abnormal = [s for s in open_benchmark("nih_rsna", tmp_path).test if s.label == 1]
+    assert abnormal[0].boxes == ((4.0, 2.0, 3.0, 5.0), (1.0, 1.0, 2.0, 2.0))
+
+
+def test_a_smaller_set_than_the_protocol_says_so_in_its_notes(tmp_path: Path) -> None:
+    layouts.brats2013(tmp_path)
+    notes = open_benchmark("brats2013", tmp_path).notes
+    assert "train: 3 images, 147 in the protocol: not comparable with published numbers" in notes
+
+
+def test_a_patient_on_both_sides_is_refused(tmp_path: Path) -> None:
+    layouts.zhanglab_dev(tmp_path)
+    layouts.picture(tmp_path / "zhanglab_cxr/test/normal/IM-0115-0002.jpeg")
+    with pytest.raises(InputError, match="1 patients are on both sides of the split, the first is IM-0115"):
+        open_benchmark("zhanglab_dev", tmp_path)
+    assert check_benchmark("zhanglab_dev", tmp_path).shared_patients == ("IM-0115",)
+
+
+def test_a_stray_file_is_refused_by_name(tmp_path: Path) -> None:
+    layouts.zhanglab_dev(tmp_path)
+    layouts.picture(tmp_path / "zhanglab_cxr/test/normal/holiday.jpeg")
+    with pytest.raises(InputError, match=r"holiday\.jpeg: not a name of this data set"):
+        open_benchmark("zhanglab_dev", tmp_path)
+
+
+def test_another_table_is_refused_with_its_columns(tmp_path: Path) -> None:
+    layouts.brats2013(tmp_path)
+    layouts.table(tmp_path / "brats2013_flair/manifest.csv", "path,label", ["a.png,0"])
+    with pytest.raises(InputError, match=r"manifest\.csv: no column named 'file'.*label, path"):
+        open_benchmark("brats2013", tmp_path)
+
+
+def test_the_check_counts_and_reads(tmp_path: Path) -> None:
+    layouts.zhanglab_dev(tmp_path)
+    (tmp_path / "zhanglab_cxr/test/virus/person1005_virus_1234.jpeg").write_bytes(b"cut")
+    found = check_benchmark("zhanglab_dev", tmp_path)
+    assert found.counts == {"train": (3, 1057), "test normal": (1, 148), "test abnormal": (2, 300)}
+    assert found.read == 6
+    assert len(found.unreadable) == 1
+    assert "person1005_virus_1234.jpeg" in found.unreadable[0]
+    assert not found.ok
+
+
+def test_the_split_hash_knows_side_and_label(tmp_path: Path) -> None:
+    layouts.brats2013(tmp_path)
+    before = open_benchmark("brats2013", tmp_path).split_hash
+    (tmp_path / "brats2013_flair/PROVENANCE.md").write_text("text")
+    assert open_benchmark("brats2013", tmp_path).split_hash == before
+    manifest = tmp_path / "brats2013_flair/manifest.csv"
+    kept = [line for line in manifest.read_text().splitlines() if "pat0001_z011" not in line]
+    manifest.write_text("\n".join(kept))
+    assert open_benchmark("brats2013", tmp_path).split_hash != before
+
+
+def test_filled_mask_equals_what_was_drawn(tmp_path: Path) -> None:
+    layouts.brats2013(tmp_path)
+    sample = next(s for s in open_benchmark("brats2013", tmp_path).test if s.label == 1)
+    mask = read_mask(sample)
+    assert mask is not None
+    assert np.argwhere(mask).tolist() == [[r, c] for r in range(4, 7) for c in range(8, 12)]
