@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from anomalib_med.datasets.layout.card import Card, card_paths, read_card
+from anomalib_med.datasets.layout.card import Card, Published, card_paths, read_card
 from anomalib_med.datasets.layout.groups import card_samples
+from anomalib_med.datasets.layout.nodules import nodule_samples
+from anomalib_med.datasets.layout.tables import compiled, fill, matches
 from anomalib_med.datasets.layout.tree import Tree
 from anomalib_med.datasets.masks import has_mask
 from anomalib_med.datasets.readers import read
@@ -176,10 +178,11 @@ def check_benchmark(name: str, root: Path, *, images: int | None = 60) -> Benchm
     everything = [*train, *test]
     number = len(everything) if images is None else min(images, len(everything))
     chosen = [everything[i * len(everything) // number] for i in range(number)]
+    counts = _counts(card, train, test) | {item.what: (_found(item, tree), item.number) for item in card.published}
     return BenchmarkCheck(
         name=name,
         root=tree.root,
-        counts=_counts(card, train, test),
+        counts=counts,
         missing=tuple(tree.missing),
         shared_patients=() if card.shared_patients else tuple(_shared_patients(train, test)),
         unlocated=tuple(s.id for s in test if s.label == 1 and not has_mask(s)) if located else (),
@@ -197,9 +200,9 @@ def split_hash(train: Iterable[Sample], test: Iterable[Sample]) -> str:
 def _collected(card: Card, root: Path) -> tuple[Tree, list[Sample], list[Sample]]:
     if not root.is_dir():
         raise InputError(f"{card.name}: no folder {root}: give the folder of the data set, or the one that holds it")
-    inner = root / card.folder
-    tree = Tree(inner if card.folder and inner.is_dir() else root)
-    return tree, *card_samples(card, tree)
+    tree = Tree(next((root / name for name in card.folder if (root / name).is_dir()), root))
+    train, test = nodule_samples(card.nodules, tree) if card.nodules else card_samples(card, tree)
+    return tree, train, test
 
 
 def _shared_patients(train: Iterable[Sample], test: Iterable[Sample]) -> list[str]:
@@ -213,6 +216,13 @@ def _counts(card: Card, train: list[Sample], test: list[Sample]) -> dict[str, tu
         "test normal": (len(test) - abnormal, card.counts.test_normal),
         "test abnormal": (abnormal, card.counts.test_abnormal),
     }
+
+
+def _found(item: Published, tree: Tree) -> int:
+    """Rows of a table, or different texts in them, to be compared with what was published."""
+    where = compiled(item.where)
+    rows = [row for row in tree.table(item.table)[0] if matches(row, where)]
+    return len({fill(item.distinct, row) for row in rows}) if item.distinct else len(rows)
 
 
 def _unreadable(sample: Sample) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tests.made_up_files import write_dicom
+
 
 def picture(path: Path, shape: tuple[int, int] = (24, 20), value: int | None = None) -> Path:
     """A grey picture of any raster format; each name has its own content unless a value is given."""
@@ -132,3 +134,198 @@ def folder(root: Path) -> None:
 def write_json(path: Path, content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def dicom(path: Path, patient: str = "p") -> None:
+    """A small radiograph."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_dicom(path, np.arange(24 * 20, dtype=np.uint16).reshape(24, 20), PatientID=patient)
+
+
+def rsna_pneumonia(root: Path) -> None:
+    """Sixteen patients, so that the hash puts some of each kind on the test side."""
+    base = root / "rsna-pneumonia-detection-challenge"
+    kinds = ("Normal", "Normal", "No Lung Opacity / Not Normal", "Lung Opacity")
+    classes, labels = [], []
+    for number in range(24):
+        patient, kind = f"{number:08x}-d0ae-4f0b-92ef-b5b4ce3e0b55", kinds[number % 4]
+        dicom(base / f"stage_2_train_images/{patient}.dcm", patient)
+        boxes = ("4.0,2.0,6.0,8.0,1", "12.0,2.0,6.0,8.0,1") if kind == "Lung Opacity" else (",,,,0",)
+        classes += [f"{patient},{kind}" for _ in boxes]
+        labels += [f"{patient},{box}" for box in boxes]
+    table(base / "stage_2_detailed_class_info.csv", "patientId,class", classes)
+    table(base / "stage_2_train_labels.csv", "patientId,x,y,width,height,Target", labels)
+
+
+VINDR_LABELS = "Aortic enlargement,Cardiomegaly,ILD,Lung Opacity,Nodule/Mass,Pneumonia,Other diseases,No finding"
+
+
+def vindr_cxr(root: Path) -> None:
+    base = root / "vindr-cxr/1.0.0"
+    none, some = "0,0,0,0,0,0,0,1", "0,1,0,0,0,0,0,0"
+    rows = []
+    for image, readings in {"a0": (none, none, none), "a1": (none, none, some), "a2": (none, none, none)}.items():
+        dicom(base / f"train/{image}.dicom", image)
+        rows += [f"{image},R{reader},{reading}" for reader, reading in enumerate(readings, 8)]
+    table(base / "annotations/image_labels_train.csv", f"image_id,rad_id,{VINDR_LABELS}", rows)
+    header = "image_id,rad_id,class_name,x_min,y_min,x_max,y_max"
+    table(base / "annotations/annotations_train.csv", header, ["a1,R10,Cardiomegaly,4.0,2.0,10.0,10.0"])
+    for image in ("b0", "b1"):
+        dicom(base / f"test/{image}.dicom", image)
+    labels = VINDR_LABELS.replace("Other diseases", "Other disease")
+    table(base / "annotations/image_labels_test.csv", f"image_id,{labels}", [f"b0,{none}", f"b1,{some}"])
+    boxes = ["b0,No finding,,,,", "b1,Cardiomegaly,4.0,2.0,10.0,10.0"]
+    table(base / "annotations/annotations_test.csv", "image_id,class_name,x_min,y_min,x_max,y_max", boxes)
+
+
+def vindr_cxr_kaggle(root: Path) -> None:
+    base, rows = root / "vinbigdata-chest-xray-abnormalities-detection", []
+    for number in range(12):
+        image = f"{number:032x}"
+        dicom(base / f"train/{image}.dicom", image)
+        found = ("No finding,14", ",,,") if number % 2 else ("Aortic enlargement,0", "4.0,2.0,10.0,10.0")
+        rows += [f"{image},{found[0]},R{reader},{found[1]}" for reader in (8, 9, 10)]
+    table(base / "train.csv", "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max", rows)
+
+
+def chestxray14(root: Path) -> None:
+    base = root / "ChestX-ray14"
+    rows, boxes, lists = [], [], {"train_val": [], "test": []}
+    for patient, findings, side in (
+        (1, ("No Finding", "Cardiomegaly|Effusion"), "train_val"),
+        (2, ("No Finding",), "train_val"),
+        (3, ("No Finding", "Infiltration"), "test"),
+        (4, ("Mass",), "test"),
+    ):
+        for follow_up, finding in enumerate(findings):
+            name = f"{patient:08d}_{follow_up:03d}.png"
+            picture(base / f"images_{1 + patient // 3:03d}/images/{name}")
+            size = "2682,2749,0.143,0.143,"
+            rows.append(f"{name},{finding},{follow_up},{patient},58,M,PA,{size}")
+            lists[side].append(name)
+    boxes = ["00000003_001.png,Infiltrate,4.0,2.0,6.0,8.0,,,", "00000003_001.png,Mass,12.0,2.0,6.0,8.0,,,"]
+    header = (
+        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+        "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
+    )
+    table(base / "Data_Entry_2017.csv", header, rows)
+    table(base / "BBox_List_2017.csv", "Image Index,Finding Label,Bbox [x,y,w,h],,,", boxes)
+    for side, names in lists.items():
+        (base / f"{side}_list.txt").write_text("\n".join(names))
+
+
+def zhanglab(root: Path) -> None:
+    pictures(
+        root / "chest_xray",
+        [
+            "train/NORMAL/IM-0115-0001.jpeg",
+            "train/NORMAL/NORMAL2-IM-0383-0001.jpeg",
+            "train/PNEUMONIA/person1_bacteria_1.jpeg",
+            "val/NORMAL/NORMAL2-IM-1427-0001.jpeg",
+            "val/PNEUMONIA/person1946_bacteria_4874.jpeg",
+            "test/NORMAL/IM-0001-0001.jpeg",
+            "test/PNEUMONIA/person1_virus_6.jpeg",
+            "test/PNEUMONIA/person100_bacteria_475.jpeg",
+        ],
+    )
+
+
+def zhanglab_of_mendeley(root: Path) -> None:
+    pictures(
+        root / "chest_xray",
+        [
+            "train/NORMAL/NORMAL-28501-0001.jpeg",
+            "train/PNEUMONIA/BACTERIA-7422-0001.jpeg",
+            "test/NORMAL/NORMAL-4512-0001.jpeg",
+            "test/PNEUMONIA/BACTERIA-40699-0001.jpeg",
+            "test/PNEUMONIA/VIRUS-129004-0001.jpeg",
+        ],
+    )
+
+
+def chexpert_squid(root: Path) -> None:
+    names = [
+        "train_256_pa/normal_256/00000.jpg",
+        "train_256_pa/normal_256/00001.jpg",
+        "val_256_pa/normal_256/00002.jpg",
+        "our_test_256_pa/normal_256/00960.jpg",
+        "our_test_256_pa/abnormal_256/00002.jpg",
+    ]
+    pictures(root / "chexpert", names)
+
+
+def medianomaly_list(root: Path, name: str) -> None:
+    base = root / f"MedIAnomaly-Data/{name}"
+    lists = {
+        "train": {"0": ["a.png", "b.png"], "unlabeled": {"0": ["c.png"], "1": ["d.png"]}},
+        "test": {"0": ["e.png"], "1": ["f.png", "g.png"]},
+    }
+    pictures(base / "images", [f"{letter}.png" for letter in "abcdefg"])
+    write_json(base / "data.json", lists)
+
+
+def medianomaly_isic2018(root: Path) -> None:
+    base, header = root / "MedIAnomaly-Data/ISIC2018_Task3", "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC"
+    naevus, melanoma = "0.0,1.0,0.0,0.0,0.0,0.0,0.0", "1.0,0.0,0.0,0.0,0.0,0.0,0.0"
+    for part, rows in {
+        "Training": {"ISIC_0024306": naevus, "ISIC_0024307": naevus, "ISIC_0024310": melanoma},
+        "Test": {"ISIC_0034524": naevus, "ISIC_0034525": melanoma},
+    }.items():
+        pictures(base / f"ISIC2018_Task3_{part}_Input", [f"{name}.jpg" for name in rows])
+        name = f"ISIC2018_Task3_{part}_GroundTruth"
+        table(base / name / f"{name}.csv", header, [f"{image},{row}" for image, row in rows.items()])
+
+
+def medianomaly_camelyon16(root: Path) -> None:
+    names = ["train/good/1000.png", "train/good/1001.png", "test/good/1000.png", "test/Ungood/100.png"]
+    pictures(root / "MedIAnomaly-Data/Camelyon16", names)
+
+
+def medianomaly_brats2021(root: Path) -> None:
+    base = root / "MedIAnomaly-Data/BraTS2021"
+    pictures(
+        base,
+        [
+            "train/BraTS2021_00000_flair_70.png",
+            "test/normal/BraTS2021_00002_flair_40.png",
+            "test/tumor/BraTS2021_00002_flair_72.png",
+        ],
+    )
+    lesion_mask(base / "test/annotation/BraTS2021_00002_seg_72.png")
+
+
+def metaimage(path: Path, voxels: np.ndarray, *, origin: tuple[float, float, float], flip: bool = False) -> None:
+    """A volume as LUNA16 publishes it: spacing 0.7, 0.7, 2.5 mm; `flip` stores rows and columns backwards."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = " ".join(map(str, voxels.shape[::-1]))
+    sign = "-1 0 0 0 -1 0 0 0 1" if flip else "1 0 0 0 1 0 0 0 1"
+    header = (
+        "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nCompressedData = False\n"
+        f"TransformMatrix = {sign}\nOffset = {' '.join(map(str, origin))}\nCenterOfRotation = 0 0 0\n"
+        f"AnatomicalOrientation = RAI\nElementSpacing = 0.7 0.7 2.5\nDimSize = {size}\nElementType = MET_SHORT\n"
+        f"ElementDataFile = {path.stem}.raw\n"
+    )
+    path.write_text(header)
+    path.with_suffix(".raw").write_bytes(voxels.astype("<i2").tobytes())
+
+
+LUNA_ORIGIN = (-40.0, -50.0, -100.0)
+
+
+def luna16(root: Path) -> None:
+    """Three scans of 40 slices of 80 x 96 pixels; the one of the test fold has a nodule of 7 mm in slice 20."""
+    base, candidates, annotations = root / "LUNA16", [], []
+    for fold, series in ((0, "1.3.6.1"), (3, "1.3.6.2"), (8, "1.3.6.3")):
+        voxels = np.full((40, 80, 96), -1000, np.int16)
+        voxels[20, 35:45, 43:53] = 30
+        metaimage(base / f"subset{fold}/{series}.mhd", voxels, origin=LUNA_ORIGIN)
+        for z in (5, 20, 35):
+            x, y = LUNA_ORIGIN[0] + 48 * 0.7, LUNA_ORIGIN[1] + 40 * 0.7
+            place = f"{series},{x},{y},{LUNA_ORIGIN[2] + 2.5 * z}"
+            nodule = z == 20 and fold == 8
+            # A tenth of the candidates is kept by hash, so there are many.
+            candidates += [f"{place}{number},{int(nodule)}" for number in range(1 if nodule else 60)]
+            if nodule:
+                annotations.append(f"{place},7.0")
+    table(base / "candidates_V2.csv", "seriesuid,coordX,coordY,coordZ,class", candidates)
+    table(base / "annotations.csv", "seriesuid,coordX,coordY,coordZ,diameter_mm", annotations)

@@ -102,7 +102,8 @@ class Group(_Strict):
     order
         Keep this part of the files in the order of their names.
     mask
-        Path of the lesion mask; `mask_values` are the values that mean lesion (all but zero without them).
+        Path of the lesion mask, alternatives are tried in turn; `mask_values` are the values that mean lesion (all but
+        zero without them).
     mask_optional
         An image without a mask file has no lesion mask; otherwise it is reported as missing.
     slices
@@ -124,10 +125,44 @@ class Group(_Strict):
     meta: dict[str, str] = {}
     part: Share = (0.0, 1.0)
     order: Share = (0.0, 1.0)
-    mask: str | None = None
+    mask: Names = ()
     mask_values: tuple[int, ...] = ()
     mask_optional: bool = False
     slices: Slices | None = None
+
+
+class Nodules(_Strict):
+    """Volumes with a table of nodules and one of candidates, both in world coordinates (LUNA16).
+
+    Parameters
+    ----------
+    volumes
+        Glob of the volumes. The folder name ends in the number of the fold, the file's stem is the series.
+    annotations
+        Table ``seriesuid, coordX, coordY, coordZ, diameter_mm``: the nodules.
+    candidates
+        Table ``seriesuid, coordX, coordY, coordZ, class``: 0 for places without a nodule.
+    train_folds, test_folds
+        Numbers of the folds on each side.
+    clearance
+        Millimetres between a normal place and the surface of the next nodule.
+    gap
+        Millimetres between two normal slices of a volume; slices only.
+    share
+        Part of the normal candidates that is kept, by their hash.
+    crop
+        Side of a square around each candidate in pixels; 0 takes whole slices.
+    """
+
+    volumes: str
+    annotations: Names
+    candidates: Names
+    train_folds: tuple[int, ...]
+    test_folds: tuple[int, ...]
+    clearance: float = 15.0
+    gap: float = 10.0
+    share: float = 1.0
+    crop: int = 0
 
 
 class Boxes(_Strict):
@@ -189,6 +224,28 @@ class Counts(_Strict):
     test_abnormal: int = 0
 
 
+class Published(_Strict):
+    """A number that the publication states of a table, to be compared with the table at hand.
+
+    Parameters
+    ----------
+    what
+        Name of the number.
+    number
+        How many.
+    table, where
+        As `Group`.
+    distinct
+        Count different texts of this kind instead of rows.
+    """
+
+    what: str
+    number: int
+    table: Names
+    where: dict[str, str] = {}
+    distinct: str | None = None
+
+
 class Card(_Strict):
     """One data set in one protocol.
 
@@ -197,13 +254,17 @@ class Card(_Strict):
     name, protocol, title, modality, tasks, licence, source
         Said of the set; `source` is where it comes from.
     folder
-        Usual name of its top folder, which may be given as the root or lie in it.
+        Usual names of its top folder, which may be given as the root or lie in it.
     notes
         Known traps, shown beside every result.
     shared_patients
         The published split has patients on both sides, which would otherwise be an error.
-    adapter
-        Name of the code that reads it, where the layout cannot be described.
+    group, nodules
+        The images.
+    boxes, outlines
+        Where the lesions are, where no mask file says it.
+    counts, published
+        What to compare with: samples, and rows of tables.
     """
 
     name: str
@@ -213,14 +274,15 @@ class Card(_Strict):
     tasks: tuple[Literal["image", "pixel", "box"], ...]
     licence: str
     source: str
-    folder: str = ""
+    folder: Names = ()
     notes: tuple[str, ...] = ()
     shared_patients: bool = False
-    adapter: str = ""
     group: tuple[Group, ...] = ()
+    nodules: Nodules | None = None
     boxes: Boxes | None = None
     outlines: Outlines | None = None
     counts: Counts = Field(default_factory=Counts)
+    published: tuple[Published, ...] = ()
 
 
 def card_paths() -> dict[str, Path]:

@@ -45,12 +45,12 @@ def sample_of(row: Row, group: Group, tree: Tree) -> Sample:
     name = row["file.path"]
     meta = {key: fill(template, row) for key, template in group.meta.items()}
     mask = None
-    if group.mask is not None:
-        wanted = fill(group.mask, row)
-        found = tree.find((wanted,))
+    if group.mask:
+        wanted = tuple(fill(template, row) for template in group.mask)
+        found = tree.find(wanted)
         mask = tree.root / found if found else None
         if not found and not group.mask_optional:
-            tree.missing.append(f"no mask {tree.root / wanted} for {name}")
+            tree.missing.append(f"no mask {' or '.join(str(tree.root / path) for path in wanted)} for {name}")
     if mask is not None and group.mask_values:
         meta[MASK_VALUES] = " ".join(map(str, group.mask_values))
     return Sample(
@@ -85,7 +85,9 @@ def _from_table(group: Group, tree: Tree) -> list[Row]:
         return []
     for join in group.join:
         rows = _joined(rows, join.table, join.on, tree)
-    used = {*group.where, *(name for template in group.path for name in fields(template))}
+    templates = [*group.path, *group.meta.values(), *(text for text in (group.patient, group.study) if text)]
+    named = set(re.compile(group.pattern).groupindex) if group.pattern else set()
+    used = {*group.where, *(name for template in templates for name in fields(template))} - named
     check_columns(rows, used, table)
     where = compiled(group.where)
     kept: dict[tuple[str, ...], Row] = {}

@@ -108,7 +108,7 @@ def check_columns(rows: list[Row], names: Iterable[str], path: Path) -> None:
     if not rows:
         raise InputError(f"{path}: the table has no row")
     known = set(rows[0])
-    for name in names:
+    for name in sorted(names):
         if name not in known and not name.startswith("file."):
             raise InputError(f"{path}: no column named {name!r}; the columns are: {', '.join(sorted(known))}")
 
