@@ -1,5 +1,6 @@
 """Tiny trees in the published layouts of public data sets: names, columns and nesting are theirs, pixels not."""
 
+import gzip
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -143,7 +144,7 @@ def dicom(path: Path, patient: str = "p") -> None:
 
 
 def rsna_pneumonia(root: Path) -> None:
-    """Sixteen patients, so that the hash puts some of each kind on the test side."""
+    """Twenty-four patients, so that the hash puts some of each kind on the test side."""
     base = root / "rsna-pneumonia-detection-challenge"
     kinds = ("Normal", "Normal", "No Lung Opacity / Not Normal", "Lung Opacity")
     classes, labels = [], []
@@ -329,3 +330,122 @@ def luna16(root: Path) -> None:
                 annotations.append(f"{place},7.0")
     table(base / "candidates_V2.csv", "seriesuid,coordX,coordY,coordZ,class", candidates)
     table(base / "annotations.csv", "seriesuid,coordX,coordY,coordZ,diameter_mm", annotations)
+
+
+CHEXPERT_LABELS = (
+    "No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,Consolidation,Pneumonia,"
+    "Atelectasis,Pneumothorax,Pleural Effusion,Pleural Other,Fracture,Support Devices"
+)
+NOTHING, PNEUMONIA, DEVICE = "1.0" + "," * 13, "," * 7 + "1.0" + "," * 6, "," * 13 + "1.0"
+
+
+def chexpert(root: Path) -> None:
+    """Thirty patients, so that the hash puts some of each kind on the test side."""
+    base, rows = root / "CheXpert-v1.0-small", []
+    for number in range(30):
+        study = f"CheXpert-v1.0-small/train/patient{number:05d}/study1"
+        labels = (NOTHING, PNEUMONIA, DEVICE)[number % 3]
+        picture(root / study / "view1_frontal.jpg")
+        rows.append(f"{study}/view1_frontal.jpg,Female,68,Frontal,AP,{labels}")
+        rows.append(f"{study}/view2_lateral.jpg,Female,68,Lateral,,{labels}")
+    table(base / "train.csv", f"Path,Sex,Age,Frontal/Lateral,AP/PA,{CHEXPERT_LABELS}", rows)
+
+
+def mimic_cxr_jpg(root: Path) -> None:
+    base = root / "mimic-cxr-jpg/2.1.0"
+    meta, labels, splits = [], [], []
+    for subject, study, split, finding in (
+        ("10000032", "50414267", "train", NOTHING),
+        ("10000032", "53189527", "train", PNEUMONIA),
+        ("11000935", "51178377", "test", NOTHING),
+        ("19999987", "55368167", "test", PNEUMONIA),
+        ("19999987", "58621812", "validate", NOTHING),
+    ):
+        for view in ("AP", "LATERAL"):
+            name = f"{study}-{view.lower()}"
+            picture(base / f"files/p{subject[:2]}/p{subject}/s{study}/{name}.jpg")
+            meta.append(f"{name},{subject},{study},CHEST (PA AND LAT),{view},3056,2544")
+            splits.append(f"{name},{study},{subject},{split}")
+        labels.append(f"{subject},{study},{finding}")
+    header = "dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,Rows,Columns"
+    for name, columns, rows in (
+        ("metadata", header, meta),
+        ("chexpert", f"subject_id,study_id,{CHEXPERT_LABELS}", labels),
+        ("split", "dicom_id,study_id,subject_id,split", splits),
+    ):
+        path = base / f"mimic-cxr-2.0.0-{name}.csv.gz"
+        path.write_bytes(gzip.compress(("\n".join([columns, *rows]) + "\n").encode()))
+
+
+def padchest(root: Path) -> None:
+    base, rows = root / "PadChest", []
+    kinds = ("['normal']", "['pneumonia', 'pleural effusion']", "['normal', 'exclude']", "['unchanged']", "")
+    for number in range(80):
+        name, folder = f"2168401113669640{number:020d}_00-{number:03d}.png", number % 3
+        picture(base / f"{folder}/{name}")
+        labels = f'"{kinds[number % 5]}"'
+        rows.append(f"{name},{folder},20140915,{number},839860488694{number:03d},1930,M,POSTEROANTERIOR,PA,No,{labels}")
+    header = (
+        "ImageID,ImageDir,StudyDate_DICOM,StudyID,PatientID,PatientBirth,PatientSex_DICOM,ViewPosition_DICOM,"
+        "Projection,Pediatric,Labels"
+    )
+    table(base / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv", header, rows)
+
+
+def chestx_det(root: Path) -> None:
+    base = root / "ChestX-Det"
+    square = [[4, 4], [8, 4], [8, 8], [4, 8]]
+    for side, names in {"train": ("36199", "36204"), "test": ("36205", "36206")}.items():
+        pictures(base / side, [f"{name}.png" for name in names])
+        items = [
+            {"file_name": f"{names[0]}.png", "syms": [], "boxes": [], "polygons": []},
+            {"file_name": f"{names[1]}.png", "syms": ["Nodule"], "boxes": [[4, 4, 8, 8]], "polygons": [square]},
+        ]
+        write_json(base / f"ChestX_Det_{side}.json", items)
+
+
+def tbx11k(root: Path) -> None:
+    base = root / "TBX11K"
+    for side, names in {
+        "train": ("health/h0001.png", "health/h0002.png", "tb/tb0005.png"),
+        "val": ("health/h0003.png", "sick/s0001.png", "tb/tb0007.png"),
+    }.items():
+        pictures(base / "imgs", names)
+        images = [{"id": i, "file_name": name, "width": 20, "height": 24} for i, name in enumerate(names, 1)]
+        boxes = [{"id": 1, "image_id": 3, "category_id": 1, "iscrowd": 0, "area": 48, "bbox": [4.5, 2.0, 6.0, 8.0]}]
+        categories = [{"id": 1, "name": "ActiveTuberculosis", "supercategory": "Tuberculosis"}]
+        content = {"categories": categories, "images": images, "annotations": boxes}
+        write_json(base / f"annotations/json/TBX11K_{side}.json", content)
+
+
+def siim_pneumothorax(root: Path) -> None:
+    base, rows = root / "siim", []
+    for number in range(24):
+        name = f"1.2.276.0.7230010.3.1.4.8323329.{number}.1517875201.850819"
+        dicom(base / f"dicom-images-train/1.2.{number}/1.3.{number}/{name}.dcm")
+        rows += [f"{name}, 30 4 20 4", f"{name}, 100 2"] if number % 2 else [f"{name}, -1"]
+    table(base / "train-rle.csv", "ImageId, EncodedPixels", rows)
+
+
+def nlm_tb(root: Path, folder: str, prefix: str) -> None:
+    names = [f"{prefix}_{number:04d}_{int(number > 4)}.png" for number in range(1, 8)]
+    pictures(root / folder / "CXR_png", names)
+
+
+def br35h(root: Path) -> None:
+    pictures(root / "Br35H", ["no/no0.jpg", "no/no1.jpg", "no/no2.jpg", "yes/y0.jpg", "yes/y1.jpg", "pred/pred0.jpg"])
+
+
+def bmad(root: Path, folder: str, *, masks: bool = False, nested: bool = True, ungood: str = "Ungood") -> None:
+    """As the archives hold it: test images in `img`, or not; the abnormal folder in either spelling."""
+    base, image = root / folder, "img/" if nested else ""
+    names = [
+        "train/good/00003_60.png",
+        "train/good/00003_61.png",
+        f"valid/good/{image}00025_99.png",
+        f"test/good/{image}00000_96.png",
+        f"test/{ungood}/{image}00002_60.png",
+    ]
+    pictures(base, names)
+    if masks:
+        lesion_mask(base / f"test/{ungood}/label/00002_60.png")

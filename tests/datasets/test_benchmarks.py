@@ -38,6 +38,21 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], int, int, int]] = {
     "medianomaly_isic2018": (layouts.medianomaly_isic2018, 2, 1, 1),
     "medianomaly_camelyon16": (layouts.medianomaly_camelyon16, 2, 1, 1),
     "medianomaly_brats2021": (layouts.medianomaly_brats2021, 1, 1, 1),
+    "chexpert": (layouts.chexpert, 9, 1, 1),
+    "mimic_cxr_jpg": (layouts.mimic_cxr_jpg, 1, 1, 1),
+    "padchest": (layouts.padchest, 13, 3, 3),
+    "chestx_det": (layouts.chestx_det, 1, 1, 1),
+    "tbx11k": (layouts.tbx11k, 2, 1, 2),
+    "siim_pneumothorax": (layouts.siim_pneumothorax, 9, 3, 1),
+    "nlm_tb_shenzhen": (partial(layouts.nlm_tb, folder="ChinaSet_AllFiles", prefix="CHNCXR"), 2, 2, 3),
+    "nlm_tb_montgomery": (partial(layouts.nlm_tb, folder="MontgomerySet", prefix="MCUCXR"), 2, 2, 3),
+    "br35h": (layouts.br35h, 2, 1, 2),
+    "bmad_brain": (partial(layouts.bmad, folder="Brain_AD/BraTS2021_slice", masks=True), 2, 1, 1),
+    "bmad_liver": (partial(layouts.bmad, folder="Liver_AD/hist_DIY", masks=True, ungood="ungood"), 2, 1, 1),
+    "bmad_resc": (partial(layouts.bmad, folder="Retina_RESC_AD/RESC", masks=True, ungood="ungood"), 2, 1, 1),
+    "bmad_oct2017": (partial(layouts.bmad, folder="Retina_OCT2017_AD/OCT2017"), 2, 1, 1),
+    "bmad_rsna": (partial(layouts.bmad, folder="Chest_AD/Chest-RSNA"), 2, 1, 1),
+    "bmad_camelyon16": (partial(layouts.bmad, folder="camelyon16", nested=False), 2, 1, 1),
     "luna16": (layouts.luna16, 6, 2, 1),
     "luna16_candidates": (layouts.luna16, 6, 2, 1),
 }
@@ -79,7 +94,7 @@ def test_each_missing_file_is_named_with_its_place(name: str, tmp_path: Path) ->
         content = path.read_bytes()
         path.unlink()
         if name != "folder":
-            with pytest.raises(InputError, match=f"no mask {path}"):
+            with pytest.raises(InputError, match=f"no mask {tmp_path}.*{path.name}"):
                 open_benchmark(name, tmp_path)
         path.write_bytes(content)
     for path in list(tmp_path.rglob("*")):

@@ -89,10 +89,14 @@ class Group(_Strict):
         Where the file of a row lies; alternatives are tried in turn. Its folder may be a glob.
     join, listed
         Further tables; text files of names.
+    cells
+        A regular expression with named groups for a column, which the whole cell must match: the groups become columns.
     where
         A regular expression for each column, which the whole cell must match.
+    where_any
+        As `where`, but one match is enough.
     rows
-        Whether ``any`` or ``all`` rows of an image must match `where`.
+        Whether ``any`` or ``all`` rows of an image must match `where` and `where_any`.
     pattern
         Regular expression with named groups, searched in the path below the root.
     patient, study, meta
@@ -117,7 +121,9 @@ class Group(_Strict):
     path: Names = ()
     join: tuple[Join, ...] = ()
     listed: tuple[Listed, ...] = ()
+    cells: dict[str, str] = {}
     where: dict[str, str] = {}
+    where_any: dict[str, str] = {}
     rows: Literal["any", "all"] = "any"
     pattern: str | None = None
     patient: str | None = None

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from anomalib_med.datasets.layout.attach import boxes_by_key, outlines_by_key
 from anomalib_med.datasets.layout.card import Card, Group
-from anomalib_med.datasets.layout.tables import Row, check_columns, compiled, fields, fill, matches
+from anomalib_med.datasets.layout.tables import Row, check_columns, compiled, fields, fill, matches, matches_any
 from anomalib_med.datasets.layout.tree import Tree
 from anomalib_med.datasets.sample import Sample
 from anomalib_med.errors import ConfigError, InputError
@@ -85,16 +85,17 @@ def _from_table(group: Group, tree: Tree) -> list[Row]:
         return []
     for join in group.join:
         rows = _joined(rows, join.table, join.on, tree)
+    rows = [_with_cells(row, group.cells, table) for row in rows]
     templates = [*group.path, *group.meta.values(), *(text for text in (group.patient, group.study) if text)]
     named = set(re.compile(group.pattern).groupindex) if group.pattern else set()
-    used = {*group.where, *(name for template in templates for name in fields(template))} - named
+    used = {*group.where, *group.where_any, *(name for template in templates for name in fields(template))} - named
     check_columns(rows, used, table)
-    where = compiled(group.where)
+    where, where_any = compiled(group.where), compiled(group.where_any)
     kept: dict[tuple[str, ...], Row] = {}
     refused: set[tuple[str, ...]] = set()
     for row in rows:
         wanted = tuple(fill(template, row) for template in group.path)
-        if matches(row, where):
+        if matches(row, where) and (not where_any or matches_any(row, where_any)):
             kept.setdefault(wanted, row)
         elif group.rows == "all":
             refused.add(wanted)
@@ -123,6 +124,15 @@ def _joined(rows: list[Row], table: tuple[str, ...], on: tuple[str, ...], tree: 
     index = {tuple(other[column] for column in on): other for other in others}
     empty = dict.fromkeys(others[0], "")
     return [empty | index.get(tuple(row[column] for column in on), {}) | row for row in rows]
+
+
+def _with_cells(row: Row, cells: dict[str, str], table: Path) -> Row:
+    for column, text in cells.items():
+        found = re.fullmatch(text, row.get(column, ""))
+        if found is None:
+            raise InputError(f"{table}: {column} is {row.get(column, '')!r}, expected like {text}: not the table meant")
+        row = row | {key: part or "" for key, part in found.groupdict().items()}
+    return row
 
 
 def _with_pattern(row: Row, group: Group, tree: Tree) -> Row:

@@ -1,9 +1,11 @@
 """Rows of CSV, TSV, text and JSON files, and templates filled in from them."""
 
 import csv
+import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -22,8 +24,8 @@ def read_rows(path: Path, keys: str = "") -> list[Row]:
     Parameters
     ----------
     path
-        ``.json`` (list, or dictionary of lists), ``.csv``, ``.tsv``, or a text file with one name a line (column
-        ``item``).
+        ``.json`` (list, or dictionary of lists), ``.csv``, ``.tsv`` (also ``.gz``), or a text file with one name a
+        line (column ``item``).
     keys
         Where the list lies in a JSON file: ``train.0``. A dictionary there gives one row a key, the key being the
         column ``key``.
@@ -33,15 +35,19 @@ def read_rows(path: Path, keys: str = "") -> list[Row]:
     InputError
         It cannot be read, or is not such a table.
     """
+    name = path.name.lower()
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        content = gzip.decompress(content) if name.endswith(".gz") else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read ({error}): copy it again") from error
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = path.read_text(encoding="latin-1")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if path.suffix.lower() == ".json":
+        text = content.decode("latin-1")
+    if name.endswith(".json"):
         return _json_rows(path, text, keys)
-    if path.suffix.lower() not in (".csv", ".tsv"):
+    if not name.removesuffix(".gz").endswith((".csv", ".tsv")):
         return [{"item": line.strip()} for line in text.splitlines() if line.strip()]
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     # Rows longer than the header (unnamed trailing columns) are common in published tables, and carry nothing.
@@ -116,6 +122,11 @@ def check_columns(rows: list[Row], names: Iterable[str], path: Path) -> None:
 def matches(row: Mapping[str, str], where: Mapping[str, re.Pattern[str]]) -> bool:
     """Whether every cell matches as a whole."""
     return all(pattern.fullmatch(row.get(column, "")) for column, pattern in where.items())
+
+
+def matches_any(row: Mapping[str, str], where: Mapping[str, re.Pattern[str]]) -> bool:
+    """Whether one cell matches as a whole."""
+    return any(pattern.fullmatch(row.get(column, "")) for column, pattern in where.items())
 
 
 def compiled(where: Mapping[str, str]) -> dict[str, re.Pattern[str]]:

@@ -22,8 +22,7 @@ class Tree:
 
     root: Path
     missing: list[str] = field(default_factory=list)
-    _names: dict[Path, frozenset[str]] = field(default_factory=dict)
-    _folders: dict[str, list[str]] = field(default_factory=dict)
+    _files: dict[str, dict[str, str]] = field(default_factory=dict)
     _tables: dict[str, list[Row]] = field(default_factory=dict)
 
     def glob(self, patterns: tuple[str, ...]) -> list[str]:
@@ -42,9 +41,9 @@ class Tree:
         """The first of these paths that exists; the folder of each may be a glob."""
         for alternative in alternatives:
             folder, _, name = alternative.rpartition("/")
-            for each in self._expanded(folder):
-                if name in self._listing(each):
-                    return f"{each}/{name}" if each else name
+            found = self._listing(folder).get(name)
+            if found is not None:
+                return found
         return None
 
     def table(self, alternatives: tuple[str, ...]) -> tuple[list[Row], Path]:
@@ -62,17 +61,16 @@ class Tree:
             self.missing.append(message)
         return [], self.root
 
-    def _expanded(self, folder: str) -> list[str]:
-        if not _MAGIC & set(folder):
-            return [folder]
-        if folder not in self._folders:
-            matches = sorted(path for path in self.root.glob(folder) if path.is_dir())
-            self._folders[folder] = [path.relative_to(self.root).as_posix() for path in matches]
-        return self._folders[folder]
-
-    def _listing(self, folder: str) -> frozenset[str]:
+    def _listing(self, folder: str) -> dict[str, str]:
+        """Paths by file name in the folders that match a glob, the first folder winning."""
         # One listing of a folder of a hundred thousand files is far quicker than asking for each of them.
-        path = self.root / folder
-        if path not in self._names:
-            self._names[path] = frozenset(p.name for p in path.iterdir()) if path.is_dir() else frozenset()
-        return self._names[path]
+        if folder not in self._files:
+            matches = sorted(self.root.glob(folder)) if _MAGIC & set(folder) else [self.root / folder]
+            names: dict[str, str] = {}
+            for path in matches:
+                if path.is_dir():
+                    below = path.relative_to(self.root).as_posix()
+                    for entry in path.iterdir():
+                        names.setdefault(entry.name, entry.name if below == "." else f"{below}/{entry.name}")
+            self._files[folder] = names
+        return self._files[folder]
