@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from anomalib_med.datasets.synthetic import write_chest_dataset, write_digit_anatomy
 from tests.made_up_files import write_dicom
 
 
@@ -449,3 +450,29 @@ def bmad(root: Path, folder: str, *, masks: bool = False, nested: bool = True, u
     pictures(base, names)
     if masks:
         lesion_mask(base / f"test/{ungood}/label/00002_60.png")
+
+
+def phantoms(root: Path) -> None:
+    write_chest_dataset(root / "phantoms", train=2, normal=1, abnormal=2, size=64)
+
+
+def digit_anatomy(root: Path) -> None:
+    write_digit_anatomy(root / "digit_anatomy", train=2, normal=1, abnormal=2)
+
+
+def planted(root: Path) -> None:
+    """As `write_planted` leaves it, with a lesion of twelve pixels."""
+    header = "path,patient,label,mask,kind,size,contrast,split,source"
+    rows = []
+    for path, label, mask, lesion in (
+        ("train/normal/00000.png", 0, "", ",,"),
+        ("test/normal/00000.png", 0, "", ",,"),
+        ("test/abnormal/00000_0.png", 1, "test/masks/00000_0.png", "nodule,1.0,0.5"),
+        ("test/abnormal/00000_1.png", 1, "test/masks/00000_1.png", "opacity,1.0,0.5"),
+    ):
+        split = path.partition("/")[0]
+        picture(root / "planted" / path)
+        if mask:
+            lesion_mask(root / "planted" / mask)
+        rows.append(f"{path},{split}-patient,{label},{mask},{lesion},{split},image.png")
+    table(root / "planted/manifest.csv", header, rows)

@@ -53,6 +53,9 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], int, int, int]] = {
     "bmad_oct2017": (partial(layouts.bmad, folder="Retina_OCT2017_AD/OCT2017"), 2, 1, 1),
     "bmad_rsna": (partial(layouts.bmad, folder="Chest_AD/Chest-RSNA"), 2, 1, 1),
     "bmad_camelyon16": (partial(layouts.bmad, folder="camelyon16", nested=False), 2, 1, 1),
+    "phantoms": (layouts.phantoms, 2, 1, 2),
+    "digit_anatomy": (layouts.digit_anatomy, 2, 1, 2),
+    "planted": (layouts.planted, 1, 1, 2),
     "luna16": (layouts.luna16, 6, 2, 1),
     "luna16_candidates": (layouts.luna16, 6, 2, 1),
 }
@@ -106,6 +109,7 @@ def test_each_missing_file_is_named_with_its_place(name: str, tmp_path: Path) ->
 
 
 def test_every_data_set_has_a_layout_that_is_tested_and_a_card() -> None:
+    assert sorted(LAYOUTS) == benchmark_names()
     for name in benchmark_names():
         described = benchmark_card(name)
         assert described.name == name
