@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from anomalib_med.datasets.synthetic import write_chest_dataset, write_digit_anatomy
-from tests.made_up_files import write_dicom
+from tests.made_up_files import write_dicom, write_nifti
 
 
 def picture(path: Path, shape: tuple[int, int] = (24, 20), value: int | None = None) -> Path:
@@ -476,3 +476,29 @@ def planted(root: Path) -> None:
             lesion_mask(root / "planted" / mask)
         rows.append(f"{path},{split}-patient,{label},{mask},{lesion},{split},image.png")
     table(root / "planted/manifest.csv", header, rows)
+
+
+def _volumes(image: Path, mask: Path, background: float, inside: float) -> None:
+    """Twelve slices of 20 x 24 pixels; the first and last two are empty, 4 and 5 have a lesion of 24 voxels."""
+    voxels = np.full((24, 20, 12), background, np.float32)
+    voxels[4:20, 4:16, 2:10] = inside
+    classes = np.zeros(voxels.shape, np.uint8)
+    classes[8:14, 6:10, 4:6] = 1
+    image.parent.mkdir(parents=True, exist_ok=True)
+    mask.parent.mkdir(parents=True, exist_ok=True)
+    write_nifti(image, voxels)
+    write_nifti(mask, classes)
+
+
+def msd_lung(root: Path) -> None:
+    base = root / "Task06_Lung"
+    for number in range(1, 9):
+        name = f"lung_{number:03d}.nii.gz"
+        _volumes(base / "imagesTr" / name, base / "labelsTr" / name, 40, -800)
+
+
+def brats_slices(root: Path) -> None:
+    for number in (0, 1, 2, 21, 25):  # the hash puts the last two on the test side
+        name = f"BraTS2021_{number:05d}"
+        base = root / "BraTS2021_Training_Data" / name
+        _volumes(base / f"{name}_flair.nii.gz", base / f"{name}_seg.nii.gz", 0, 300)

@@ -53,6 +53,8 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], int, int, int]] = {
     "bmad_oct2017": (partial(layouts.bmad, folder="Retina_OCT2017_AD/OCT2017"), 2, 1, 1),
     "bmad_rsna": (partial(layouts.bmad, folder="Chest_AD/Chest-RSNA"), 2, 1, 1),
     "bmad_camelyon16": (partial(layouts.bmad, folder="camelyon16", nested=False), 2, 1, 1),
+    "msd_lung": (layouts.msd_lung, 10, 6, 3),
+    "brats_slices": (layouts.brats_slices, 6, 4, 2),
     "phantoms": (layouts.phantoms, 2, 1, 2),
     "digit_anatomy": (layouts.digit_anatomy, 2, 1, 2),
     "planted": (layouts.planted, 1, 1, 2),
@@ -275,3 +277,18 @@ def test_flipped_volumes_are_shown_the_same_way(tmp_path: Path) -> None:
     place = (0.7 * 2, 0.7 * 4, 2.5 * 3)
     for name in ("a.mhd", "b.mhd"):
         assert read_header(tmp_path / name).index(*place) == pytest.approx((3, 4, 2))
+
+
+def test_slices_of_a_volume_are_normal_abnormal_or_left_out(tmp_path: Path) -> None:
+    layouts.msd_lung(tmp_path)
+    benchmark = open_benchmark("msd_lung", tmp_path)
+    assert {s.frame for s in benchmark.train} == {2, 9}  # every fifth of those with lung and without tumour
+    (abnormal, *_) = [s for s in benchmark.test if s.label == 1]
+    assert abnormal.frame == 4
+    assert abnormal.patient == abnormal.id.partition("#")[0]
+    mask = read_mask(abnormal, read(abnormal).shape)
+    assert mask is not None
+    assert mask.sum() == 24
+    (tmp_path / "Task06_Lung/imagesTr/lung_001.nii.gz").write_bytes(b"cut")
+    with pytest.raises(InputError, match=r"lung_001\.nii\.gz: not a NIfTI file, or damaged"):
+        open_benchmark("msd_lung", tmp_path)

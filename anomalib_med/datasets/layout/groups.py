@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from anomalib_med.datasets.layout.attach import boxes_by_key, outlines_by_key
+from anomalib_med.datasets.layout.attach import MASK_VALUES, boxes_by_key, outlines_by_key
 from anomalib_med.datasets.layout.card import Card, Group
+from anomalib_med.datasets.layout.slices import slice_samples
 from anomalib_med.datasets.layout.tables import Row, check_columns, compiled, fields, fill, matches, matches_any
 from anomalib_med.datasets.layout.tree import Tree
 from anomalib_med.datasets.sample import Sample
 from anomalib_med.errors import ConfigError, InputError
-
-MASK_VALUES = "mask_values"  # in `Sample.meta`: the values of the mask that mean lesion
 
 
 def group_rows(group: Group, tree: Tree) -> list[Row]:
@@ -170,6 +169,6 @@ def card_samples(card: Card, tree: Tree) -> tuple[list[Sample], list[Sample]]:
                 sample = replace(sample, boxes=found, meta=meta)
             if card.outlines and group.label == 1 and (text := outlines.get(fill(card.outlines.image, row))):
                 sample = replace(sample, meta={**sample.meta, name: text})
-            sides[group.split].append(sample)
+            sides[group.split] += slice_samples(sample, group.slices, tree) if group.slices else [sample]
     train, test = (sorted(samples, key=lambda sample: sample.id) for samples in sides.values())
     return train, test
