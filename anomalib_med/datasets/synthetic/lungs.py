@@ -6,6 +6,7 @@ import numpy as np
 from anomalib_med.datasets.synthetic.drawing import Float, Mask
 
 _AIR = -500.0  # Hounsfield units, half way between air and soft tissue
+_GAS = -960.0  # in Hounsfield units: the median of stomach, bowel and trachea is below, that of lung tissue above
 _SMALLEST_LUNG = 0.005  # of a CT slice
 _DARK_ENOUGH = 0.3  # of the place where lungs are expected in a radiograph
 # Where the two lungs lie on an upright frontal radiograph: centre and radius, as shares of width and height.
@@ -39,7 +40,7 @@ def lungs_of_radiograph(pixels: Float) -> Mask:
 
 
 def lungs_of_ct(hounsfield: Float) -> Mask:
-    """Air inside the body of an axial chest CT slice.
+    """Lung in an axial chest CT slice: air inside the body that is not pure gas as in stomach, bowel and trachea.
 
     Parameters
     ----------
@@ -55,7 +56,7 @@ def lungs_of_ct(hounsfield: Float) -> Mask:
     edge = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
     large = stats[:, cv2.CC_STAT_AREA] >= _SMALLEST_LUNG * air.size
     inside = [part for part in range(1, count) if large[part] and part not in edge]
-    return np.isin(parts, inside)
+    return np.isin(parts, [part for part in inside if np.median(hounsfield[parts == part]) > _GAS])
 
 
 def _two_largest(mask: Mask) -> Mask:
