@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: setup demo test check format clean bench-coreset bench-pipeline false-alarms
+.PHONY: setup demo test check format clean bench-coreset bench-search bench-pipeline bench-throughput bench-extractors false-alarms
 
 setup: $(STAMP)
 
@@ -34,9 +34,18 @@ format: setup
 bench-coreset: setup
 	$(BIN)/python benchmarks/coreset.py
 
+bench-search: setup
+	$(BIN)/python benchmarks/search.py
+
 # NORMALS, ABNORMALS and WEIGHTS name real images and a safetensors file: see the head of each script.
 bench-pipeline: setup
 	$(BIN)/python benchmarks/pipeline.py $(ARGS)
+
+bench-throughput: setup
+	$(BIN)/python benchmarks/throughput.py $(ARGS)
+
+bench-extractors: setup
+	$(BIN)/python benchmarks/extractors.py $(ARGS)
 
 false-alarms: setup
 	$(BIN)/python benchmarks/false_alarm_rate.py $(ARGS)

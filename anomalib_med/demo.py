@@ -14,14 +14,6 @@ from anomalib_med.models.memory_bank.patchcore import PatchCore
 from anomalib_med.outputs.tables import iter_scores
 from anomalib_med.scoring import score_to_folder
 
-UNTRAINED = {
-    "backbone": "efficientnet_lite0",
-    "layers": "blocks.1,blocks.2",
-    "weights": "random",
-    "neighbourhood": 5,
-    "pooling": "top1%",
-}
-
 
 @dataclass(frozen=True)
 class DemoOutcome:
@@ -45,14 +37,10 @@ class DemoOutcome:
 def run_demo(
     folder: Path, *, train: int = 160, test: int = 40, seed: int = 0, device: str = "auto", progress: Progress = silent
 ) -> DemoOutcome:
-    """Write phantoms to ``folder/data``, a model to ``folder/model``, results to ``folder/results``.
-
-    The backbone has seeded random weights, so that nothing is downloaded; its network, layers and pooling are those
-    that untrained features did best with on phantoms of another seed. Pretrained features do far better.
-    """
+    """Write phantoms to ``folder/data``, a model to ``folder/model``, results to ``folder/results``."""
     data = folder / "data"
     write_chest_dataset(data, train=train, normal=test, abnormal=test, seed=seed)
-    model = fit(PatchCore(**UNTRAINED, seed=seed), data / "train" / "normal", device=device, progress=progress)
+    model = fit(PatchCore(seed=seed), data / "train" / "normal", device=device, progress=progress)
     model.save(folder / "model", overwrite=True)
     results = folder / "results"
     summary = score_to_folder(

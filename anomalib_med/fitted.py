@@ -20,6 +20,7 @@ from anomalib_med.errors import ConfigError, ModelError, ReadError
 from anomalib_med.features import FeatureCache
 from anomalib_med.model_file import Json, ModelFiles, read_model, write_model
 from anomalib_med.models.base import Detector, Progress, silent
+from anomalib_med.models.pooling import valid_cells
 from anomalib_med.models.registry import detectors
 from anomalib_med.outputs.result import Result
 from anomalib_med.outputs.scores import Scores
@@ -215,7 +216,7 @@ class FittedModel:
         with torch.inference_mode():
             maps = self.detector.anomaly_map(batch.x)
             scores = self.detector.image_score(batch.x, maps, batch.valid.to(device))
-        grids = maps.float().cpu().numpy()
+        grids = _quiet_outside(maps.float().cpu(), batch.valid).numpy()
         for frame, score, grid in zip(frames, scores.double().cpu().tolist(), grids, strict=True):
             yield frame.sample, (frame, score, grid)
 
@@ -230,6 +231,13 @@ class FittedModel:
             geometry=frame.geometry,
             smoothing=self.detector.config.smoothing,
         )
+
+
+def _quiet_outside(maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Give cells outside the valid area, of which no score is taken, the least value of the valid ones."""
+    cells = valid_cells(valid, (maps.shape[1], maps.shape[2]))
+    least = maps.masked_fill(~cells, torch.inf).flatten(1).amin(1)
+    return torch.where(cells, maps, least[:, None, None])
 
 
 def check_rate(false_alarm_rate: float) -> None:

@@ -1,11 +1,11 @@
 """A folder of normal DICOM files, a folder of new ones, and results by patient.
 
-    python examples/dicom_folder.py NORMALS IMAGES [-o OUT] [--weights resnet18.safetensors]
+    python examples/dicom_folder.py NORMALS IMAGES [-o OUT]
     python examples/dicom_folder.py                 (generates small DICOM files first)
 
 The same on the command line:
 
-    anomed fit NORMALS -o OUT/model --backbone resnet18 --weights resnet18.safetensors --calibration 0.5
+    anomed fit NORMALS -o OUT/model --calibration 0.5
     anomed score OUT/model IMAGES -o OUT/results --report
 """
 
@@ -27,7 +27,6 @@ def main() -> None:
     parser.add_argument("normals", nargs="?", type=Path)
     parser.add_argument("images", nargs="?", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=Path("demo/dicom"))
-    parser.add_argument("--weights", default="random", help="safetensors file of a ResNet-18")
     options = parser.parse_args()
     if options.normals and not options.images:
         parser.error("give both NORMALS and IMAGES, or neither")
@@ -39,8 +38,7 @@ def main() -> None:
         write_studies(images, patients=range(45, 49), ill=True)
 
     # Patients are told apart by PatientID: half of them calibrate, and no patient is on both sides.
-    detector = PatchCore(backbone="resnet18", weights=options.weights)
-    model = fit(detector, normals, calibration=0.5)
+    model = fit(PatchCore(), normals, calibration=0.5)
     print(f"fitted on {model.training['patients']} patients, calibrated on {model.training['held_out_patients']}")
 
     # Maps have the rows and columns of the DICOM image; results of an earlier run are replaced.

@@ -1,8 +1,6 @@
 """Generated chest phantoms, a detector, scores and a report.
 
-    python examples/quickstart.py [FOLDER] [--weights resnet18.safetensors]
-
-Without a weights file the backbone is random: it shows how things work, not how well.
+python examples/quickstart.py [FOLDER]
 """
 
 import argparse
@@ -15,7 +13,6 @@ from anomalib_med.datasets.synthetic import write_chest_dataset
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("demo/quickstart"), help="for all that is written")
-    parser.add_argument("--weights", default="random", help="safetensors file of a ResNet-18")
     options = parser.parse_args()
     data, saved = options.folder / "data", options.folder / "model"
 
@@ -23,8 +20,7 @@ def main() -> None:
     write_chest_dataset(data, train=60, normal=5, abnormal=8)
 
     # 20 of the 60 are held out to calibrate: a false-alarm rate of 5 % needs at least 19.
-    detector = PatchCore(backbone="resnet18", weights=options.weights)
-    model = fit(detector, data / "train" / "normal", calibration=1 / 3)
+    model = fit(PatchCore(), data / "train" / "normal", calibration=1 / 3)
     model.save(saved, overwrite=True)
 
     images = f"{data}/test/*normal/*.png"

@@ -259,3 +259,15 @@ def test_gpu_and_cpu_rank_alike_within_one_part_in_ten_thousand(model_folder: Pa
     cpu, gpu = (load(model_folder, device=device).score(images).scores for device in ("cpu", "cuda"))
     np.testing.assert_allclose(gpu, cpu, rtol=1e-4)
     assert np.argsort(gpu).tolist() == np.argsort(cpu).tolist()
+
+
+def test_a_map_is_quiet_where_no_score_is_taken() -> None:
+    normals = np.stack([normal_picture(i) for i in range(12)])
+    model = fit(small_patchcore(), normals, preprocessing=Preprocessing(size=64), calibration=0, device="cpu")
+    barred = np.zeros((96, 120), np.uint8)
+    barred[:, 20:100] = normal_picture(50)
+    grid = model.score(barred[None])[0].grid
+    assert grid is not None
+    inside = grid[:, 2:-2]
+    assert (grid[:, [0, -1]] == inside.min()).all()
+    assert inside.max() > inside.min()

@@ -1,4 +1,4 @@
-"""Backbones: timm networks cut after the last layer used, with weights from the hub, a local file, or a seed."""
+"""Backbones: the built-in radlite or timm networks cut after the last layer used, and where their weights are from."""
 
 import hashlib
 import logging
@@ -17,20 +17,22 @@ from safetensors.torch import load_file
 from torch import nn
 
 from anomalib_med.errors import ConfigError
+from anomalib_med.features import radlite
 
 PRETRAINED, RANDOM = "pretrained", "random"
 HUB_TIMEOUT = 4.0  # seconds to find out whether the hub answers at all
 
 RANDOM_WARNING = (
     "the backbone has random weights: scores are those of untrained features. "
-    "Give pretrained ones with --weights FILE (safetensors), or run once where the model hub can be reached"
+    "Leave out --backbone to use the built-in one, give pretrained ones with --weights FILE (safetensors), or run once "
+    "where the model hub can be reached"
 )
 
 
 class Trunk(Protocol):
     """What is asked of a timm network; torch's types do not know these names."""
 
-    pretrained_cfg: dict[str, tuple[float, float, float]]
+    pretrained_cfg: dict[str, tuple[float, ...]]
     feature_info: list[dict[str, str | int]]
 
     def prune_intermediate_layers(self, indices: list[int], prune_norm: bool, prune_head: bool) -> list[int]:  # noqa: D102
@@ -48,7 +50,7 @@ class Backbone:
     Parameters
     ----------
     name
-        timm's name.
+        "radlite" or timm's name.
     network
         In evaluation mode, without the parts behind the last layer.
     layers
@@ -58,7 +60,7 @@ class Backbone:
     channels, strides
         Of each layer.
     mean, std
-        Of the three input channels.
+        Of the input channels: one of radlite, three of others.
     source
         "pretrained", "random", or the name of the weight file.
     """
@@ -69,12 +71,12 @@ class Backbone:
     indices: tuple[int, ...]
     channels: tuple[int, ...]
     strides: tuple[int, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     source: str
 
     def intermediates(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Outputs ``(B, C, h, w)`` of each layer for a normalised batch ``(B, 3, H, W)``."""
+        """Outputs ``(B, C, h, w)`` of each layer for a normalised batch ``(B, C, H, W)``."""
         trunk = cast(Trunk, self.network)
         return trunk.forward_intermediates(
             x, list(self.indices), norm=False, output_fmt="NCHW", intermediates_only=True
@@ -94,12 +96,13 @@ def create(
     Parameters
     ----------
     name
-        Any timm network with intermediate outputs.
+        "radlite", or any timm network with intermediate outputs.
     layers
         Names or numbers as timm lists them; by default the layers at strides 8 and 16, or the blocks at one half and
         three quarters of a transformer.
     weights
-        "pretrained": timm's, from the hub or its local cache, and random ones with a warning where neither has them;
+        "pretrained": radlite's from the package; timm's from the hub or its local cache, and random ones with a warning
+        where neither has them;
         "random": drawn with `seed`; anything else: a safetensors file, which may lack what lies behind the last layer.
     state
         Weights in memory (a saved model's); `weights` then only says where they once came from.
@@ -108,6 +111,8 @@ def create(
     ------
     ConfigError
         Unknown network or layer; a weight file that is absent, unreadable or does not fit.
+    ModelError
+        The weights of radlite were altered.
     """
     network = _construct(name, seed)
     if not hasattr(network, "forward_intermediates"):
@@ -123,6 +128,8 @@ def create(
     source = weights
     if state is not None:
         _load(network, state, "the saved model")
+    elif weights == PRETRAINED and name == radlite.NAME:
+        _load(network, radlite.read_weights(), "the package")
     elif weights == PRETRAINED:
         source = _load_pretrained(network, name, chosen)
     elif weights != RANDOM:
@@ -172,13 +179,14 @@ def weight_hash(network: nn.Module) -> str:
 
 
 def _construct(name: str, seed: int) -> nn.Module:
-    if not timm.is_model(name):
+    if name != radlite.NAME and not timm.is_model(name):
         close = timm.list_models(f"*{name.split('.')[0][:6]}*")[:5]
-        raise ConfigError(
-            f'backbone "{name}" is not a timm network' + (f": did you mean {', '.join(close)}?" if close else "")
-        )
+        hint = f": did you mean {', '.join(close)}?" if close else ""
+        raise ConfigError(f'backbone "{name}" is neither {radlite.NAME} nor a timm network{hint}')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if name == radlite.NAME:
+            return radlite.RadLite()
         return _any_size(name, pretrained=False)
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from anomalib_med.errors import ConfigError
+from anomalib_med.features import radlite
 from anomalib_med.features.backbones import Backbone, create, weight_hash
 from anomalib_med.features.cache import FeatureCache
 from anomalib_med.features.fusion import fuse_batch_norms
@@ -39,7 +40,7 @@ class FeatureExtractor:
 
     def __init__(
         self,
-        backbone: str = "resnet18",
+        backbone: str = radlite.NAME,
         *,
         layers: tuple[str, ...] = (),
         weights: str = "pretrained",
@@ -57,7 +58,7 @@ class FeatureExtractor:
         self.precision: Precision = precision
         self.cache: FeatureCache | None = None
         side = 8 * self.multiple
-        fuse_batch_norms(self.backbone.network, torch.zeros(1, 3, side, side))
+        fuse_batch_norms(self.backbone.network, torch.zeros(1, len(self.backbone.mean), side, side))
         self.to(torch.device("cpu"))
 
     @property
@@ -103,7 +104,8 @@ class FeatureExtractor:
         Parameters
         ----------
         x
-            float32 ``(B, C, H, W)`` in [0, 1] with one or three channels.
+            float32 ``(B, C, H, W)`` in [0, 1] with one or three channels. A grey backbone sees their mean: of
+            several CT windows that is one tone curve over all of them.
 
         Returns
         -------
@@ -130,6 +132,12 @@ class FeatureExtractor:
         if x.shape[1] not in (1, 3):
             raise ConfigError(f"the backbone takes 1 or 3 channels, got {x.shape[1]}: choose one or three windows")
         x = x.to(self.device, non_blocking=True)
+        if len(self.backbone.mean) == 1:
+            x = x.mean(1, keepdim=True)
+        count = len(x)
+        if count == 1 and self.device.type == "cpu":
+            # For one small image alone the CPU's convolutions take another path, which rounds differently.
+            x = x.expand(2, -1, -1, -1)
         x = ((x - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
         halved = self.precision != "float32"
         # With TF32 allowed, a GPU would round the factors of "float32" convolutions to 10 bits.
@@ -138,7 +146,7 @@ class FeatureExtractor:
             torch.backends.cudnn.flags(enabled=True, allow_tf32=halved),
         ):
             outputs = self.backbone.intermediates(x)
-        return self._join([output.float() for output in outputs])
+        return self._join([output[:count].float() for output in outputs])
 
     def _join(self, outputs: list[torch.Tensor]) -> torch.Tensor:
         """Average around each cell, bring the coarser layers to the finest grid, concatenate."""

@@ -9,6 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from anomalib_med.errors import ConfigError
+from anomalib_med.features import radlite
 from anomalib_med.features.extractor import FeatureExtractor, Precision
 from anomalib_med.models import registry
 from anomalib_med.models.pooling import parse_pooling, pool
@@ -75,7 +76,7 @@ class DetectorConfig(BaseModel):
 class FeatureConfig(DetectorConfig):
     """Settings of a detector on frozen features, see :class:`anomalib_med.features.FeatureExtractor`."""
 
-    backbone: str = "resnet18"
+    backbone: str = radlite.NAME
     layers: tuple[str, ...] = ()
     weights: str = "pretrained"
     precision: Precision = "float32"
@@ -119,6 +120,7 @@ class Detector(ABC):
         self.device = torch.device("cpu")
         self.progress: Progress = silent
         self._extractor: FeatureExtractor | None = None
+        self._last: tuple[torch.Tensor, torch.Tensor] | None = None  # inputs and their features
 
     @abstractmethod
     def fit(self, frames: TrainingFrames) -> None:
@@ -162,15 +164,22 @@ class Detector(ABC):
             ).to(self.device)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Features ``(B, D, h, w)``, float16, of inputs ``(B, C, H, W)``."""
+        """Features ``(B, D, h, w)``, float16, of inputs ``(B, C, H, W)``.
+
+        Those of the last inputs are kept: a map and a score of one batch cost one pass of the backbone.
+        """
+        if self._last is not None and self._last[0] is x:
+            return self._last[1]
         extractor = self.extractor
         if extractor is None:
             raise TypeError(f"detector {self.name} has no feature extractor: its Config must be a FeatureConfig")
-        return extractor(x)
+        self._last = (x, extractor(x))
+        return self._last[1]
 
     def to(self, device: torch.device) -> "Detector":
         """Move to a device. Subclasses move what they hold."""
         self.device = device
+        self._last = None
         if self._extractor is not None:
             self._extractor.to(device)
         return self

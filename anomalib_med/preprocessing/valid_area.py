@@ -49,21 +49,20 @@ def inside_borders(pixels: np.ndarray) -> np.ndarray:
     spread = float(np.ptp(pixels))
     if spread == 0:
         return mask
-    for axis in (0, 1):
-        low, high = np.percentile(pixels, (5, 95), axis=1 - axis)
-        first, last = _flat_ends(high - low < FLAT * spread)
-        if axis == 0:
-            mask[:first] = mask[last:] = False
-        else:
-            mask[:, :first] = mask[:, last:] = False
+    for lines, marks in ((pixels, mask), (pixels.T, mask.T)):
+        first, last = _flat_lines(lines, FLAT * spread), _flat_lines(lines[::-1], FLAT * spread)
+        marks[:first] = marks[len(lines) - last :] = False
     return mask
 
 
-def _flat_ends(flat: np.ndarray) -> tuple[int, int]:
-    """Start and end of what is left after the flat lines at either end; a side that is mostly flat is left alone."""
-    lively = np.flatnonzero(~flat)
-    if lively.size == 0:
-        return 0, len(flat)
-    first, last = int(lively[0]), int(lively[-1]) + 1
-    limit = MOST_OF_A_SIDE * len(flat)
-    return (first if first <= limit else 0), (last if len(flat) - last <= limit else len(flat))
+def _flat_lines(lines: np.ndarray, least: float) -> int:
+    """How many lines carry nothing before the first that does; 0 where most of the image is flat."""
+    limit = int(MOST_OF_A_SIDE * len(lines)) + 1
+    done, step = 0, 2
+    while done < limit:  # nearly always the first line is a lively one, so few are looked at
+        low, high = np.percentile(lines[done : min(done + step, limit)], (5, 95), axis=1)
+        lively = np.flatnonzero(high - low >= least)
+        if lively.size:
+            return done + int(lively[0])
+        done, step = done + step, 2 * step
+    return 0

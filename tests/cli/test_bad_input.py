@@ -198,7 +198,7 @@ NOTHING: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "no images": (
         lambda root: (root / "notes.txt").write_text("none"),
         ".",
-        r"no image in this folder or below it \(PNG, JPEG, TIFF, BMP, DICOM, NIfTI, \.npy are read\)",
+        r"no image in this folder or below it \(PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage, \.npy are read\)",
     ),
     "not an image": (
         lambda root: (root / "notes.txt").write_text("none"),

@@ -60,13 +60,24 @@ def test_an_empty_folder_is_a_place_for_a_model(tmp_path: Path) -> None:
 def test_settings_reach_the_model(tmp_path: Path) -> None:
     images = write_pictures(tmp_path / "images", 6)
     options = ("-s", "pooling=max", "-s", "bank_size=0.05", "--window", "10,200", "--window", "percentile")
-    more = ("--window", "voi", "--aspect", "pad", "--layers", "layer1, layer2", "--seed", "3", "--calibration", "0.5")
+    more = (
+        "--window",
+        "voi",
+        "--aspect",
+        "pad",
+        "--layers",
+        "stride8, stride16",
+        "--seed",
+        "3",
+        "--calibration",
+        "0.5",
+    )
     assert anomed("fit", images, "-o", tmp_path / "model", *SMALL_FIT, *options, *more).code == 0
     fitted = description(tmp_path / "model")
     assert fitted["detector"]["settings"]["pooling"] == "max"
     assert fitted["detector"]["settings"]["bank_size"] == 0.05
     assert fitted["detector"]["settings"]["seed"] == fitted["training"]["seed"] == 3
-    assert fitted["backbone"]["layers"] == ["layer1", "layer2"]
+    assert fitted["backbone"]["layers"] == ["stride8", "stride16"]
     assert fitted["preprocessing"]["windows"] == [[10, 200], "percentile", "voi"]
     assert fitted["preprocessing"]["aspect"] == "pad"
     assert fitted["training"]["held_out_images"] == 3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_med import Detector, FittedModel, Preprocessing, demo, detectors, fit, load
+from anomalib_med import Detector, FittedModel, Preprocessing, detectors, fit, load
 from anomalib_med.datasets.synthetic import add_lesion, chest_phantom
 from anomalib_med.errors import ConfigError
 from anomalib_med.evaluation import image_auroc, pixel_auroc
@@ -16,9 +16,7 @@ NORMALS = np.stack([normal_picture(i) for i in range(24)])
 ABNORMALS = np.stack([abnormal_picture(2000 + i)[0] for i in range(16)])
 
 # Settings that make a detector small enough for a test; a detector that is quick by default needs none.
-SMALL = {"patchcore": {"weights": "random", "bank_size": 300}}
-
-UNTRAINED = {"patchcore": demo.UNTRAINED}
+SMALL = {"patchcore": {"bank_size": 300}}
 
 # Detectors of the package; tests and users may register more.
 NAMES = [name for name, detector in detectors().items() if detector.__module__.startswith("anomalib_med.")]
@@ -106,7 +104,7 @@ def test_finds_planted_lesions_better_than_the_difference_to_the_mean_image(name
     normals, _ = phantoms(range(40))
     healthy, no_masks = phantoms(range(1000, 1012))
     diseased, masks = phantoms(range(2000, 2012), "foreign")
-    detector = detectors()[name](**SMALL.get(name, {}) | UNTRAINED.get(name, {}))
+    detector = detectors()[name](**SMALL.get(name, {}))
     scores = fit(detector, normals, preprocessing=Preprocessing(size=128), device="cpu").score(
         np.concatenate([healthy, diseased])
     )

@@ -24,14 +24,14 @@ def test_the_bank_has_the_size_asked_for_as_number_or_share() -> None:
     for size, expected in ((100, 100), (0.125, 96), (10_000, 12 * 64)):
         detector = small_patchcore(bank_size=size)
         detector.fit(frames())
-        assert detector.bank.shape == (expected, 384)
+        assert detector.bank.shape == (expected, 128)
         assert detector.bank.dtype == torch.float16
 
 
 def test_the_pool_stays_within_its_budget() -> None:
     detector = small_patchcore(max_bank_mb=0.1, bank_size=10_000)
     detector.fit(frames())
-    assert len(detector.bank) * 384 * 2 <= 0.1 * 2**20
+    assert len(detector.bank) * 128 * 2 <= 0.1 * 2**20
     assert len(detector.bank) % 12 == 0  # every image has its share
 
 
@@ -69,11 +69,10 @@ def test_scoring_before_fitting_is_an_error() -> None:
 
 
 @pytest.fixture(scope="module")
-def children(real_data: Path, real_weights: Path) -> FittedModel:
+def children(real_data: Path) -> FittedModel:
     """Fitted on 300 normal chest X-rays of children."""
-    weights = real_weights / "resnet18.tv_in1k.stages1-3.fp16.safetensors"
     normals = discover(real_data / "zhanglab_cxr/train/normal")[::4]
-    return fit(PatchCore(weights=str(weights)), normals, device="cpu")
+    return fit(PatchCore(), normals, device="cpu")
 
 
 @pytest.mark.real
@@ -89,13 +88,11 @@ def test_pneumonia_of_children_is_found(children: FittedModel, real_data: Path) 
     assert image_auroc(labels, scores.scores) > image_auroc(labels, difference) + 0.1
 
 
-@pytest.mark.real
-def test_lesions_in_phantoms_are_located_with_pretrained_features(real_weights: Path, tmp_path: Path) -> None:
+def test_lesions_in_phantoms_are_located(tmp_path: Path) -> None:
     from anomalib_med.datasets.synthetic.write import write_chest_dataset
 
     write_chest_dataset(tmp_path / "data", train=60, normal=12, abnormal=12)
-    weights = str(real_weights / "resnet18.tv_in1k.stages1-3.fp16.safetensors")
-    model = fit(PatchCore(weights=weights), tmp_path / "data/train/normal", preprocessing=Preprocessing(), device="cpu")
+    model = fit(PatchCore(), tmp_path / "data/train/normal", preprocessing=Preprocessing(), device="cpu")
     abnormal = model.score(tmp_path / "data/test/abnormal")
     masks = [cv2.imread(str(tmp_path / "data/test/masks" / r.id), 0) > 0 for r in abnormal]
     normals = np.stack([cv2.imread(str(p), -1) for p in sorted((tmp_path / "data/train/normal").iterdir())])

@@ -77,7 +77,7 @@ def read(sample: Sample, path: Path) -> Image:
 
 def grey_if_equal(pixels: np.ndarray) -> np.ndarray:
     """Drop the colour axis, ``(H, W, 3)`` to ``(H, W)``, where the three channels are equal everywhere."""
-    if pixels.ndim == 3 and (pixels[..., :1] == pixels[..., 1:]).all():
+    if pixels.ndim == 3 and all(np.array_equal(pixels[..., 0], pixels[..., i]) for i in (1, 2)):
         return pixels[..., 0]
     return pixels
 

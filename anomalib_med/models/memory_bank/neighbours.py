@@ -1,6 +1,5 @@
-"""Exact nearest neighbours: faiss where it is installed, else a matrix product in chunks."""
+"""Exact nearest neighbours: a matrix product in chunks, or a flat index of faiss."""
 
-import importlib.util
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -20,9 +19,9 @@ class NearestNeighbours:
     bank
         ``(M, D)``, any float type.
     engine
-        "faiss": a flat index, on the GPU where `bank` is on one and faiss was built for it; "torch": a chunked matrix
-        product; "auto": faiss on the CPU where it can be imported, else torch. They differ only where two
-        neighbours are equally near to one part in 10,000.
+        "torch": a chunked matrix product, on any device; "faiss": a flat index, on the GPU where `bank` is on one and
+        faiss was built for it; "auto": torch, which was the faster one for banks of 2,000 to 100,000
+        (`make bench-search`). They differ only where two neighbours are equally near to one part in 10,000.
     """
 
     def __init__(self, bank: torch.Tensor, engine: Engine = "auto") -> None:
@@ -30,11 +29,8 @@ class NearestNeighbours:
         # Distances do not change under a shift, and float32 holds those of centred vectors better.
         self._centre = bank.float().mean(0)
         self._vectors = bank.float() - self._centre
-        if engine == "auto":
-            on_cpu = self.device.type == "cpu"
-            engine = "faiss" if on_cpu and importlib.util.find_spec("faiss") is not None else "torch"
-        self.engine: Engine = engine
-        self._index = _faiss_index(self._vectors) if engine == "faiss" else None
+        self.engine: Engine = "torch" if engine == "auto" else engine
+        self._index = _faiss_index(self._vectors) if self.engine == "faiss" else None
         self._squared = (self._vectors * self._vectors).sum(1)
 
     @torch.inference_mode()
@@ -61,7 +57,7 @@ class NearestNeighbours:
         if self._index is not None:
             return torch.from_numpy(self._index.search(queries.cpu().numpy(), k)[1]).to(self.device)
         offsets = torch.addmm(self._squared[None], queries, self._vectors.T, alpha=-2)
-        return offsets.argmin(1, keepdim=True) if k == 1 else offsets.topk(k, dim=1, largest=False).indices
+        return offsets.min(1, keepdim=True).indices if k == 1 else offsets.topk(k, dim=1, largest=False).indices
 
 
 def _faiss_index(vectors: torch.Tensor) -> "faiss.Index":

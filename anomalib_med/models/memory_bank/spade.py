@@ -1,0 +1,183 @@
+"""SPADE: the nearest normal images by their pooled features, and the distance of each patch to theirs.
+
+Cohen and Hoshen, "Sub-Image Anomaly Detection with Deep Pyramid Correspondences", 2020, https://arxiv.org/abs/2005.02357.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, JsonValue
+
+from anomalib_med.errors import FitError
+from anomalib_med.models.base import Detector, FeatureConfig, TrainingFrames
+from anomalib_med.models.pooling import valid_cells
+
+
+class Spade(Detector):
+    """Finds the normal images that are most alike and looks for what they do not have.
+
+    An image is described by the mean and the standard deviation of its features over the valid cells. The image score
+    is the mean distance of its description to those of the nearest normal images. The anomaly map is the distance of
+    each patch to the nearest patch, around the same place, of the nearest images.
+    """
+
+    name = "spade"
+    title = "SPADE (Cohen and Hoshen, 2020)"
+
+    class Config(FeatureConfig):
+        """Settings of SPADE. `pooling` is of no use to it: its score is not taken from its map.
+
+        Parameters
+        ----------
+        neighbours
+            Normal images that an image is compared with.
+        standardise
+            Divide each number of the description by its standard deviation among the normals.
+        window
+            How far, in cells of the finest layer, a patch may lie from its place in a normal image.
+        max_bank_mb
+            Memory for the normals' patches, in MiB of float16 features. Where not all normals fit, maps come from a
+            random share of them; scores come from all.
+        """
+
+        neighbours: int = Field(5, ge=1)
+        standardise: bool = True
+        window: int = Field(3, ge=0)
+        max_bank_mb: float = Field(256.0, gt=0)
+
+    config: Config
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)
+        self._described = torch.empty(0)  # (N, 2 D), a description of each normal
+        self._patches = torch.empty(0)  # (cells of all kept normals, D)
+        self._grids = torch.empty(0, 2, dtype=torch.int64)  # rows and columns of each kept normal
+        self._gallery: list[torch.Tensor] = []  # the same patches, a grid (D, h, w) for each kept normal
+
+    def fit(self, frames: TrainingFrames) -> None:
+        """Keep the normals' descriptions, and the patches of as many as the budget allows.
+
+        Raises
+        ------
+        FitError
+            Where no image could be read.
+        """
+        extractor = self.extractor
+        assert extractor is not None
+        order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(self.config.seed)).tolist()
+        budget = self.config.max_bank_mb * 2**20 / 2
+        described: list[torch.Tensor] = []
+        kept: dict[int, torch.Tensor] = {}  # by rank in the random order; the last ranks go when memory is short
+        for batch in frames.batches(extractor.batch_size):
+            features = self.features(batch.x)
+            for grid, cells in zip(features, self._cells(features, batch.valid), strict=True):
+                rank = order[len(described)]
+                described.append(_describe(grid.flatten(1)[:, cells.flatten()]))
+                kept[rank] = grid.cpu()
+                budget -= grid.numel()
+                while budget < 0 and len(kept) > 1:
+                    budget += kept.pop(max(kept)).numel()
+        if not described:
+            raise FitError("no normal image could be read: see the failures listed, or check the folder")
+        gallery = [kept[rank] for rank in sorted(kept)]
+        self._set(
+            torch.stack(described),
+            torch.cat([grid.flatten(1).T for grid in gallery]),
+            torch.tensor([grid.shape[1:] for grid in gallery]),
+        )
+
+    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Distances ``(B, h, w)`` to the nearest patches of the nearest normals on the grid of the finest layer."""
+        self._check_fitted()
+        return torch.stack([self._map(grid) for grid in self.features(x)])
+
+    def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Mean distances ``(B,)`` of the descriptions to those of the nearest normals."""
+        self._check_fitted()
+        features = self.features(x)
+        scale = self._scale()
+        normals = self._described / scale
+        scores = []
+        for grid, cells in zip(features, self._cells(features, valid), strict=True):
+            own = _describe(grid.flatten(1)[:, cells.flatten()])
+            distances = (normals - own / scale).norm(dim=1)
+            scores.append(distances.topk(min(self.config.neighbours, len(distances)), largest=False).values.mean())
+        return torch.stack(scores)
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]]:
+        """Descriptions float32 ``(N, 2 D)``, patches float16 ``(P, D)``, and the grid ``(rows, columns)`` of each."""
+        return {
+            "described": self._described.cpu(),
+            "patches": self._patches.cpu(),
+            "grids": self._grids.cpu(),
+        }, {}
+
+    def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
+        """Take what :meth:`state` gave."""
+        self._set(tensors["described"], tensors["patches"], tensors["grids"])
+
+    def to(self, device: torch.device) -> "Spade":
+        """Move the extractor and the normals."""
+        super().to(device)
+        if len(self._described):
+            self._set(self._described, self._patches, self._grids)
+        return self
+
+    def _set(self, described: torch.Tensor, patches: torch.Tensor, grids: torch.Tensor) -> None:
+        self._described = described.to(self.device)
+        self._patches = patches.to(self.device).contiguous()
+        self._grids = grids
+        parts = zip(torch.split(self._patches, grids.prod(1).tolist()), grids.tolist(), strict=True)
+        self._gallery = [part.T.reshape(-1, rows, columns) for part, (rows, columns) in parts]
+        # A map is made without the valid area, so the images for it are found by descriptions of all cells.
+        self._whole = torch.stack([_describe(grid.flatten(1)) for grid in self._gallery])
+
+    def _map(self, grid: torch.Tensor) -> torch.Tensor:
+        """Distances ``(h, w)`` of one image's features ``(D, h, w)``."""
+        height, width = grid.shape[1:]
+        alike = ((self._whole - _describe(grid.flatten(1))) / self._scale()).norm(dim=1)
+        nearest = alike.topk(min(self.config.neighbours, len(alike)), largest=False).indices.tolist()
+        patches = torch.cat([_on_grid(self._gallery[i], height, width) for i in nearest]).float()
+        # Distances do not change under a shift, and float32 holds those of centred vectors better.
+        centre = patches.mean(0)
+        patches, queries = patches - centre, grid.flatten(1).T.float() - centre
+        offsets = torch.addmm((patches * patches).sum(1)[None], queries, patches.T, alpha=-2)
+        apart = _out_of_reach(height, width, self.config.window, self.device)
+        rows = offsets.masked_fill_(apart.repeat(1, len(nearest)), torch.inf).min(1).indices
+        distances: torch.Tensor = (queries - patches[rows]).norm(dim=1)
+        return distances.reshape(height, width)
+
+    def _scale(self) -> torch.Tensor:
+        """``(2 D,)``, what descriptions are divided by."""
+        if not self.config.standardise or len(self._described) < 2:
+            return torch.ones(self._described.shape[1], device=self.device)
+        spread = self._described.std(0)
+        return torch.where(spread > 0, spread, torch.ones_like(spread))
+
+    def _cells(self, features: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        return valid_cells(valid, (features.shape[2], features.shape[3])).to(features.device)
+
+    def _check_fitted(self) -> None:
+        if not len(self._described):
+            raise FitError("SPADE is not fitted: call fit, or load a saved model")
+
+
+def _describe(features: torch.Tensor) -> torch.Tensor:
+    """Mean and standard deviation, float32 ``(2 D,)``, of features ``(D, cells)``."""
+    values = features.float()
+    return torch.cat([values.mean(1), values.std(1, correction=0)])
+
+
+def _on_grid(grid: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Patches ``(height * width, D)`` of a normal ``(D, h, w)``, brought to another grid where its own differs."""
+    if grid.shape[1:] != (height, width):
+        grid = F.interpolate(grid[None].float(), size=(height, width), mode="bilinear", align_corners=False)[0].half()
+    return grid.flatten(1).T
+
+
+def _out_of_reach(height: int, width: int, window: int, device: torch.device) -> torch.Tensor:
+    """Bool ``(h * w, h * w)``: True where two cells lie more than `window` rows or columns apart."""
+    rows = torch.arange(height, device=device).repeat_interleave(width)
+    columns = torch.arange(width, device=device).repeat(height)
+    return ((rows[:, None] - rows).abs() > window) | ((columns[:, None] - columns).abs() > window)
