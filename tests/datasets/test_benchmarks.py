@@ -13,7 +13,7 @@ from anomalib_med.datasets.masks import read_mask
 from anomalib_med.datasets.readers.metaimage import read_header
 from anomalib_med.errors import ConfigError, InputError
 from tests.datasets import layouts, layouts_cxr
-from tests.datasets.layout_files import metaimage, picture, table
+from tests.datasets.layout_files import metaimage, picture, pictures, table
 
 # Name: the tree, then images to train on, normals and abnormals to test.
 LAYOUTS: dict[str, tuple[Callable[[Path], None], int, int, int]] = {
@@ -204,6 +204,28 @@ def test_zhanglab_of_mendeley_is_the_same_set_under_other_names(tmp_path: Path) 
     benchmark = open_benchmark("zhanglab", tmp_path)
     assert [s.patient for s in benchmark.train] == ["NORMAL-28501"]
     assert [s.patient for s in benchmark.test] == ["NORMAL-4512", "BACTERIA-40699", "VIRUS-129004"]
+
+
+def test_the_256_pixel_folders_of_squid_are_the_same_set(tmp_path: Path) -> None:
+    names = ["train/normal_256/IM-0115-0001.jpeg", "test/normal_256/a.png", "test/pneumonia_256/person1_virus_6.jpeg"]
+    pictures(tmp_path / "chest_xray", names)
+    benchmark = open_benchmark("zhanglab", tmp_path)
+    assert [s.patient for s in (*benchmark.train, *benchmark.test)] == ["IM-0115", "a.png", "person1_virus"]
+
+
+def test_a_table_without_the_rows_that_are_asked_for_is_refused(tmp_path: Path) -> None:
+    layouts.brats2013(tmp_path)
+    manifest = tmp_path / "brats2013_flair/manifest.csv"
+    manifest.write_text(manifest.read_text().replace("abnormal", "tumour"))
+    with pytest.raises(InputError, match=r"no row of .*manifest\.csv in which group is abnormal"):
+        open_benchmark("brats2013", tmp_path)
+
+
+def test_a_missing_table_to_join_is_named(tmp_path: Path) -> None:
+    layouts_cxr.mimic_cxr_jpg(tmp_path)
+    (tmp_path / "mimic-cxr-jpg/2.1.0/mimic-cxr-2.0.0-split.csv.gz").unlink()
+    with pytest.raises(InputError, match=r"mimic_cxr_jpg: no table .*mimic-cxr-2\.0\.0-split\.csv\.gz"):
+        open_benchmark("mimic_cxr_jpg", tmp_path)
 
 
 def test_a_training_normal_of_vindr_is_one_for_all_its_readers(tmp_path: Path) -> None:

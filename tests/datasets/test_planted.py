@@ -104,5 +104,7 @@ def test_wrong_arguments_are_refused(normals: tuple[list[Sample], list[Sample]],
         write_planted(tmp_path / "planted", [], heldout)
     with pytest.raises(ConfigError, match="choose from nodule, ground_glass"):
         write_planted(tmp_path / "planted", train, heldout, modality="ct", kinds=("effusion",))
+    with pytest.raises(ConfigError, match="kinds: fracture; choose from nodule"):
+        write_planted(tmp_path / "planted", train, heldout, kinds=("fracture",))
     with pytest.raises(ConfigError, match="per_image 0"):
         write_planted(tmp_path / "planted", train, heldout, per_image=0)

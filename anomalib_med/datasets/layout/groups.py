@@ -80,10 +80,10 @@ def _listed(group: Group, tree: Tree) -> list[Row]:
 
 def _from_table(group: Group, tree: Tree) -> list[Row]:
     rows, table = tree.table(group.table)
-    if not rows:
-        return []
     for join in group.join:
         rows = _joined(rows, join.table, join.on, tree)
+    if not rows:
+        return []
     rows = [_with_cells(row, group.cells, table) for row in rows]
     templates = [*group.path, *group.meta.values(), *(text for text in (group.patient, group.study) if text)]
     named = set(re.compile(group.pattern).groupindex) if group.pattern else set()
@@ -98,6 +98,9 @@ def _from_table(group: Group, tree: Tree) -> list[Row]:
             kept.setdefault(wanted, row)
         elif group.rows == "all":
             refused.add(wanted)
+    if not kept:
+        conditions = {**group.where, **group.where_any}
+        tree.missing.append(f"no row of {table} in which {', '.join(f'{k} is {v}' for k, v in conditions.items())}")
     return list(_existing({key: row for key, row in kept.items() if key not in refused}, tree, table))
 
 
@@ -116,8 +119,8 @@ def _existing(wanted: dict[tuple[str, ...], Row], tree: Tree, table: Path) -> It
 
 def _joined(rows: list[Row], table: tuple[str, ...], on: tuple[str, ...], tree: Tree) -> list[Row]:
     others, path = tree.table(table)
-    if not others:
-        return rows
+    if not others or not rows:
+        return []
     check_columns(others, on, path)
     check_columns(rows, on, tree.root)
     index = {tuple(other[column] for column in on): other for other in others}

@@ -17,6 +17,7 @@ from anomalib_med.datasets.readers import read
 from anomalib_med.datasets.sample import Sample
 from anomalib_med.datasets.synthetic.ct import CT_KINDS, add_ct_lesion
 from anomalib_med.datasets.synthetic.drawing import Float, Mask
+from anomalib_med.datasets.synthetic.lesions import KINDS as LESION_KINDS
 from anomalib_med.datasets.synthetic.lesions import add_lesion
 from anomalib_med.datasets.synthetic.lungs import lungs_of_ct, lungs_of_radiograph
 from anomalib_med.datasets.synthetic.write import (
@@ -62,6 +63,19 @@ class _Plan:
         if deep:
             return np.clip(np.round(values), 0, 65535).astype(np.uint16)
         return np.clip(np.round(values), 0, 255).astype(np.uint8)
+
+    def stamp(self, samples: Sequence[Sample]) -> dict[str, object]:
+        """What tells one data set from another."""
+        return {
+            "dataset": "planted",
+            "format": FORMAT,
+            "seed": self.seed,
+            "modality": self.modality,
+            "lesions": [list(lesion) for lesion in self.grid],
+            "per_image": self.per_image,
+            "hounsfield": list(self.hounsfield),
+            "images": hashlib.sha256("\n".join(sample.id for sample in samples).encode()).hexdigest(),
+        }
 
     def plant(self, values: Float, lesion: tuple[str, float, float], rng: np.random.Generator) -> tuple[Float, Mask]:
         kind, size, contrast = lesion
@@ -125,25 +139,19 @@ def write_planted(
     OutputError
         `root` holds something else, or cannot be written.
     """
-    known = CT_KINDS if modality == "ct" else CHEST_KINDS
-    chosen = tuple(kinds or known)
-    if modality == "ct":
-        check_kinds(chosen, CT_KINDS)
+    chosen = tuple(kinds or (CT_KINDS if modality == "ct" else CHEST_KINDS))
+    check_kinds(chosen, CT_KINDS if modality == "ct" else LESION_KINDS)
     _check(train, heldout, sizes, contrasts, per_image, seed)
     plan = _Plan(modality, tuple(itertools.product(chosen, sizes, contrasts)), per_image, hounsfield, seed)
-    root = Path(root).resolve()
-    stamp: dict[str, object] = {
-        "dataset": "planted",
-        "format": FORMAT,
-        "seed": seed,
-        "modality": modality,
-        "lesions": [list(lesion) for lesion in plan.grid],
-        "per_image": per_image,
-        "hounsfield": list(hounsfield),
-        "images": hashlib.sha256("\n".join(f"{s.id}" for s in [*train, *heldout]).encode()).hexdigest(),
-    }
-    if complete(root, stamp):
-        return []
+    root, stamp = Path(root).resolve(), plan.stamp([*train, *heldout])
+    return [] if complete(root, stamp) else _build(root, train, heldout, plan, progress)
+
+
+def _build(
+    root: Path, train: Sequence[Sample], heldout: Sequence[Sample], plan: _Plan, progress: Progress | None
+) -> list[str]:
+    """Write beside the root and rename, so that a reader never meets half a data set."""
+    stamp = plan.stamp([*train, *heldout])
     building = root.parent / f".{root.name}-{uuid.uuid4().hex[:8]}"
     try:
         building.mkdir(parents=True)
