@@ -17,6 +17,7 @@ VERBS = {
     "score": "Score images with a fitted model: table, maps, overlays, report.",
     "info": "What a model folder holds.",
     "models": "The detectors, and the card of each.",
+    "datasets": "The named data sets, the card of each, and whether a folder holds one.",
     "demo": "Fit and score generated phantoms with planted lesions.",
 }
 

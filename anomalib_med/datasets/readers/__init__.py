@@ -6,20 +6,31 @@ from types import ModuleType
 
 import numpy as np
 
-from anomalib_med.datasets.readers import array, dicom, nifti, raster
+from anomalib_med.datasets.readers import array, dicom, metaimage, nifti, raster
 from anomalib_med.datasets.readers.array import samples_from_array
 from anomalib_med.datasets.readers.dicom import HeaderInfo
 from anomalib_med.datasets.readers.nifti import write_volume
 from anomalib_med.datasets.sample import Image, Sample
 from anomalib_med.errors import ReadError
 
-__all__ = ["FORMATS", "HeaderInfo", "count_frames", "header", "is_image", "read", "samples_from_array", "write_volume"]
+__all__ = [
+    "CROP",
+    "FORMATS",
+    "HeaderInfo",
+    "count_frames",
+    "header",
+    "is_image",
+    "read",
+    "samples_from_array",
+    "write_volume",
+]
 
-FORMATS = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, .npy"
+CROP = "crop"
+FORMATS = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage, .npy"
 
 
 def read(sample: Sample) -> Image:
-    """Read the pixels of a sample.
+    """Read the pixels of a sample; of a part of an image where ``meta["crop"]`` says so.
 
     Returns
     -------
@@ -44,7 +55,7 @@ def read(sample: Sample) -> Image:
         if reader is None:
             raise ReadError(f"{path}: not an image: {FORMATS} are read")
         image: Image = reader.read(sample, path)
-        return _finished(image, str(path))
+        return _cropped(_finished(image, str(path)))
     except Exception as error:  # a damaged file makes the decoders raise anything
         raise _read_error(error, path) from error
 
@@ -99,11 +110,20 @@ def is_image(path: Path) -> bool:
 
 def _reader(path: Path) -> ModuleType | None:
     name = path.name.lower()
-    for reader in (raster, nifti, array, dicom):
+    for reader in (raster, nifti, metaimage, array, dicom):
         if name.endswith(reader.SUFFIXES):
             return reader
     # Neither a pipe, which would wait for ever, nor a link to nothing is looked into.
     return dicom if path.is_file() and dicom.is_dicom(path) else None
+
+
+def _cropped(image: Image) -> Image:
+    """The part of an image that the sample is: ``meta["crop"]``, as top, left, height and width in pixels."""
+    if CROP not in image.sample.meta:
+        return image
+    top, left, height, width = (int(word) for word in image.sample.meta[CROP].split())
+    missing = None if image.missing is None else image.missing[top : top + height, left : left + width]
+    return dataclasses.replace(image, pixels=image.pixels[top : top + height, left : left + width], missing=missing)
 
 
 def _read_error(error: Exception, path: Path) -> ReadError:

@@ -1,0 +1,233 @@
+"""Named data sets: ``datasets/<name>/dataset.toml`` and a folder of images to training normals and test images."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from anomalib_med.datasets.layout.card import Card, Published, card_paths, read_card
+from anomalib_med.datasets.layout.groups import card_samples
+from anomalib_med.datasets.layout.nodules import nodule_samples
+from anomalib_med.datasets.layout.tables import compiled, fill, matches
+from anomalib_med.datasets.layout.tree import Tree
+from anomalib_med.datasets.masks import has_mask
+from anomalib_med.datasets.readers import read
+from anomalib_med.datasets.sample import Sample
+from anomalib_med.errors import ConfigError, InputError, ReadError
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A data set in one protocol, opened.
+
+    Parameters
+    ----------
+    name, protocol, title, modality
+        As in the card.
+    tasks
+        ``image``, ``pixel``, ``box``: on what it can be judged.
+    train
+        Normals to fit on.
+    test
+        Normals and abnormals, label 0 and 1, with mask or boxes where they are known.
+    split_hash
+        SHA-256 of which image is on which side with which label: equal hashes, equal split.
+    notes
+        Known traps, to be shown beside every result.
+    """
+
+    name: str
+    protocol: str
+    title: str
+    modality: str
+    tasks: tuple[str, ...]
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+    split_hash: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BenchmarkCheck:
+    """What was found of a data set against what its card says.
+
+    Parameters
+    ----------
+    counts
+        Found and expected number by name; expected 0 is not known.
+    missing
+        Files and tables that were expected, and where.
+    shared_patients
+        Patients on both sides of the split.
+    unlocated
+        Ids of abnormal test images without mask or box, in a set that has them.
+    unreadable
+        What reading said of the images that could not be read.
+    read
+        Number of images that were read.
+    """
+
+    name: str
+    root: Path
+    counts: dict[str, tuple[int, int]]
+    missing: tuple[str, ...]
+    shared_patients: tuple[str, ...]
+    unlocated: tuple[str, ...]
+    unreadable: tuple[str, ...]
+    read: int
+
+    @property
+    def ok(self) -> bool:
+        """Complete, readable, without leakage, and of the size the card says."""
+        sizes = all(expected in (0, found) for found, expected in self.counts.values())
+        return sizes and not (self.missing or self.shared_patients or self.unreadable)
+
+
+def benchmark_names() -> list[str]:
+    """Names of all data sets, in alphabetical order."""
+    return list(card_paths())
+
+
+def benchmark_card(name: str) -> Card:
+    """The description of one data set.
+
+    Raises
+    ------
+    ConfigError
+        No such data set, or its description is wrong.
+    """
+    paths = card_paths()
+    if name not in paths:
+        near = get_close_matches(name, paths, 1)
+        hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(paths)}"
+        raise ConfigError(f'data set "{name}" is not known: {hint}')
+    return read_card(paths[name])
+
+
+def open_benchmark(name: str, root: Path) -> Benchmark:
+    """List the images of a data set; no pixel is read.
+
+    Parameters
+    ----------
+    name
+        One of `benchmark_names`.
+    root
+        The data set's top folder, or the folder that holds it under its usual name.
+
+    Raises
+    ------
+    ConfigError
+        No such data set.
+    InputError
+        Files, tables or columns are missing: which, and where they were expected. A patient on both sides of the split.
+    """
+    card = benchmark_card(name)
+    tree, train, test = _collected(card, root)
+    if tree.missing:
+        more = f" (and {len(tree.missing) - 1} more)" if len(tree.missing) > 1 else ""
+        raise InputError(
+            f"{name}: {tree.missing[0]}{more}: see anomed datasets show {name} for the layout, "
+            f"and anomed datasets check {name} --root {root} for all that is missing"
+        )
+    shared = _shared_patients(train, test)
+    if shared and not card.shared_patients:
+        raise InputError(
+            f"{name}: {len(shared)} patients are on both sides of the split, the first is {shared[0]}: "
+            f"remove their images from one side below {tree.root}"
+        )
+    notes = list(card.notes)
+    if shared:
+        notes.append(f"{len(shared)} patients have images in both train and test: the published split is like this")
+    for what, (found, expected) in _counts(card, train, test).items():
+        if expected not in (0, found):
+            notes.append(f"{what}: {found} images, {expected} in the protocol: not comparable with published numbers")
+    return Benchmark(
+        name=name,
+        protocol=card.protocol,
+        title=card.title,
+        modality=card.modality,
+        tasks=tuple(card.tasks),
+        train=tuple(train),
+        test=tuple(test),
+        split_hash=split_hash(train, test),
+        notes=tuple(notes),
+    )
+
+
+def check_benchmark(name: str, root: Path, *, images: int | None = 60) -> BenchmarkCheck:
+    """Compare a data set with its card.
+
+    Parameters
+    ----------
+    name, root
+        As `open_benchmark`.
+    images
+        Number of images to read, spread evenly over the set; None for all.
+
+    Raises
+    ------
+    ConfigError
+        No such data set.
+    InputError
+        A table is not the one that was expected, a name does not follow the data set; the top folder is missing.
+    """
+    card = benchmark_card(name)
+    tree, train, test = _collected(card, root)
+    located = {"pixel", "box"} & set(card.tasks)
+    everything = [*train, *test]
+    number = len(everything) if images is None else min(images, len(everything))
+    chosen = [everything[i * len(everything) // number] for i in range(number)]
+    counts = _counts(card, train, test) | {item.what: (_found(item, tree), item.number) for item in card.published}
+    return BenchmarkCheck(
+        name=name,
+        root=tree.root,
+        counts=counts,
+        missing=tuple(tree.missing),
+        shared_patients=() if card.shared_patients else tuple(_shared_patients(train, test)),
+        unlocated=tuple(s.id for s in test if s.label == 1 and not has_mask(s)) if located else (),
+        unreadable=tuple(message for message in map(_unreadable, chosen) if message),
+        read=number,
+    )
+
+
+def split_hash(train: Iterable[Sample], test: Iterable[Sample]) -> str:
+    """SHA-256 of side, label and id of every image, in hexadecimal; the order and the root do not matter."""
+    lines = sorted(f"{side}\t{s.label}\t{s.id}" for side, group in (("train", train), ("test", test)) for s in group)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _collected(card: Card, root: Path) -> tuple[Tree, list[Sample], list[Sample]]:
+    if not root.is_dir():
+        raise InputError(f"{card.name}: no folder {root}: give the folder of the data set, or the one that holds it")
+    tree = Tree(next((root / name for name in card.folder if (root / name).is_dir()), root))
+    train, test = nodule_samples(card.nodules, tree) if card.nodules else card_samples(card, tree)
+    return tree, train, test
+
+
+def _shared_patients(train: Iterable[Sample], test: Iterable[Sample]) -> list[str]:
+    return sorted({s.patient for s in train} & {s.patient for s in test})
+
+
+def _counts(card: Card, train: list[Sample], test: list[Sample]) -> dict[str, tuple[int, int]]:
+    abnormal = sum(s.label == 1 for s in test)
+    return {
+        "train": (len(train), card.counts.train),
+        "test normal": (len(test) - abnormal, card.counts.test_normal),
+        "test abnormal": (abnormal, card.counts.test_abnormal),
+    }
+
+
+def _found(item: Published, tree: Tree) -> int:
+    """Rows of a table, or different texts in them, to be compared with what was published."""
+    where = compiled(item.where)
+    rows = [row for row in tree.table(item.table)[0] if matches(row, where)]
+    return len({fill(item.distinct, row) for row in rows}) if item.distinct else len(rows)
+
+
+def _unreadable(sample: Sample) -> str:
+    try:
+        read(sample)
+    except ReadError as error:
+        return str(error)
+    return ""

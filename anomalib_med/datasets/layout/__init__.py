@@ -1,0 +1,1 @@
+"""How a public data set lies on disk, as its ``dataset.toml`` describes it, and how it becomes samples."""

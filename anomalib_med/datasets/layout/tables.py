@@ -1,0 +1,134 @@
+"""Rows of CSV, TSV, text and JSON files, and templates filled in from them."""
+
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from anomalib_med.errors import InputError
+
+Row = dict[str, str]
+
+_FIELD = re.compile(r"\{([^{}\[\]]+)(?:\[:(\d+)\])?\}|\{([^{}]+)\}")
+
+
+def read_rows(path: Path, keys: str = "") -> list[Row]:
+    """Read a table.
+
+    Parameters
+    ----------
+    path
+        ``.json`` (list, or dictionary of lists), ``.csv``, ``.tsv`` (also ``.gz``), or a text file with one name a
+        line (column ``item``).
+    keys
+        Where the list lies in a JSON file: ``train.0``. A dictionary there gives one row a key, the key being the
+        column ``key``.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, or is not such a table.
+    """
+    name = path.name.lower()
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if name.endswith(".gz") else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read ({error}): copy it again") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    if name.endswith(".json"):
+        return _json_rows(path, text, keys)
+    if not name.removesuffix(".gz").endswith((".csv", ".tsv")):
+        return [{"item": line.strip()} for line in text.splitlines() if line.strip()]
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    # Rows longer than the header (unnamed trailing columns) are common in published tables, and carry nothing.
+    table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        header = [name.strip() for name in next(table, [])]
+        return [dict(zip(header, (cell.strip() for cell in row), strict=False)) for row in table if any(row)]
+    except csv.Error as error:
+        raise InputError(f"{path}, line {table.line_num}: not a row of a table ({error})") from error
+
+
+def _json_rows(path: Path, text: str, keys: str) -> list[Row]:
+    try:
+        value: JsonValue = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}): copy it again") from error
+    for key in keys.split(".") if keys else ():
+        if not isinstance(value, dict) or key not in value:
+            there = ", ".join(list(value)[:10]) if isinstance(value, dict) else "a list"
+            raise InputError(f"{path}: no entry {keys} ({key} is missing; there is: {there})")
+        value = value[key]
+    if isinstance(value, dict):
+        return [{"key": key} | _cells(item) for key, item in value.items()]
+    if not isinstance(value, list):
+        raise InputError(f"{path}: {keys or 'the file'} is no list of images")
+    return [_cells(item) for item in value]
+
+
+def _cells(item: JsonValue) -> Row:
+    if isinstance(item, dict):
+        return {key: cell if isinstance(cell, str) else json.dumps(cell) for key, cell in item.items()}
+    return {"item": item if isinstance(item, str) else json.dumps(item)}
+
+
+def fields(template: str) -> set[str]:
+    """Names in braces."""
+    return {match[1] or match[3] for match in _FIELD.finditer(template)}
+
+
+def fill(template: str, row: Mapping[str, str]) -> str:
+    """Put the cells of a row in for the names in braces.
+
+    Raises
+    ------
+    KeyError
+        No such cell.
+    """
+
+    def cell(match: re.Match[str]) -> str:
+        text = row[match[1] or match[3]]
+        return text[: int(match[2])] if match[2] else text
+
+    return _FIELD.sub(cell, template)
+
+
+def check_columns(rows: list[Row], names: Iterable[str], path: Path) -> None:
+    """Every name is a column.
+
+    Raises
+    ------
+    InputError
+        One is not: another version of the table, or another table.
+    """
+    if not rows:
+        raise InputError(f"{path}: the table has no row")
+    known = set(rows[0])
+    for name in sorted(names):
+        if name not in known and not name.startswith("file."):
+            raise InputError(f"{path}: no column named {name!r}; the columns are: {', '.join(sorted(known))}")
+
+
+def matches(row: Mapping[str, str], where: Mapping[str, re.Pattern[str]]) -> bool:
+    """Whether every cell matches as a whole."""
+    return all(pattern.fullmatch(row.get(column, "")) for column, pattern in where.items())
+
+
+def matches_any(row: Mapping[str, str], where: Mapping[str, re.Pattern[str]]) -> bool:
+    """Whether one cell matches as a whole."""
+    return any(pattern.fullmatch(row.get(column, "")) for column, pattern in where.items())
+
+
+def compiled(where: Mapping[str, str]) -> dict[str, re.Pattern[str]]:
+    """Regular expressions of a card."""
+    return {column: re.compile(text, re.DOTALL) for column, text in where.items()}

@@ -1,0 +1,126 @@
+"""Where the lesion is: masks as pictures, as slices of a volume, as run lengths, as polygons, and filled boxes."""
+
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from anomalib_med.datasets.layout.attach import MASK_POLYGONS, MASK_RLE, MASK_RLE_RELATIVE
+from anomalib_med.datasets.layout.groups import MASK_VALUES
+from anomalib_med.datasets.readers import read
+from anomalib_med.datasets.sample import Box, Sample
+from anomalib_med.errors import ReadError
+
+Mask = NDArray[np.bool_]
+
+
+def read_mask(sample: Sample, shape: tuple[int, int] | None = None) -> Mask | None:
+    """The lesion of a sample in the geometry of the original image.
+
+    Parameters
+    ----------
+    sample
+        In this order its lesion is: `Sample.mask` (of a volume the slice `Sample.frame`; with ``meta["mask_values"]``
+        the pixels of these values, otherwise all that are not zero), run lengths or polygons in `Sample.meta`, the
+        filled `Sample.boxes`.
+    shape
+        Rows and columns of the image; read from the image where they are needed and not given.
+
+    Returns
+    -------
+    bool ``(H, W)``; all False for a normal image; None for an abnormal one of which the place is not known.
+
+    Raises
+    ------
+    ReadError
+        The mask cannot be read, or is of another shape than the image.
+    """
+    if sample.mask is not None:
+        return _from_file(sample, shape)
+    texts = [kind for kind in (MASK_RLE, MASK_RLE_RELATIVE, MASK_POLYGONS) if kind in sample.meta]
+    if not texts and not sample.boxes and sample.label != 0:
+        return None
+    rows, columns = shape or read(sample).shape
+    if texts and texts[0] == MASK_POLYGONS:
+        return filled_polygons(json.loads(sample.meta[MASK_POLYGONS]), (rows, columns))
+    if texts:
+        parts = sample.meta[texts[0]].split(";")
+        masks = [decode_rle(part, (rows, columns), relative=texts[0] == MASK_RLE_RELATIVE) for part in parts]
+        return np.asarray(np.logical_or.reduce(masks), np.bool_)
+    return filled_boxes(sample.boxes, (rows, columns))
+
+
+def has_mask(sample: Sample) -> bool:
+    """Whether `read_mask` knows the place of the lesion: from a mask or outline, or from boxes."""
+    return bool(
+        sample.mask
+        or sample.boxes
+        or sample.label == 0
+        or {MASK_RLE, MASK_RLE_RELATIVE, MASK_POLYGONS} & set(sample.meta)
+    )
+
+
+def filled_boxes(boxes: tuple[Box, ...], shape: tuple[int, int]) -> Mask:
+    """Boxes ``(x, y, width, height)`` in pixels, filled; every box covers at least one pixel."""
+    mask = np.zeros(shape, np.bool_)
+    for x, y, width, height in boxes:
+        left, top = max(int(np.floor(x)), 0), max(int(np.floor(y)), 0)
+        mask[top : max(int(np.ceil(y + height)), top + 1), left : max(int(np.ceil(x + width)), left + 1)] = True
+    return mask
+
+
+def filled_polygons(polygons: list[list[list[float]]], shape: tuple[int, int]) -> Mask:
+    """Polygons ``[[x, y], ...]`` in pixels, filled one by one, so that they may overlap."""
+    canvas = np.zeros(shape, np.uint8)
+    for polygon in polygons:
+        if len(polygon) >= 3:
+            cv2.fillPoly(canvas, [np.round(np.asarray(polygon, np.float64)).astype(np.int32)], (1,))
+    return canvas.astype(np.bool_)
+
+
+def decode_rle(text: str, shape: tuple[int, int], *, relative: bool = False) -> Mask:
+    """Run lengths down the columns.
+
+    Parameters
+    ----------
+    text
+        Pairs of start and length. Starts count from 1; `relative` starts are gaps since the end of the last run.
+        ``-1`` and "" are an empty mask.
+    shape
+        Rows and columns.
+
+    Raises
+    ------
+    ReadError
+        Not pairs of whole numbers, or a run outside the image.
+    """
+    flat = np.zeros(shape[0] * shape[1], np.bool_)
+    try:
+        numbers = [int(word) for word in text.split()]
+    except ValueError as error:
+        raise ReadError(f"run lengths {text[:40]!r}: not whole numbers") from error
+    if numbers in ([], [-1]):
+        return flat.reshape(shape)
+    if len(numbers) % 2:
+        raise ReadError(f"run lengths {text[:40]!r}: an odd number of {len(numbers)} values, they come in pairs")
+    end = 0
+    for start, length in zip(numbers[::2], numbers[1::2], strict=True):
+        begin = end + start if relative else start - 1
+        end = begin + length
+        if begin < 0 or end > flat.size:
+            raise ReadError(f"run lengths: a run ends at pixel {end} of an image of {shape[0]} x {shape[1]}")
+        flat[begin:end] = True
+    return flat.reshape(shape[1], shape[0]).T
+
+
+def _from_file(sample: Sample, shape: tuple[int, int] | None) -> Mask:
+    stored = read(replace(sample, path=sample.mask, mask=None, array=None)).pixels
+    if stored.ndim == 3:
+        stored = stored.max(axis=2)
+    wanted = sample.meta.get(MASK_VALUES)
+    mask = np.isin(np.rint(stored), [int(word) for word in wanted.split()]) if wanted else stored > 0
+    if shape is not None and mask.shape != shape:
+        raise ReadError(f"{sample.mask}: the mask is {mask.shape}, the image {sample.path} is {shape} (rows, columns)")
+    return np.asarray(mask, np.bool_)
