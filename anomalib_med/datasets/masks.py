@@ -7,8 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_med.datasets.layout.attach import MASK_POLYGONS, MASK_RLE, MASK_RLE_RELATIVE
-from anomalib_med.datasets.layout.groups import MASK_VALUES
+from anomalib_med.datasets.layout.attach import MASK_POLYGONS, MASK_RLE, MASK_RLE_RELATIVE, MASK_VALUES
 from anomalib_med.datasets.readers import read
 from anomalib_med.datasets.sample import Box, Sample
 from anomalib_med.errors import ReadError

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from anomalib_med.datasets.benchmarks import benchmark_card, benchmark_names
 from tests.cli.command import anomed, assert_refused
-from tests.datasets import layouts
+from tests.datasets import layouts, layouts_cxr
 
-MADE_HERE = (
+MADE_HERE = (  # these have no source to get them from
     "your own",
     "anomalib_med.datasets.synthetic.write_chest_dataset",
     "anomalib_med.datasets.synthetic.write_digit_anatomy",
@@ -40,7 +40,7 @@ def test_an_unknown_name_gets_a_hint() -> None:
 
 
 def test_check_of_a_part_says_what_differs(tmp_path: Path) -> None:
-    layouts.zhanglab(tmp_path)
+    layouts_cxr.zhanglab(tmp_path)
     outcome = anomed("datasets", "check", "zhanglab", "--root", tmp_path)
     assert_refused(outcome, "zhanglab: .* is not as the card says")
     assert "  train                3  but 1349 in the card\n" in outcome.out

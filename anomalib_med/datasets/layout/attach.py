@@ -10,6 +10,7 @@ from anomalib_med.datasets.sample import Box
 from anomalib_med.errors import InputError
 
 # How `anomalib_med.datasets.masks` finds the lesion of a sample whose mask is no plain picture.
+MASK_VALUES = "mask_values"  # the values of a mask that mean lesion
 MASK_RLE, MASK_RLE_RELATIVE, MASK_POLYGONS = "mask_rle", "mask_rle_relative", "mask_polygons"
 _OUTLINE_META = {"rle": MASK_RLE, "rle_relative": MASK_RLE_RELATIVE, "polygons": MASK_POLYGONS}
 

@@ -60,17 +60,15 @@ class Slices(_Strict):
     ----------
     min_lesion
         Mask voxels that make a slice abnormal. A normal slice has none; a slice between the two is left out.
-    min_body
-        Part of the slice that must lie above `body_above`, or the slice is left out.
-    body_above
-        Value of the volume above which a voxel is body.
+    content, min_content
+        Part of the slice that must have values from the first to the second number, or the slice is left out.
     every
-        Keep every n-th slice of a volume, counted from the first kept one.
+        Keep every n-th slice of each kind in a volume.
     """
 
     min_lesion: int = 1
-    min_body: float = 0.0
-    body_above: float = 0.0
+    content: tuple[float, float] = (0.0, 0.0)
+    min_content: float = 0.0
     every: int = 1
 
 
@@ -111,7 +109,7 @@ class Group(_Strict):
     mask_optional
         An image without a mask file has no lesion mask; otherwise it is reported as missing.
     slices
-        The images are volumes.
+        The images are NIfTI volumes with a mask volume each.
     """
 
     split: Literal["train", "test"]

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from anomalib_med.datasets.layout.attach import boxes_by_key, outlines_by_key
+from anomalib_med.datasets.layout.attach import MASK_VALUES, boxes_by_key, outlines_by_key
 from anomalib_med.datasets.layout.card import Card, Group
+from anomalib_med.datasets.layout.slices import slice_samples
 from anomalib_med.datasets.layout.tables import Row, check_columns, compiled, fields, fill, matches, matches_any
 from anomalib_med.datasets.layout.tree import Tree
 from anomalib_med.datasets.sample import Sample
 from anomalib_med.errors import ConfigError, InputError
-
-MASK_VALUES = "mask_values"  # in `Sample.meta`: the values of the mask that mean lesion
 
 
 def group_rows(group: Group, tree: Tree) -> list[Row]:
@@ -81,10 +80,10 @@ def _listed(group: Group, tree: Tree) -> list[Row]:
 
 def _from_table(group: Group, tree: Tree) -> list[Row]:
     rows, table = tree.table(group.table)
-    if not rows:
-        return []
     for join in group.join:
         rows = _joined(rows, join.table, join.on, tree)
+    if not rows:
+        return []
     rows = [_with_cells(row, group.cells, table) for row in rows]
     templates = [*group.path, *group.meta.values(), *(text for text in (group.patient, group.study) if text)]
     named = set(re.compile(group.pattern).groupindex) if group.pattern else set()
@@ -99,6 +98,9 @@ def _from_table(group: Group, tree: Tree) -> list[Row]:
             kept.setdefault(wanted, row)
         elif group.rows == "all":
             refused.add(wanted)
+    if not kept:
+        conditions = {**group.where, **group.where_any}
+        tree.missing.append(f"no row of {table} in which {', '.join(f'{k} is {v}' for k, v in conditions.items())}")
     return list(_existing({key: row for key, row in kept.items() if key not in refused}, tree, table))
 
 
@@ -117,8 +119,8 @@ def _existing(wanted: dict[tuple[str, ...], Row], tree: Tree, table: Path) -> It
 
 def _joined(rows: list[Row], table: tuple[str, ...], on: tuple[str, ...], tree: Tree) -> list[Row]:
     others, path = tree.table(table)
-    if not others:
-        return rows
+    if not others or not rows:
+        return []
     check_columns(others, on, path)
     check_columns(rows, on, tree.root)
     index = {tuple(other[column] for column in on): other for other in others}
@@ -170,6 +172,6 @@ def card_samples(card: Card, tree: Tree) -> tuple[list[Sample], list[Sample]]:
                 sample = replace(sample, boxes=found, meta=meta)
             if card.outlines and group.label == 1 and (text := outlines.get(fill(card.outlines.image, row))):
                 sample = replace(sample, meta={**sample.meta, name: text})
-            sides[group.split].append(sample)
+            sides[group.split] += slice_samples(sample, group.slices, tree) if group.slices else [sample]
     train, test = (sorted(samples, key=lambda sample: sample.id) for samples in sides.values())
     return train, test

@@ -54,7 +54,8 @@ def read_rows(path: Path, keys: str = "") -> list[Row]:
     table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         header = [name.strip() for name in next(table, [])]
-        return [dict(zip(header, (cell.strip() for cell in row), strict=False)) for row in table if any(row)]
+        short = [""] * len(header)  # a row may end before the header does
+        return [dict(zip(header, [cell.strip() for cell in row] + short, strict=False)) for row in table if any(row)]
     except csv.Error as error:
         raise InputError(f"{path}, line {table.line_num}: not a row of a table ({error})") from error
 

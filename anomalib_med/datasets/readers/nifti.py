@@ -64,6 +64,23 @@ def read(sample: Sample, path: Path) -> Image:
     return Image(pixels, sample, spacing=spacing)
 
 
+def read_volume(path: Path) -> np.ndarray:
+    """All axial slices of a volume, ``(frames, H, W)``, each as `read` gives it.
+
+    Raises
+    ------
+    ReadError
+        As `read`.
+    """
+    try:
+        volume = _open(path)
+    except FileNotFoundError:
+        raise ReadError(f"{path}: no such file: it was moved or deleted, or the path has a typing error") from None
+    canonical = apply_orientation(_block(volume, path, (slice(None),) * 3), _orientation(volume))
+    slices: np.ndarray = canonical[::-1, ::-1].transpose(2, 1, 0)
+    return slices
+
+
 def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
     """Write the maps of all slices of a volume as one NIfTI file in the volume's orientation, affine and voxel order.
 

@@ -5,6 +5,8 @@ from anomalib_med.datasets.synthetic.ct import add_ct_lesion, ct_slice_phantom
 from anomalib_med.datasets.synthetic.digit_anatomy import digit_anatomy
 from anomalib_med.datasets.synthetic.drawing import Phantom
 from anomalib_med.datasets.synthetic.lesions import add_lesion
+from anomalib_med.datasets.synthetic.lungs import lungs_of_ct, lungs_of_radiograph
+from anomalib_med.datasets.synthetic.planted import write_planted
 from anomalib_med.datasets.synthetic.write import write_chest_dataset, write_ct_dataset, write_digit_anatomy
 
 __all__ = [
@@ -14,7 +16,10 @@ __all__ = [
     "chest_phantom",
     "ct_slice_phantom",
     "digit_anatomy",
+    "lungs_of_ct",
+    "lungs_of_radiograph",
     "write_chest_dataset",
     "write_ct_dataset",
     "write_digit_anatomy",
+    "write_planted",
 ]

@@ -174,7 +174,7 @@ def _write(root: Path, recipe: _Recipe, counts: tuple[int, int, int], seed: int,
         "abnormal": abnormal,
     }
     stamp |= recipe.arguments
-    if _complete(root, stamp):
+    if complete(root, stamp):
         return
     # Built aside and renamed: a reader never meets half a data set, and two writers cannot mix theirs.
     building = root.parent / f".{root.name}-{uuid.uuid4().hex[:8]}"
@@ -182,7 +182,7 @@ def _write(root: Path, recipe: _Recipe, counts: tuple[int, int, int], seed: int,
         building.mkdir(parents=True)
         _write_images(building, recipe, counts, seed, progress)
         (building / STAMP).write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
-        _publish(building, root, stamp)
+        publish(building, root, stamp)
     except OSError as error:
         raise OutputError(
             f"{root}: cannot be written ({error.strerror or error}); free space or choose another folder"
@@ -191,7 +191,7 @@ def _write(root: Path, recipe: _Recipe, counts: tuple[int, int, int], seed: int,
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _complete(root: Path, stamp: dict[str, object]) -> bool:
+def complete(root: Path, stamp: dict[str, object]) -> bool:
     """Whether `root` already holds this data set; refuses a folder with anything else in it."""
     if root.is_file():
         raise OutputError(f"{root}: is a file; choose a new or empty folder")
@@ -208,12 +208,13 @@ def _complete(root: Path, stamp: dict[str, object]) -> bool:
     return True
 
 
-def _publish(building: Path, root: Path, stamp: dict[str, object]) -> None:
+def publish(building: Path, root: Path, stamp: dict[str, object]) -> None:
+    """Move a finished folder to its place, where another writer may have been first with the same."""
     try:
         building.replace(root)
     except OSError:
         # Another writer was first: fine where it wrote the same.
-        if not _complete(root, stamp):
+        if not complete(root, stamp):
             raise
 
 
@@ -231,9 +232,9 @@ def _write_images(
             pixels, mask = recipe.draw(image_seed, kind, split)
             path = f"{split}/{label}/{index:05d}.png"
             mask_path = f"test/masks/{index:05d}.png" if kind else ""
-            _save_png(root / path, pixels)
+            save_png(root / path, pixels)
             if kind:
-                _save_png(root / mask_path, mask.astype(np.uint8) * np.uint8(255))
+                save_png(root / mask_path, mask.astype(np.uint8) * np.uint8(255))
             row = (path, f"{recipe.name}-{image_seed}", int(kind is not None), mask_path, kind or "", split, image_seed)
             rows.append(dict(zip(_COLUMNS, row, strict=True)))
             if progress is not None:
@@ -244,7 +245,8 @@ def _write_images(
         writer.writerows(rows)
 
 
-def _save_png(path: Path, pixels: Stored) -> None:
+def save_png(path: Path, pixels: Stored) -> None:
+    """Write one picture."""
     encoded, data = cv2.imencode(".png", pixels)
     if not encoded:
         raise OutputError(f"{path}: OpenCV could not encode the image as PNG")
