@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: setup demo test check format clean bench-coreset bench-search bench-pipeline bench-throughput bench-extractors false-alarms
+.PHONY: setup demo test check format clean
+.PHONY: bench-aupro bench-coreset bench-search bench-pipeline bench-throughput bench-extractors false-alarms
 
 setup: $(STAMP)
 
@@ -30,6 +31,9 @@ check: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-aupro: setup
+	$(BIN)/python benchmarks/aupro.py $(ARGS)
 
 bench-coreset: setup
 	$(BIN)/python benchmarks/coreset.py

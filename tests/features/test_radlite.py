@@ -127,7 +127,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     save_file(timm.create_model("resnet18", pretrained=False).state_dict(), folder / "teacher.safetensors")
     (folder / "recipe.toml").write_text(
-        "seed = 0\nviews = 40\nfirst = 0\nsurround = 0.0\nsize = 64\ndimensions = 64\nepochs = 2\nbatch = 8\nlearning_rate = 1e-3\n"
+        "seed = 0\nviews = 40\nfirst = 0\nsurround = 0.0\nsize = 64\ndimensions = 64\n"
+        "epochs = 2\nbatch = 8\nlearning_rate = 1e-3\n"
         'weight_decay = 0.02\n[[source]]\ngroup = "texture"\nweight = 1.0\n[[source]]\ngroup = "radiograph"\n'
         'paths = "none/*"\nweight = 1.0\n[[teacher]]\nbackbone = "resnet18"\nlayers = ["layer2", "layer3"]\n'
         'weights = "teacher.safetensors"\nweight = 1.0\n'

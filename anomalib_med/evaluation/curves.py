@@ -1,0 +1,176 @@
+"""Curve: how many abnormal and normal cases lie above each threshold, and the metrics that follow from those counts.
+
+Every ranking metric of images, patients and pixels is a pure function of these counts. They may have leading
+dimensions, one for each bootstrap replicate, so that an interval costs one call.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Metric = Callable[["Curve"], Floats]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Cumulative counts from the highest score downwards.
+
+    Parameters
+    ----------
+    thresholds
+        float ``(T,)``, the distinct scores, descending. A case counts as positive where ``score >= threshold``.
+    tp, fp
+        float64 ``(..., T)``: abnormal and normal cases (or their weights) at or above each threshold. The last column
+        holds all there are.
+    """
+
+    thresholds: np.ndarray
+    tp: Floats
+    fp: Floats
+
+    @property
+    def positives(self) -> Floats:
+        """Abnormal cases in all, ``(..., 1)``."""
+        return self.tp[..., -1:]
+
+    @property
+    def negatives(self) -> Floats:
+        """Normal cases in all, ``(..., 1)``."""
+        return self.fp[..., -1:]
+
+    @property
+    def tpr(self) -> Floats:
+        """Sensitivity at each threshold, ``(..., T)``; NaN without abnormal cases."""
+        with np.errstate(invalid="ignore"):
+            return self.tp / self.positives
+
+    @property
+    def fpr(self) -> Floats:
+        """One minus the specificity at each threshold, ``(..., T)``; NaN without normal cases."""
+        with np.errstate(invalid="ignore"):
+            return self.fp / self.negatives
+
+
+def curve_of(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> Curve:
+    """Count cases above each distinct score.
+
+    Parameters
+    ----------
+    labels
+        0 or 1, ``(n,)``.
+    scores
+        ``(n,)``, finite; higher is more anomalous.
+    weights
+        ``(..., n)``: of each case, one row for each bootstrap replicate; 1 by default.
+    """
+    y, s = check(labels, scores)
+    order = np.argsort(-s, kind="stable")
+    y, s = y[order], s[order]
+    last = np.append(np.flatnonzero(s[1:] != s[:-1]), len(s) - 1)  # ties share one threshold
+    w = np.ones(len(s)) if weights is None else np.asarray(weights, float)[..., order]
+    tp = np.cumsum(w * y, axis=-1)[..., last]
+    fp = np.cumsum(w * ~y, axis=-1)[..., last]
+    return Curve(s[last], tp, fp)
+
+
+def check(labels: np.ndarray, scores: np.ndarray) -> tuple[npt.NDArray[np.bool_], Floats]:
+    """Labels as bool and scores as float64, of one length.
+
+    Raises
+    ------
+    ValueError
+        For lengths that differ, labels other than 0 and 1, scores that are not finite, or only one kind of case.
+    """
+    y, s = np.asarray(labels), np.asarray(scores, float)
+    if y.ndim != 1 or y.shape != s.shape:
+        raise ValueError(f"labels {y.shape} and scores {s.shape} must be two lists of one length")
+    if not np.isin(y, (0, 1)).all():
+        raise ValueError("labels must be 0 (normal) or 1 (abnormal)")
+    if len(np.unique(y)) < 2:
+        raise ValueError("AUROC needs normal and abnormal images, and so does every metric of a ranking")
+    if np.isnan(s).any():
+        raise ValueError("a score is NaN: leave out the images that could not be scored, and say how many")
+    if not np.isfinite(s).all():
+        raise ValueError("a score is infinite: leave out the images that could not be scored, and say how many")
+    return y.astype(bool), s
+
+
+def area_below(x: Floats, y: Floats, limit: float) -> Floats:
+    """Area under the broken line through (0, 0) and the points, from x = 0 to `limit`, cut by linear interpolation.
+
+    Parameters
+    ----------
+    x, y
+        float ``(..., T)``; x ascending from 0 or above to 1.
+    limit
+        Where the line is cut, in (0, 1].
+
+    Returns
+    -------
+    float ``(...)``.
+    """
+    zero = np.zeros((*x.shape[:-1], 1))
+    x0, y0 = np.concatenate([zero, x[..., :-1]], -1), np.concatenate([zero, y[..., :-1]], -1)
+    width = x - x0
+    inside = np.clip(limit - x0, 0, width)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.where(width > 0, inside / width, 0.0)
+    return np.asarray(np.sum(inside * (y0 + 0.5 * (y - y0) * share), axis=-1))
+
+
+def auroc(curve: Curve) -> Floats:
+    """Area under the ROC curve, ties counted half (scikit-learn's `roc_auc_score`)."""
+    return area_below(curve.fpr, curve.tpr, 1.0)
+
+
+def average_precision(curve: Curve) -> Floats:
+    """Sum over thresholds of precision times the rise of recall (scikit-learn's `average_precision_score`)."""
+    tpr = curve.tpr
+    rise = np.diff(tpr, axis=-1, prepend=0.0)
+    flagged = curve.tp + curve.fp
+    precision = np.divide(curve.tp, flagged, out=np.zeros_like(flagged), where=flagged > 0)
+    return np.asarray(np.sum(rise * precision, axis=-1))
+
+
+def f1_max(curve: Curve) -> Floats:
+    """Best F1 over all thresholds: an oracle, since the threshold is chosen on the cases it is judged on.
+
+    Of pixels the same number is the best pooled Dice.
+    """
+    return np.asarray(np.max(2 * curve.tp / (curve.tp + curve.fp + curve.positives), axis=-1))
+
+
+def accuracy_max(curve: Curve) -> Floats:
+    """Best accuracy over all thresholds, flagging nothing among them: an oracle (SQUID's ACC)."""
+    right = curve.tp + curve.negatives - curve.fp
+    best = np.maximum(np.max(right, axis=-1), curve.negatives[..., 0])
+    return np.asarray(best / (curve.positives + curve.negatives)[..., 0])
+
+
+def sensitivity_at_specificity(curve: Curve, specificity: float) -> Floats:
+    """Highest sensitivity among the thresholds whose specificity is at least the one asked for.
+
+    A point of the ROC curve as it is, not interpolated (torchmetrics' `binary_sensitivity_at_specificity`). It
+    describes the ranking: a threshold for use is taken from held-out normals.
+    """
+    allowed = curve.fpr <= 1 - specificity + 1e-12
+    return np.asarray(np.max(np.where(allowed, curve.tpr, 0.0), axis=-1))
+
+
+def specificity_at_sensitivity(curve: Curve, sensitivity: float) -> Floats:
+    """Highest specificity among the thresholds whose sensitivity is at least the one asked for."""
+    allowed = curve.tpr >= sensitivity - 1e-12
+    return np.asarray(np.max(np.where(allowed, 1 - curve.fpr, 0.0), axis=-1))
+
+
+def partial_auroc(curve: Curve, max_fpr: float = 0.1) -> Floats:
+    """Area under the ROC curve up to `max_fpr`, standardised so that chance is 0.5 and perfection 1.
+
+    McClish, "Analyzing a portion of the ROC curve", 1989 (scikit-learn's ``roc_auc_score(max_fpr=...)``).
+    """
+    area = area_below(curve.fpr, curve.tpr, max_fpr)
+    lowest = 0.5 * max_fpr**2
+    return 0.5 * (1 + (area - lowest) / (max_fpr - lowest))

@@ -1,0 +1,249 @@
+"""FROC: how many lesions are found at how many false detections an image, from maps and masks or boxes.
+
+Bandos et al., "Area under the free-response ROC curve", 2009; the mean of sensitivities at 1/8, 1/4, 1/2, 1, 2, 4 and
+8 false detections is LUNA16's CPM (Setio et al. 2017). Two conventions of what a detection is and when it hits:
+
+"peak"
+    A detection is a local maximum of the map; it hits the lesion that its pixel lies in (CAMELYON16, LUNA16, MONAI).
+"overlap"
+    A detection is an 8-connected component of the thresholded map with the maximum inside as its score; it hits a
+    lesion where the boxes of both have an intersection over union above 0.1 (nnDetection).
+
+In both a lesion hit twice counts once, with its higher score, and the second detection is not a false one. False
+detections are counted on all images, normal ones included.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import cv2
+import numpy as np
+
+from anomalib_med.datasets.sample import Box
+from anomalib_med.evaluation.curves import Floats
+from anomalib_med.evaluation.intervals import Interval, wilson
+
+FALSE_DETECTIONS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+LEAST_OVERLAP = 0.1
+MISSED = -np.inf
+RADIUS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found in one image.
+
+    Parameters
+    ----------
+    lesions
+        float64 ``(L,)``: of each lesion the score of the best detection that hits it, minus infinity where none does.
+    sizes
+        float64 ``(L,)``: pixels of each lesion (of a box its area).
+    false
+        float64 ``(F,)``: scores of the detections that hit no lesion.
+    """
+
+    lesions: np.ndarray
+    sizes: np.ndarray
+    false: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class FrocCurve:
+    """Sensitivity against false detections an image, from the strictest threshold to the loosest.
+
+    Parameters
+    ----------
+    thresholds
+        float64 ``(T,)``, descending; the first is infinity, where nothing is detected.
+    sensitivity
+        float64 ``(..., T)`` of lesions, in [0, 1].
+    false_per_image
+        float64 ``(..., T)``, ascending from 0.
+    """
+
+    thresholds: np.ndarray
+    sensitivity: Floats
+    false_per_image: Floats
+
+
+def peaks(map: np.ndarray, radius: int = RADIUS) -> tuple[np.ndarray, np.ndarray]:
+    """Local maxima of a map: pixels that no other within `radius` exceeds; of a plateau the first pixel.
+
+    Parameters
+    ----------
+    map
+        float ``(H, W)``.
+    radius
+        In pixels of the map, the half side of the square that is looked at.
+
+    Returns
+    -------
+    Scores ``(n,)``, descending, and positions ``(n, 2)`` as row and column.
+    """
+    values = np.ascontiguousarray(map, np.float32)
+    highest = cv2.dilate(values, np.ones((2 * radius + 1,) * 2, np.uint8), borderType=cv2.BORDER_REPLICATE)
+    candidates = (values == highest).astype(np.uint8)
+    _, labels = cv2.connectedComponents(candidates, connectivity=8)
+    flat = np.flatnonzero(candidates)
+    _, first = np.unique(labels.ravel()[flat], return_index=True)
+    rows, columns = np.unravel_index(flat[first], values.shape)
+    scores = values[rows, columns].astype(float)
+    order = np.argsort(-scores, kind="stable")
+    return scores[order], np.stack([rows, columns], axis=1)[order]
+
+
+def components(map: np.ndarray, threshold: float) -> tuple[np.ndarray, list[Box]]:
+    """8-connected components of ``map > threshold``.
+
+    Returns
+    -------
+    The maximum inside each ``(n,)``, and its box ``(x, y, width, height)``.
+    """
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((map > threshold).astype(np.uint8), connectivity=8)
+    highest = np.full(count, -np.inf)
+    np.maximum.at(highest, labels.ravel().astype(np.intp), np.asarray(map, float).ravel())
+    boxes = [(float(x), float(y), float(w), float(h)) for x, y, w, h, _ in stats[1:].tolist()]
+    return highest[1:], boxes
+
+
+def found_by_peaks(map: np.ndarray, lesions: np.ndarray | Sequence[Box], radius: int = RADIUS) -> Found:
+    """Detections of one image by the convention "peak".
+
+    Parameters
+    ----------
+    map
+        float ``(H, W)``.
+    lesions
+        A mask ``(H, W)`` whose 8-connected regions are the lesions, or boxes ``(x, y, width, height)``, which may
+        overlap: a peak hits every box it lies in.
+    radius
+        See `peaks`.
+    """
+    scores, at = peaks(map, radius)
+    if isinstance(lesions, np.ndarray):
+        labels, stats = _regions(lesions)
+        inside = labels[at[:, 0], at[:, 1]][:, None] == np.arange(1, len(stats) + 1)
+        return _found(scores, inside, stats[:, 4])
+    b = np.array(lesions, float).reshape(-1, 4)
+    y, x = at[:, :1], at[:, 1:]
+    inside = (x >= b[:, 0]) & (x < b[:, 0] + b[:, 2]) & (y >= b[:, 1]) & (y < b[:, 1] + b[:, 3])
+    return _found(scores, inside, b[:, 2] * b[:, 3])
+
+
+def found_by_overlap(map: np.ndarray, lesions: np.ndarray | Sequence[Box], threshold: float) -> Found:
+    """Detections of one image by the convention "overlap".
+
+    Parameters
+    ----------
+    map, lesions
+        As for `found_by_peaks`; of a mask the boxes around its regions count.
+    threshold
+        Components are those of ``map > threshold``: the detector's, from held-out normals.
+    """
+    scores, boxes = components(map, threshold)
+    if isinstance(lesions, np.ndarray):
+        stats = _regions(lesions)[1]
+        truth, sizes = stats[:, :4], stats[:, 4]
+    else:
+        truth = np.array(lesions, float).reshape(-1, 4)
+        sizes = truth[:, 2] * truth[:, 3]
+    return _found(scores, _overlaps(np.array(boxes, float).reshape(-1, 4), truth) > LEAST_OVERLAP, sizes)
+
+
+def froc_curve(images: Sequence[Found], weights: np.ndarray | None = None) -> FrocCurve:
+    """The curve over all images.
+
+    Parameters
+    ----------
+    images
+        One an image, normal ones included.
+    weights
+        ``(..., N)``: how often each image counts, one row for each bootstrap replicate; once by default.
+
+    Raises
+    ------
+    ValueError
+        Where there is no lesion.
+    """
+    lesions, false = (np.concatenate([getattr(f, name) for f in images]) for name in ("lesions", "false"))
+    if not lesions.size:
+        raise ValueError("FROC needs lesions: none of the images has a mask or a box")
+    w = np.ones(len(images)) if weights is None else np.asarray(weights, float)
+    of_lesions = w[..., np.repeat(np.arange(len(images)), [len(f.lesions) for f in images])]
+    of_false = w[..., np.repeat(np.arange(len(images)), [len(f.false) for f in images])]
+    thresholds = np.unique(np.concatenate([lesions[lesions > MISSED], false]))[::-1]
+    hits, alarms = _at_least(lesions, of_lesions, thresholds), _at_least(false, of_false, thresholds)
+    with np.errstate(invalid="ignore"):  # a replicate without any lesion has no sensitivity
+        sensitivity = hits / of_lesions.sum(axis=-1, keepdims=True)
+    return FrocCurve(np.append(np.inf, thresholds), sensitivity, alarms / w.sum(axis=-1, keepdims=True))
+
+
+def sensitivity_at(curve: FrocCurve, false_per_image: float) -> Floats:
+    """Sensitivity at a number of false detections an image, by linear interpolation; beyond the curve its end."""
+    x, y = curve.false_per_image, curve.sensitivity
+    if x.ndim == 1:
+        return np.asarray(np.interp(false_per_image, x, y))
+    return np.asarray([np.interp(false_per_image, a, b) for a, b in zip(x, y, strict=True)])
+
+
+def cpm(curve: FrocCurve, points: Sequence[float] = FALSE_DETECTIONS) -> Floats:
+    """Mean sensitivity at the given numbers of false detections an image: LUNA16's competition metric."""
+    return np.asarray(np.mean([sensitivity_at(curve, point) for point in points], axis=0))
+
+
+def sensitivity_by_size(
+    images: Sequence[Found], threshold: float, edges: Sequence[float], level: float = 0.95
+) -> list[tuple[float, float, int, Interval]]:
+    """Share of lesions found, by their size.
+
+    Parameters
+    ----------
+    images
+        One an image.
+    threshold
+        Detections that score at least as high count.
+    edges
+        Bounds of the sizes in pixels, ascending: ``(0, 100, inf)`` gives two groups.
+    level
+        Of the intervals (Wilson), which take lesions as independent.
+
+    Returns
+    -------
+    For each group its lower and upper bound (the upper one outside), the number of lesions and their sensitivity.
+    """
+    sizes = np.concatenate([f.sizes for f in images])
+    hit = np.concatenate([f.lesions for f in images]) >= threshold
+    groups = [(low, high, (sizes >= low) & (sizes < high)) for low, high in pairwise(edges)]
+    return [(low, high, int(g.sum()), wilson(int(hit[g].sum()), int(g.sum()), level)) for low, high, g in groups]
+
+
+def _regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels ``(H, W)`` of the 8-connected regions, and x, y, width, height, area of each ``(n, 5)``."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((mask != 0).astype(np.uint8), connectivity=8)
+    return labels, stats[1:].astype(float)
+
+
+def _found(scores: np.ndarray, inside: np.ndarray, sizes: np.ndarray) -> Found:
+    best = np.where(inside, scores[:, None], MISSED).max(axis=0, initial=MISSED)
+    return Found(best, sizes, scores[~inside.any(axis=1)])
+
+
+def _at_least(scores: np.ndarray, weights: Floats, thresholds: np.ndarray) -> Floats:
+    """Weight of scores at or above each threshold, after a first column of none at all."""
+    order = np.argsort(-scores, kind="stable")
+    zero = np.zeros((*weights.shape[:-1], 1))
+    sums = np.concatenate([zero, np.cumsum(weights[..., order], axis=-1)], axis=-1)
+    counts = np.searchsorted(-scores[order], -thresholds, side="right")
+    return np.concatenate([zero, sums[..., counts]], axis=-1)
+
+
+def _overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes ``(n, 4)`` and ``(m, 4)``: ``(n, m)``."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, :2] + a[:, None, 2:], b[None, :, :2] + b[None, :, 2:])
+    both = np.prod(np.clip(high - low, 0, None), axis=2)
+    union = np.prod(a[:, 2:], axis=1)[:, None] + np.prod(b[:, 2:], axis=1) - both
+    overlaps: np.ndarray = both / np.maximum(union, 1e-12)
+    return overlaps

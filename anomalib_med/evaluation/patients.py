@@ -1,0 +1,126 @@
+"""From scores of images to scores of patients, and metrics at a stated prevalence.
+
+A patient is abnormal with at least `least` abnormal images. The score of a patient is the aggregation named in every
+table: "max", "mean", "top<q>%" (mean of the highest q % of the images, at least one) or "noisy-or" (1 - prod(1 - p),
+for probabilities). Every metric of images is then one of patients.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from anomalib_med.errors import ConfigError
+from anomalib_med.evaluation.curves import Metric, check
+from anomalib_med.evaluation.intervals import LEVEL, REPLICATES, Interval, bootstrap
+
+PTP_RATIO = 9.0
+
+
+@dataclass(frozen=True, eq=False)
+class PatientScores:
+    """One row a patient.
+
+    Parameters
+    ----------
+    patients
+        Their names, sorted.
+    labels, scores
+        int ``(p,)`` and float64 ``(p,)``.
+    """
+
+    patients: list[str]
+    labels: np.ndarray
+    scores: np.ndarray
+
+
+def aggregate(
+    labels: Sequence[int] | np.ndarray,
+    scores: Sequence[float] | np.ndarray,
+    patients: Sequence[str] | np.ndarray,
+    how: str = "max",
+    least: int = 1,
+) -> PatientScores:
+    """Bring images to patients.
+
+    Parameters
+    ----------
+    labels, scores, patients
+        Of each image, ``(n,)``.
+    how
+        "max", "mean", "top<q>%" or "noisy-or".
+    least
+        Abnormal images that make a patient abnormal.
+
+    Raises
+    ------
+    ConfigError
+        For another `how`.
+    ValueError
+        As :func:`.curves.curve_of`, and for "noisy-or" of scores that are no probabilities.
+    """
+    y, s = check(np.asarray(labels), np.asarray(scores))
+    names, whose = np.unique(np.asarray(patients), return_inverse=True)
+    if whose.shape != y.shape:
+        raise ValueError(f"{len(whose)} patients were given for {len(y)} images")
+    share = _share(how)
+    if how == "noisy-or" and not ((s >= 0) & (s <= 1)).all():
+        raise ValueError("noisy-or needs probabilities in [0, 1]: choose max, mean or top5%")
+    groups = np.split(s[np.argsort(whose, kind="stable")], np.cumsum(np.bincount(whose))[:-1])
+    abnormal = np.bincount(whose, weights=y) >= least
+    joined = [_joined(group, how, share) for group in groups]
+    return PatientScores([str(name) for name in names], abnormal.astype(int), np.array(joined))
+
+
+def prevalence_weights(labels: np.ndarray, ratio: float = PTP_RATIO) -> np.ndarray:
+    """Weights ``(n,)`` that make the normal weigh `ratio` times as much as the abnormal; the normal keep 1."""
+    y = np.asarray(labels, bool)
+    weights: np.ndarray = np.where(y, (~y).sum() / (ratio * max(1, y.sum())), 1.0)
+    return weights
+
+
+def patient_metrics(
+    scores: PatientScores,
+    metrics: Mapping[str, Metric],
+    *,
+    ratio: float | None = None,
+    replicates: int = REPLICATES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Metrics of patients with their intervals.
+
+    Parameters
+    ----------
+    scores
+        From `aggregate`.
+    metrics
+        Functions of a curve by name, such as :data:`.image_metrics.RANKING_METRICS`.
+    ratio
+        Normal patients to one abnormal. 9 is the patient-to-patient protocol (PTP): metrics that depend on the
+        prevalence, such as AP and F1, are those of a clinic with one abnormal patient in ten. None keeps the
+        prevalence of the test set.
+    replicates, level, seed
+        As for :func:`.intervals.bootstrap`.
+    """
+    weights = None if ratio is None else prevalence_weights(scores.labels, ratio)
+    return bootstrap(
+        scores.labels, scores.scores, metrics, weights=weights, replicates=replicates, level=level, seed=seed
+    )
+
+
+def _share(how: str) -> float:
+    """The part of a patient's images that counts; 0 for the highest alone."""
+    if how in ("max", "mean", "noisy-or"):
+        return 0.0 if how == "max" else 1.0
+    number = how.removeprefix("top").removesuffix("%")
+    if how != f"top{number}%" or not number.replace(".", "", 1).isdigit() or not 0 < float(number) <= 100:
+        raise ConfigError(f'aggregation "{how}" is not known: choose max, mean, top<q>% (such as top5%) or noisy-or')
+    return float(number) / 100
+
+
+def _joined(scores: np.ndarray, how: str, share: float) -> float:
+    if how == "noisy-or":
+        return float(1 - np.prod(1 - scores))
+    count = max(1, int(np.ceil(share * len(scores) - 1e-9)))
+    return float(np.sort(scores)[-count:].mean())

@@ -1,0 +1,230 @@
+"""Metrics of anomaly maps against lesion masks, over all pixels of all images, in one pass and bounded memory.
+
+Definitions: all pixels of all images count together, those of normal images included. AUPRO as Bergmann et al.,
+"The MVTec anomaly detection dataset", IJCV 2021, in the form of anomalib: regions are 8-connected, the overlap is
+averaged over regions, the false-positive rate is that of the background pixels of all images, the curve is cut at the
+limit by linear interpolation and the area divided by the limit.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from anomalib_med.evaluation import curves
+from anomalib_med.evaluation.curves import Curve, Floats, area_below
+from anomalib_med.evaluation.score_counts import CAPACITY, ScoreCounts
+
+
+@dataclass(frozen=True, eq=False)
+class PixelCurve(Curve):
+    """Counts of pixels above each threshold, and the overlap with regions.
+
+    Parameters
+    ----------
+    overlap
+        float64 ``(..., T)``: sum over regions of the part of each that lies at or above the threshold.
+    dropped_bits
+        Low bits of the float32 scores that were not told apart; 0 where all values are exact.
+    """
+
+    overlap: Floats
+    dropped_bits: int = 0
+
+    @property
+    def regions(self) -> Floats:
+        """Regions in all, ``(..., 1)``."""
+        return self.overlap[..., -1:]
+
+    def aupro_error(self, limit: float = 0.3) -> float:
+        """The most by which `aupro` can differ from the value of the full scores; 0 where those are exact.
+
+        Between two thresholds that are told apart the curve stays inside the rectangle that its ends span, and the
+        straight line through it is off by half of it at most.
+        """
+        if not self.dropped_bits:
+            return 0.0
+        x, y = self.fpr, self.overlap / self.regions
+        steps = np.diff(x, prepend=0.0) * np.diff(y, prepend=0.0)
+        return float(0.5 * steps[: np.searchsorted(x, limit) + 1].sum() / limit)
+
+
+class PixelMetrics:
+    """Takes one map and its mask after the other; then gives every pixel metric.
+
+    Parameters
+    ----------
+    capacity
+        Distinct scores that are told apart. With up to that many all values are exact; beyond it memory stays where it
+        is and :meth:`PixelCurve.aupro_error` bounds what was lost.
+    """
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._counts = ScoreCounts(capacity)
+        self.images = 0
+
+    def add(self, map: np.ndarray, mask: np.ndarray | None = None) -> None:
+        """Take one image.
+
+        Parameters
+        ----------
+        map
+            float ``(H, W)``, finite; taken as float32.
+        mask
+            bool or integer ``(H, W)``, non-zero where abnormal; None for a normal image.
+
+        Raises
+        ------
+        ValueError
+            For shapes that differ or a map that is not finite.
+        """
+        scores = np.ascontiguousarray(map, np.float32).ravel()
+        if not np.isfinite(scores).all():
+            raise ValueError("an anomaly map holds NaN or infinity: leave the image out, and say so")
+        self.images += 1
+        if mask is None:
+            self._counts.add(scores, scores[:0], np.empty(0))
+            return
+        if mask.shape != map.shape:
+            raise ValueError(f"a mask of {mask.shape} does not fit its map of {map.shape}")
+        abnormal = np.flatnonzero(mask)
+        normal = np.ones(scores.size, bool)
+        normal[abnormal] = False
+        self._counts.add(scores[normal], scores[abnormal], region_weights(mask).ravel()[abnormal])
+
+    def curve(self) -> PixelCurve:
+        """Counts at every threshold.
+
+        Raises
+        ------
+        ValueError
+            Where there are no normal or no abnormal pixels.
+        """
+        thresholds, normal, abnormal, weights = self._counts.table()
+        if not (normal.any() and abnormal.any()):
+            raise ValueError("AUROC needs normal and abnormal pixels, and so do the other metrics of maps")
+        tp, fp, overlap = np.cumsum(abnormal), np.cumsum(normal), np.cumsum(weights)
+        return PixelCurve(thresholds, tp, fp, overlap, self._counts.dropped_bits)
+
+    def compute(self) -> dict[str, float]:
+        """Every pooled metric by name."""
+        curve = self.curve()
+        return {name: float(metric(curve)) for name, metric in PIXEL_METRICS.items()}
+
+
+def aupro(curve: Curve, limit: float = 0.3) -> Floats:
+    """Area under the per-region overlap curve up to a false-positive rate, divided by that rate: in [0, 1].
+
+    Parameters
+    ----------
+    curve
+        A `PixelCurve`.
+    limit
+        0.3 as usual; 0.05 is stricter and says more of small lesions.
+    """
+    if not isinstance(curve, PixelCurve):
+        raise TypeError("AUPRO needs the overlap with regions: give a PixelCurve")
+    return area_below(curve.fpr, curve.overlap / curve.regions, limit) / limit
+
+
+def aupro05(curve: Curve) -> Floats:
+    """`aupro` up to a false-positive rate of 0.05."""
+    return aupro(curve, 0.05)
+
+
+PIXEL_METRICS: dict[str, curves.Metric] = {
+    "pixel_auroc": curves.auroc,
+    "pixel_ap": curves.average_precision,
+    "aupro@0.3": aupro,
+    "aupro@0.05": aupro05,
+    "best_dice (oracle)": curves.f1_max,
+}
+"""Metrics of pooled pixels by the name they have in every table."""
+
+
+def region_weights(mask: np.ndarray) -> Floats:
+    """One over the area of the 8-connected region each abnormal pixel belongs to; 0 elsewhere.
+
+    Parameters
+    ----------
+    mask
+        ``(H, W)``, non-zero where abnormal.
+
+    Returns
+    -------
+    float64 ``(H, W)``; it sums to the number of regions.
+    """
+    _, labels = cv2.connectedComponents((mask != 0).astype(np.uint8), connectivity=8)
+    areas = np.bincount(labels.ravel()).astype(float)
+    inverse = 1 / np.maximum(areas, 1)
+    inverse[0] = 0
+    weights: Floats = inverse[labels]
+    return weights
+
+
+def dice(mask: np.ndarray, predicted: np.ndarray) -> float:
+    """Dice of two masks of one image; 1 where both are empty.
+
+    Parameters
+    ----------
+    mask, predicted
+        ``(H, W)``, non-zero where abnormal and where flagged.
+    """
+    truth, found = mask != 0, predicted != 0
+    whole = int(truth.sum() + found.sum())
+    return float(2 * (truth & found).sum() / whole) if whole else 1.0
+
+
+def best_dice_of_image(map: np.ndarray, mask: np.ndarray) -> float:
+    """Best Dice of one image over all thresholds: an oracle, chosen for this very image.
+
+    Its mean over abnormal images is ``dice_img``, a higher and different number than the pooled best Dice.
+
+    Parameters
+    ----------
+    map
+        float ``(H, W)``.
+    mask
+        ``(H, W)``, non-zero where abnormal.
+
+    Raises
+    ------
+    ValueError
+        Where the mask is empty.
+    """
+    truth = mask != 0
+    abnormal = np.sort(map[truth])[::-1]
+    if not len(abnormal):
+        raise ValueError("the best Dice of an image needs a lesion")
+    normal = np.sort(map[~truth])
+    # The best threshold is the score of an abnormal pixel: below it only normal pixels are added.
+    tp = np.searchsorted(-abnormal, -abnormal, side="right")
+    fp = len(normal) - np.searchsorted(normal, abnormal, side="left")
+    return float(np.max(2 * tp / (tp + fp + len(abnormal))))
+
+
+def pixel_auroc(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray]) -> float:
+    """Area under the ROC curve of all pixels of all images together, those of normal images included.
+
+    Parameters
+    ----------
+    masks
+        bool ``(H, W)`` each, True where abnormal.
+    maps
+        float ``(H, W)`` each, of the shape of its mask; compared as float32.
+
+    Raises
+    ------
+    ValueError
+        For shapes that differ, or where there are only normal or only abnormal pixels.
+    """
+    return pixel_metrics(zip(masks, maps, strict=True))["pixel_auroc"]
+
+
+def pixel_metrics(pairs: Iterable[tuple[np.ndarray | None, np.ndarray]], capacity: int = CAPACITY) -> dict[str, float]:
+    """Every pooled metric of pairs of mask (None for a normal image) and map, by name; only counts are held."""
+    metrics = PixelMetrics(capacity)
+    for mask, map in pairs:
+        metrics.add(map, mask)
+    return metrics.compute()

@@ -1,0 +1,59 @@
+"""From images to patients, and metrics at nine normals to one abnormal."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from anomalib_med.errors import ConfigError
+from anomalib_med.evaluation.image_metrics import RANKING_METRICS
+from anomalib_med.evaluation.patients import aggregate, patient_metrics, prevalence_weights
+
+LABELS = [0, 0, 0, 1, 0, 1]
+SCORES = [0.1, 0.2, 0.6, 0.4, 0.3, 0.5]
+PATIENTS = ["b", "b", "b", "a", "a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("max", [0.4, 0.6, 0.5]),
+        ("mean", [0.35, 0.3, 0.5]),
+        ("top50%", [0.4, 0.4, 0.5]),
+        ("noisy-or", [1 - 0.6 * 0.7, 1 - 0.9 * 0.8 * 0.4, 0.5]),
+    ],
+)
+def test_a_patient_has_one_score(how: str, expected: list[float]) -> None:
+    joined = aggregate(LABELS, SCORES, PATIENTS, how)
+    assert joined.patients == ["a", "b", "c"]
+    assert joined.labels.tolist() == [1, 0, 1]
+    assert joined.scores == pytest.approx(expected)
+
+
+def test_more_abnormal_images_can_be_asked_for() -> None:
+    assert aggregate([1, 0, 1, 1], [1.0, 2, 3, 4], list("aabb"), least=2).labels.tolist() == [0, 1]
+
+
+def test_an_unknown_aggregation_is_refused() -> None:
+    for how in ("median", "top0%", "top%", "top5"):
+        with pytest.raises(ConfigError, match="choose max, mean, top<q>%"):
+            aggregate(LABELS, SCORES, PATIENTS, how)
+
+
+def test_noisy_or_needs_probabilities() -> None:
+    with pytest.raises(ValueError, match="noisy-or needs probabilities"):
+        aggregate([0, 1], [0.5, 2.0], list("ab"), "noisy-or")
+
+
+def test_nine_normals_to_one_abnormal() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [30, 60])
+    scores = labels + rng.normal(size=90)
+    weights = prevalence_weights(labels)
+    assert weights[labels == 0].sum() == pytest.approx(9 * weights[labels == 1].sum())
+    patients = aggregate(labels, scores, [f"{i:03}" for i in range(90)])
+    metrics = {name: RANKING_METRICS[name] for name in ("auroc", "ap")}
+    ptp = patient_metrics(patients, metrics, ratio=9, replicates=200)
+    plain = patient_metrics(patients, metrics, replicates=200)
+    assert ptp["ap"].value == pytest.approx(average_precision_score(labels, scores, sample_weight=weights))
+    assert ptp["ap"].low < ptp["ap"].value < ptp["ap"].high < plain["ap"].value
+    assert ptp["auroc"].value == pytest.approx(plain["auroc"].value)  # does not depend on the prevalence

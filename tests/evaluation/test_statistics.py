@@ -1,0 +1,176 @@
+"""Intervals, tests of differences and tables of many, against slow references."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anomalib_med.evaluation import curves
+from anomalib_med.evaluation.comparisons import holm, over_seeds
+from anomalib_med.evaluation.curves import curve_of
+from anomalib_med.evaluation.delong import delong_covariance, delong_interval, delong_test
+from anomalib_med.evaluation.image_metrics import image_auroc
+from anomalib_med.evaluation.intervals import bootstrap, bootstrap_mean, draws, paired_bootstrap, wilson
+
+
+def two_methods(n: int = 60, seed: int = 0, gap: float = 0.5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([0, 1], n // 2)
+    shared = rng.normal(size=n)
+    first = labels * (1 + gap) + shared + rng.normal(size=n) * 0.7
+    return labels, np.round(first, 1), np.round(labels + shared + rng.normal(size=n) * 0.7, 1)
+
+
+def slow_delong(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The paper's formulas, pair by pair."""
+    v10, v01 = [], []
+    for s in scores:
+        x, y = s[labels == 1], s[labels == 0]
+        psi = (x[:, None] > y) + 0.5 * (x[:, None] == y)
+        v10.append(psi.mean(axis=1))
+        v01.append(psi.mean(axis=0))
+    return np.cov(v10) / len(v10[0]) + np.cov(v01) / len(v01[0])
+
+
+def test_delong_is_the_papers_formula() -> None:
+    labels, first, second = two_methods()
+    areas, covariance = delong_covariance(labels, np.stack([first, second]))
+    assert areas == pytest.approx([image_auroc(labels, first), image_auroc(labels, second)])
+    assert covariance == pytest.approx(slow_delong(labels, np.stack([first, second])))
+
+
+def test_delong_agrees_with_a_permutation_test() -> None:
+    # Under no difference the two scores of an image, brought to ranks, can be exchanged.
+    labels, first, second = two_methods(120, seed=3, gap=0.45)
+    ranks = [np.argsort(np.argsort(s)).astype(float) for s in (first, second)]
+    observed = image_auroc(labels, ranks[0]) - image_auroc(labels, ranks[1])
+    rng = np.random.default_rng(1)
+    beyond = 0
+    for _ in range(1000):
+        swap = rng.random(len(labels)) < 0.5
+        a, b = np.where(swap, ranks[1], ranks[0]), np.where(swap, ranks[0], ranks[1])
+        areas = [float(curves.auroc(curve_of(labels, s))) for s in (a, b)]
+        beyond += abs(areas[0] - areas[1]) >= abs(observed) - 1e-12
+    _, p = delong_test(labels, ranks[0], ranks[1])
+    assert p == pytest.approx(beyond / 1000, abs=0.03)
+    assert 0.001 < p < 0.5
+
+
+def test_an_image_repeated_adds_nothing_where_its_patient_is_known() -> None:
+    labels, first, second = two_methods()
+    once, twice = np.arange(60), np.repeat(np.arange(60), 2)
+    scores = np.stack([first, second])
+    single = delong_covariance(labels, scores, once)[1]
+    assert single == pytest.approx(delong_covariance(labels, scores)[1])
+    assert delong_covariance(labels[twice], scores[:, twice], twice)[1] == pytest.approx(single)
+    assert delong_covariance(labels[twice], scores[:, twice])[1][0, 0] < 0.6 * single[0, 0]
+
+
+def test_a_method_does_not_differ_from_itself() -> None:
+    labels, first, _ = two_methods()
+    interval, p = delong_test(labels, first, 3 * first + 1)
+    assert (interval.value, p) == (0, 1)
+
+
+def test_delong_interval_stays_between_zero_and_one() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    interval = delong_interval(labels, np.array([1, 2, 3, 5, 4, 6, 7, 8]))
+    assert 0 < interval.low < interval.value < interval.high < 1
+    perfect = delong_interval(labels, np.arange(8))
+    assert (perfect.low, perfect.high) == (1, 1)
+    with pytest.raises(ValueError, match="two patients of each kind"):
+        delong_interval(np.array([0, 0, 1]), np.array([1, 2, 3]))
+
+
+def test_a_replicate_draws_whole_patients_of_both_kinds() -> None:
+    patients = np.array(list("aabbccddee"))
+    labels = np.array([0, 0, 0, 0, 0, 0, 1, 0, 1, 1])
+    rows = np.concatenate(list(draws(labels, patients, replicates=300, seed=0)))
+    assert rows.shape == (300, 10)
+    assert (rows[:, ::2] == rows[:, 1::2]).all()
+    assert (rows[:, [0, 2, 4]].sum(axis=1) == 3).all()
+    assert (rows[:, [6, 8]].sum(axis=1) == 2).all()
+    assert (rows == np.concatenate(list(draws(labels, patients, replicates=300, seed=0)))).all()
+
+
+def test_bootstrap_is_the_slow_one() -> None:
+    labels, scores, _ = two_methods(40)
+    interval = bootstrap(labels, scores, {"auroc": curves.auroc}, replicates=200, seed=5)["auroc"]
+    rows = np.concatenate(list(draws(labels, None, replicates=200, seed=5))).astype(int)
+    slow = [image_auroc(np.repeat(labels, row), np.repeat(scores, row)) for row in rows]
+    assert interval.value == image_auroc(labels, scores)
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
+
+
+def test_bootstrap_and_delong_agree_on_the_width() -> None:
+    labels, scores, _ = two_methods(400)
+    a = bootstrap(labels, scores, {"auroc": curves.auroc})["auroc"]
+    b = delong_interval(labels, scores)
+    assert a.high - a.low == pytest.approx(b.high - b.low, rel=0.1)
+
+
+def test_images_of_one_patient_widen_the_interval() -> None:
+    labels, scores, _ = two_methods(60)
+    twice = np.repeat(np.arange(60), 4)
+    apart = bootstrap(labels[twice], scores[twice], {"auroc": curves.auroc})["auroc"]
+    together = bootstrap(labels[twice], scores[twice], {"auroc": curves.auroc}, patients=twice)["auroc"]
+    assert together.high - together.low > 1.7 * (apart.high - apart.low)
+
+
+def test_paired_bootstrap_sees_a_difference_and_none() -> None:
+    labels, first, second = two_methods(300, gap=1.0)
+    interval, p = paired_bootstrap(labels, first, second, curves.auroc, replicates=500)
+    assert interval.low > 0
+    assert p < 0.02
+    assert p == pytest.approx(delong_test(labels, first, second)[1], abs=0.02)
+    same, p = paired_bootstrap(labels, first, first, curves.auroc, replicates=100)
+    assert (same.value, same.low, same.high, p) == (0, 0, 0, 1)
+
+
+def test_mean_of_values_by_patient() -> None:
+    values, patients = np.array([1.0, 1, 1, 1, 0, 0]), list("aaaabc")
+    interval = bootstrap_mean(values, patients, replicates=400)
+    assert interval.value == pytest.approx(4 / 6)
+    assert (interval.low, interval.high) == (0, 1)
+
+
+def test_wilson_is_the_textbook_one() -> None:
+    # Newcombe, "Two-sided confidence intervals for the single proportion", 1998, table I.
+    for (successes, cases), (low, high) in {
+        (81, 263): (0.2553, 0.3662),
+        (15, 148): (0.0624, 0.1605),
+        (0, 20): (0.0, 0.1611),
+        (1, 29): (0.0061, 0.1718),
+    }.items():
+        interval = wilson(successes, cases)
+        assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(1, 40), st.data())
+def test_wilson_holds_the_share(cases: int, data: st.DataObject) -> None:
+    interval = wilson(data.draw(st.integers(0, cases)), cases)
+    assert 0 <= interval.low <= interval.value <= interval.high <= 1
+
+
+def test_holm_is_the_textbook_example() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]).size == 0
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_rejects_what_the_step_down_rule_rejects(p_values: list[float]) -> None:
+    order = np.argsort(p_values, kind="stable")
+    rejected = set()
+    for i, k in enumerate(order):
+        if p_values[k] * (len(p_values) - i) > 0.05:
+            break
+        rejected.add(int(k))
+    assert set(np.flatnonzero(holm(p_values) <= 0.05)) == rejected
+
+
+def test_seeds_have_a_mean_and_a_sample_deviation() -> None:
+    spread = over_seeds([0.8, 0.9, 1.0])
+    assert (spread.mean, spread.sd) == pytest.approx((0.9, 0.1))
+    assert np.isnan(over_seeds([0.8]).sd)
+    with pytest.raises(ValueError, match="one seed at least"):
+        over_seeds([])
