@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: setup demo test check format clean bench-aupro bench-coreset bench-pipeline false-alarms
+.PHONY: setup demo test check format clean bench bench-aupro bench-coreset bench-coverage bench-pipeline false-alarms
 
 setup: $(STAMP)
 
@@ -31,11 +31,18 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The data sets in the folder that ANOMED_TEST_DATA names; refreshes the results table in README.
+bench: setup
+	$(BIN)/python benchmarks/bench.py $(ARGS)
+
 bench-aupro: setup
 	$(BIN)/python benchmarks/aupro.py $(ARGS)
 
 bench-coreset: setup
 	$(BIN)/python benchmarks/coreset.py
+
+bench-coverage: setup
+	$(BIN)/python benchmarks/coverage.py $(ARGS)
 
 # NORMALS, ABNORMALS and WEIGHTS name real images and a safetensors file: see the head of each script.
 bench-pipeline: setup
