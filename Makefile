@@ -5,8 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: setup demo test check format clean
-.PHONY: bench-aupro bench-coreset bench-search bench-pipeline bench-throughput bench-extractors false-alarms
+.PHONY: setup demo test check format clean bench
+.PHONY: bench-aupro bench-coverage bench-coreset bench-search bench-pipeline bench-throughput bench-extractors false-alarms
 
 setup: $(STAMP)
 
@@ -32,6 +32,10 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The data sets in the folder that ANOMED_TEST_DATA names; refreshes the results table in README.
+bench: setup
+	$(BIN)/python benchmarks/bench.py $(ARGS)
+
 bench-aupro: setup
 	$(BIN)/python benchmarks/aupro.py $(ARGS)
 
@@ -40,6 +44,9 @@ bench-coreset: setup
 
 bench-search: setup
 	$(BIN)/python benchmarks/search.py
+
+bench-coverage: setup
+	$(BIN)/python benchmarks/coverage.py $(ARGS)
 
 # NORMALS, ABNORMALS and WEIGHTS name real images and a safetensors file: see the head of each script.
 bench-pipeline: setup

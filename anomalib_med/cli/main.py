@@ -15,6 +15,8 @@ EXIT_UNEXPECTED, EXIT_ERROR, EXIT_FAILED_IMAGES, EXIT_INTERRUPTED = 1, 2, 3, 130
 VERBS = {
     "fit": "Learn what is normal from a folder of normal images.",
     "score": "Score images with a fitted model: table, maps, overlays, report.",
+    "evaluate": "Measure a fitted model on labelled images, every number with its interval.",
+    "bench": "Compare detectors on named data sets.",
     "info": "What a model folder holds.",
     "models": "The detectors, and the card of each.",
     "datasets": "The named data sets, the card of each, and whether a folder holds one.",

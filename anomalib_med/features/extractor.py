@@ -132,7 +132,7 @@ class FeatureExtractor:
         if x.shape[1] not in (1, 3):
             raise ConfigError(f"the backbone takes 1 or 3 channels, got {x.shape[1]}: choose one or three windows")
         x = x.to(self.device, non_blocking=True)
-        if len(self.backbone.mean) == 1:
+        if len(self.backbone.mean) < x.shape[1]:
             x = x.mean(1, keepdim=True)
         count = len(x)
         if count == 1 and self.device.type == "cpu":

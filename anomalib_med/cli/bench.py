@@ -1,0 +1,105 @@
+"""``anomed bench``: data sets x detectors x seeds, and the tables that come of it."""
+
+import os
+from pathlib import Path
+
+import click
+from pydantic import JsonValue
+
+from anomalib_med.cli.main import EXIT_FAILED_IMAGES
+from anomalib_med.cli.options import FOLDER, device_option
+from anomalib_med.cli.progress import ProgressDisplay
+from anomalib_med.errors import ConfigError
+
+EPILOG = """\b
+Examples:
+  anomed bench --root /data -d nih_rsna -d zhanglab -m patchcore -o bench/
+  anomed bench --root /data -d bmad_liver -m patchcore -m 'patchcore pooling=max' --seeds 5 -o bench/
+  anomed bench --root /data -d chestxray14 -m patchcore --weights resnet18.safetensors --max-train 500 -o bench/
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--root", type=FOLDER, help="Folder with the data sets.  [default: ANOMED_TEST_DATA]")
+@click.option("-d", "--dataset", "datasets", multiple=True, metavar="NAME", help="See `anomed datasets`; repeatable.")
+@click.option(
+    "-m",
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="NAME",
+    help="Detector, with settings behind it if need be; repeatable.  [default: all detectors]",
+)
+@click.option(
+    "-o", "--output", required=True, type=FOLDER, help="Folder for the results; an earlier run is gone on with."
+)
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Number of seeds.")
+@click.option("--backbone", metavar="NAME", help="timm network of all detectors on frozen features.")
+@click.option("--weights", metavar="FILE", help="safetensors file, `pretrained` (cache or hub) or `random`.")
+@click.option("--layers", metavar="A,B", help="Layers of the backbone, by name.")
+@click.option("--size", type=int, metavar="PX", help="Side of the model input.  [default: 224]")
+@click.option("--calibration", type=float, default=0.2, show_default=True, help="Share of normals held out.")
+@click.option("--false-alarm-rate", type=float, default=0.05, show_default=True, help="Of the threshold.")
+@click.option("--max-train", type=click.IntRange(2), metavar="N", help="Most training images of a set.")
+@click.option("--max-test", type=click.IntRange(4), metavar="N", help="Most test images of a set.")
+@click.option("--cache", type=FOLDER, help="Folder of the backbone features.  [default: OUTPUT/features]")
+@click.option("--overwrite", is_flag=True, help="Measure cells of other settings anew.")
+@device_option
+def command(
+    root: Path | None,
+    datasets: tuple[str, ...],
+    methods: tuple[str, ...],
+    output: Path,
+    seeds: int,
+    backbone: str | None,
+    weights: str | None,
+    layers: str | None,
+    size: int | None,
+    calibration: float,
+    false_alarm_rate: float,
+    max_train: int | None,
+    max_test: int | None,
+    cache: Path | None,
+    overwrite: bool,
+    device: str,
+) -> int:
+    """Measure detectors on named data sets: every number with its interval, trivial baselines beside them.
+
+    A finished cell (data set, detector, seed) is not run again; one that fails is listed and the rest is finished.
+    """
+    from anomalib_med.evaluation.bench import Plan, methods_of, run_bench
+    from anomalib_med.evaluation.bench_outputs import write_outputs
+    from anomalib_med.models.base import parse_config
+    from anomalib_med.models.registry import detectors
+    from anomalib_med.preprocessing import Preprocessing
+
+    given = root or (Path(os.environ["ANOMED_TEST_DATA"]) if os.environ.get("ANOMED_TEST_DATA") else None)
+    if given is None:
+        raise ConfigError("--root: name the folder with the data sets, or set ANOMED_TEST_DATA")
+    if not datasets:
+        raise ConfigError("-d: name at least one data set; `anomed datasets` lists them")
+    named: dict[str, JsonValue] = {"backbone": backbone, "weights": weights, "layers": layers}
+    images: dict[str, JsonValue] = {} if size is None else {"size": size}
+    plan = Plan(
+        root=given,
+        out=output,
+        datasets=tuple(dict.fromkeys(datasets)),
+        methods=methods_of(methods or tuple(detectors()), {k: v for k, v in named.items() if v is not None}),
+        seeds=seeds,
+        preprocessing=parse_config(Preprocessing, images, "preprocessing"),
+        calibration=calibration,
+        false_alarm_rate=false_alarm_rate,
+        max_train=max_train,
+        max_test=max_test,
+        device=device,
+        cache=cache,
+        overwrite=overwrite,
+    )
+    with ProgressDisplay() as progress:
+        cells = run_bench(plan, progress=progress, say=click.echo)
+    for path in write_outputs(output, cells):
+        click.echo(f"written: {path}")
+    failed = sum(bool(cell.error) for cell in cells)
+    if failed:
+        click.echo(f"anomed: {failed} cells failed, see the tables", err=True)
+    return EXIT_FAILED_IMAGES if failed else 0

@@ -1,0 +1,105 @@
+"""``anomed evaluate``: a fitted model on labelled images, every number with its interval."""
+
+import os
+from pathlib import Path
+
+import click
+
+from anomalib_med.cli.main import EXIT_FAILED_IMAGES
+from anomalib_med.cli.options import EXISTING_OR_GLOB, FOLDER, device_option, patient_option
+from anomalib_med.cli.progress import ProgressDisplay
+from anomalib_med.errors import ConfigError
+
+EPILOG = """\b
+Examples:
+  anomed evaluate model/ --normal test/normal --abnormal test/abnormal --masks test/masks
+  anomed evaluate model/ --table test.csv -o out/
+  anomed evaluate model/ -d nih_rsna --root /data -o out/
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("model_dir", type=FOLDER)
+@click.option("--normal", type=EXISTING_OR_GLOB, metavar="DIR", help="Normal images.")
+@click.option("--abnormal", type=EXISTING_OR_GLOB, metavar="DIR", help="Abnormal images.")
+@click.option("--masks", type=FOLDER, help="Masks of the abnormal images, under the same names.")
+@click.option(
+    "--table", type=EXISTING_OR_GLOB, metavar="CSV", help="Instead: columns path, label; mask and patient if known."
+)
+@click.option("-d", "--dataset", metavar="NAME", help="Instead: the test side of a named data set.")
+@click.option("--root", type=FOLDER, help="Folder with the data sets.  [default: ANOMED_TEST_DATA]")
+@click.option("-o", "--output", type=FOLDER, help="Folder for metrics.csv, metrics.json and scores.csv.")
+@click.option("--false-alarm-rate", type=float, default=0.05, show_default=True, help="Of the decisions.")
+@click.option(
+    "--aggregation", default="max", show_default=True, help="From images to patients: max, mean, top<q>% or noisy-or."
+)
+@click.option("--replicates", type=click.IntRange(100), default=1000, show_default=True, help="Of the intervals.")
+@patient_option
+@device_option
+def command(
+    model_dir: Path,
+    normal: str | None,
+    abnormal: str | None,
+    masks: Path | None,
+    table: str | None,
+    dataset: str | None,
+    root: Path | None,
+    output: Path | None,
+    false_alarm_rate: float,
+    aggregation: str,
+    replicates: int,
+    patient_pattern: str | None,
+    device: str,
+) -> int:
+    """Measure the model of `anomed fit` on labelled images that it has not seen.
+
+    Intervals are at 95 %, resampled by patient. Metrics of maps need masks, FROC masks or boxes.
+    """
+    from anomalib_med.evaluation.evaluate import evaluate_model
+    from anomalib_med.evaluation.labelled import dataset_samples, folder_samples, table_samples
+    from anomalib_med.fitted import load
+    from anomalib_med.outputs.evaluation import write_evaluation
+
+    ways = [normal is not None or abnormal is not None, table is not None, dataset is not None]
+    if sum(ways) != 1:
+        raise ConfigError("name the images in one way: --normal and --abnormal, --table, or -d")
+    notes: tuple[str, ...] = ()
+    if dataset is not None:
+        given = root or (Path(os.environ["ANOMED_TEST_DATA"]) if os.environ.get("ANOMED_TEST_DATA") else None)
+        if given is None:
+            raise ConfigError("--root: name the folder with the data sets, or set ANOMED_TEST_DATA")
+        samples, notes = dataset_samples(dataset, given)
+    elif table is not None:
+        samples = table_samples(table, patient_pattern)
+    elif normal is not None and abnormal is not None:
+        samples = folder_samples(normal, abnormal, masks, patient_pattern)
+    else:
+        raise ConfigError("--normal and --abnormal: both are needed")
+    model = load(model_dir, device=device)
+    with ProgressDisplay() as progress:
+        evaluation = evaluate_model(
+            model,
+            samples,
+            false_alarm_rate=false_alarm_rate,
+            aggregation=aggregation,
+            replicates=replicates,
+            progress=progress,
+        )
+    labels = evaluation.labels
+    click.echo(
+        f"{(labels == 0).sum()} normal and {(labels == 1).sum()} abnormal images of "
+        f"{len(set(evaluation.patients.tolist()))} patients; 95 % intervals by patient"
+    )
+    width = max(map(len, evaluation.metrics))
+    for name, interval in evaluation.metrics.items():
+        click.echo(f"  {name:<{width}}  {interval}")
+    for note in (*model.notes, *notes):
+        click.echo(f"note: {note}")
+    if output is not None:
+        for path in write_evaluation(output, evaluation, model, samples):
+            click.echo(f"written: {path}")
+    if evaluation.failures:
+        first, reason = next(iter(evaluation.failures.items()))
+        click.echo(f"anomed: {len(evaluation.failures)} images left out, first {first}: {reason}", err=True)
+        return EXIT_FAILED_IMAGES
+    return 0

@@ -1,0 +1,46 @@
+"""All that is written of a bench: tables, pictures and the page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from anomalib_med.evaluation.bench import examples_folder
+from anomalib_med.evaluation.cells import Cell
+from anomalib_med.evaluation.summary import compare, rows_of
+from anomalib_med.outputs.bench_plots import png, roc_figure, throughput_figure
+from anomalib_med.outputs.bench_report import write_bench_report
+from anomalib_med.outputs.bench_tables import write_tables
+from anomalib_med.outputs.files import output_errors, write_atomic
+
+
+def write_outputs(out: Path, cells: Sequence[Cell]) -> list[Path]:
+    """Write results.csv, results.parquet, comparisons.csv, results.md, plots/ and bench.html.
+
+    Parameters
+    ----------
+    out
+        Folder of the bench.
+    cells
+        From :func:`.bench.run_bench`.
+
+    Returns
+    -------
+    What was written.
+
+    Raises
+    ------
+    OutputError
+        Where a file cannot be written.
+    """
+    rows = rows_of(cells)
+    comparisons = compare(rows)
+    with output_errors(out):
+        (out / "plots").mkdir(parents=True, exist_ok=True)
+    written = write_tables(out, rows, comparisons)
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        chosen = [row for row in rows if row.dataset == dataset]
+        for kind, figure in (("roc", roc_figure(chosen, dataset)), ("speed", throughput_figure(chosen, dataset))):
+            path = out / "plots" / f"{dataset}-{kind}.png"
+            write_atomic(path, png(figure))
+            written.append(path)
+    examples = {(row.dataset, row.method): examples_folder(out, row.dataset, row.method) for row in rows}
+    return [*written, write_bench_report(out, rows, comparisons, examples)]

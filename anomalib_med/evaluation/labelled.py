@@ -1,0 +1,73 @@
+"""Labelled samples to evaluate on: from two folders, a table or a named data set."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from anomalib_med.datasets.benchmarks import open_benchmark
+from anomalib_med.datasets.folder import discover
+from anomalib_med.datasets.sample import Sample
+from anomalib_med.errors import InputError
+
+
+def folder_samples(normal: str, abnormal: str, masks: Path | None, patient_pattern: str | None) -> list[Sample]:
+    """Samples of a folder (file, glob) of normals and one of abnormals, with masks of the same names where given.
+
+    Raises
+    ------
+    InputError
+        A folder without images, or masks of which none belongs to an abnormal image.
+    """
+    samples = [
+        replace(sample, id=f"{kind}/{sample.id}", patient=_known_patient(sample), label=label)
+        for kind, label, source in (("normal", 0, normal), ("abnormal", 1, abnormal))
+        for sample in discover(source, patient_pattern=patient_pattern)
+    ]
+    if masks is None:
+        return samples
+    if not masks.is_dir():
+        raise InputError(f"{masks}: no such folder of masks")
+    by_stem = {_stem(path): path for path in sorted(masks.rglob("*")) if path.is_file()}
+    located = [
+        replace(s, mask=by_stem.get(_stem(s.path))) if s.label == 1 and s.path is not None else s for s in samples
+    ]
+    if not any(s.mask for s in located):
+        example = next(str(s.path) for s in samples if s.label == 1)
+        raise InputError(f"{masks}: no mask has the name of an abnormal image such as {example}, its ending aside")
+    return located
+
+
+def table_samples(table: str, patient_pattern: str | None) -> list[Sample]:
+    """Samples of a CSV with the columns ``path`` and ``label``.
+
+    Raises
+    ------
+    InputError
+        Where labels are missing, with the first image that has none.
+    """
+    samples = discover(table, patient_pattern=patient_pattern)
+    unlabelled = next((s.id for s in samples if s.label not in (0, 1)), None)
+    if unlabelled is not None:
+        raise InputError(f"{table}: {unlabelled} has no label: the column label says 0 for normal and 1 for abnormal")
+    return samples
+
+
+def dataset_samples(name: str, root: Path) -> tuple[list[Sample], tuple[str, ...]]:
+    """The test side of a named data set, and its known traps.
+
+    Raises
+    ------
+    AnomedError
+        As :func:`anomalib_med.datasets.benchmarks.open_benchmark`.
+    """
+    benchmark = open_benchmark(name, root)
+    return list(benchmark.test), (f"protocol {benchmark.protocol}, split {benchmark.split_hash}", *benchmark.notes)
+
+
+def _known_patient(sample: Sample) -> str:
+    """The patient; "" where only the name of the file stands for one, which may be the same in both folders."""
+    return "" if sample.patient == Sample(sample.id, frame=sample.frame).patient else sample.patient
+
+
+def _stem(path: Path) -> str:
+    """The name without its endings, of which ``.nii.gz`` has two."""
+    return path.name.removesuffix(".gz").rpartition(".")[0] or path.name
