@@ -115,7 +115,7 @@ def test_a_bad_weight_file_is_named(tmp_path: Path, content: bytes | None, messa
 
 
 def test_unknown_network_and_layer_are_refused_with_what_there_is() -> None:
-    with pytest.raises(ConfigError, match='"resnet19" is not a timm network: did you mean'):
+    with pytest.raises(ConfigError, match='"resnet19" is neither radlite nor a timm network: did you mean'):
         FeatureExtractor("resnet19", weights="random")
     with pytest.raises(ConfigError, match='no layer "layer9": it has act1, layer1'):
         random_resnet(layers=("layer9",))
