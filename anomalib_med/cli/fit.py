@@ -33,7 +33,11 @@ Examples:
 @click.option(
     "-s", "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Setting of the detector; repeatable."
 )
-@click.option("--backbone", metavar="NAME", help="timm network of a detector on frozen features.")
+@click.option(
+    "--backbone",
+    metavar="NAME",
+    help="Of a detector on frozen features: radlite (built in) or a timm network.  [default: radlite]",
+)
 @click.option("--weights", metavar="FILE", help="safetensors file, `pretrained` (cache or hub) or `random`.")
 @click.option("--layers", metavar="A,B", help="Layers of the backbone, by name.")
 @click.option("--size", type=int, metavar="PX", help="Side of the model input.  [default: 224]")
