@@ -15,7 +15,7 @@ EPILOG = """\b
 Examples:
   anomed bench --root /data -d nih_rsna -d zhanglab -m patchcore -o bench/
   anomed bench --root /data -d bmad_liver -m patchcore -m 'patchcore pooling=max' --seeds 5 -o bench/
-  anomed bench --root /data -d chestxray14 -m patchcore --weights resnet18.safetensors --max-train 500 -o bench/
+  anomed bench --root /data -d chestxray14 --backbone resnet18 --weights resnet18.safetensors --max-train 500 -o bench/
 """
 
 
@@ -34,7 +34,7 @@ Examples:
     "-o", "--output", required=True, type=FOLDER, help="Folder for the results; an earlier run is gone on with."
 )
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Number of seeds.")
-@click.option("--backbone", metavar="NAME", help="timm network of all detectors on frozen features.")
+@click.option("--backbone", metavar="NAME", help="Of all detectors on frozen features: radlite or a timm network.")
 @click.option("--weights", metavar="FILE", help="safetensors file, `pretrained` (cache or hub) or `random`.")
 @click.option("--layers", metavar="A,B", help="Layers of the backbone, by name.")
 @click.option("--size", type=int, metavar="PX", help="Side of the model input.  [default: 224]")
