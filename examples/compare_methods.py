@@ -1,8 +1,6 @@
-"""Two settings of a detector on generated chest phantoms: table, significance, page.
+"""Two detectors on generated chest phantoms: table, significance, page.
 
-    python examples/compare_methods.py [FOLDER] [--weights resnet18.safetensors]
-
-Without a weights file the backbone is random: it shows how things work, not how well.
+python examples/compare_methods.py [FOLDER]
 """
 
 import argparse
@@ -18,13 +16,12 @@ from anomalib_med.preprocessing import Preprocessing
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("demo/compare"), help="for all that is written")
-    parser.add_argument("--weights", default="random", help="safetensors file of a ResNet-18")
     options = parser.parse_args()
     data = options.folder / "data"
     write_chest_dataset(data, train=40, normal=12, abnormal=12)
 
     # Both take their features from one pass of the backbone, kept in the feature cache.
-    methods = methods_of(["patchcore", "patchcore pooling=max"], {"weights": options.weights})
+    methods = methods_of(["patchcore", "spade"], {})
     plan = Plan(
         root=data,
         out=options.folder / "bench",
