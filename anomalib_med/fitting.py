@@ -21,6 +21,7 @@ from anomalib_med.fitted import DEFAULT_RATE, FittedModel
 from anomalib_med.model_file import Json
 from anomalib_med.models.base import Detector, Progress, silent
 from anomalib_med.models.registry import detector_class
+from anomalib_med.models.trainer import TrainedDetector
 from anomalib_med.preprocessing import Frames, Preprocessing
 
 LOOKED_AT = 16  # images that the window is chosen from
@@ -35,6 +36,7 @@ def fit(
     seed: int | None = None,
     device: str = "auto",
     cache: str | Path | None = None,
+    checkpoint: str | Path | None = None,
     patient_pattern: str | None = None,
     progress: Progress = silent,
 ) -> FittedModel:
@@ -57,10 +59,13 @@ def fit(
         "auto", "cpu", "cuda" or "cuda:<n>".
     cache
         Folder that keeps backbone features.
+    checkpoint
+        File that keeps the training of a trained detector while it lasts; the same call goes on from it after an
+        interruption. It stays when the training is over: delete it when the model is saved.
     patient_pattern
         Regular expression with one group that finds the patient in a path.
     progress
-        Called with stage, done and total.
+        Called with stage, done, total and a note such as the loss.
 
     Raises
     ------
@@ -85,6 +90,8 @@ def fit(
     preprocessing = _settled(preprocessing or Preprocessing(), kept, detector)
     detector.to(choose_device(device))
     detector.progress = progress
+    if isinstance(detector, TrainedDetector):
+        detector.checkpoint = None if checkpoint is None else Path(checkpoint)
     model = FittedModel(detector, preprocessing, None, (0.0, 1.0), {})
     if cache is not None:
         model.use_cache(cache)
@@ -104,9 +111,20 @@ def fit(
 
 
 def _settled(preprocessing: Preprocessing, samples: Sequence[Sample], detector: Detector) -> Preprocessing:
-    """Windows chosen from the normals, sides that the backbone can take."""
-    if detector.extractor is not None and preprocessing.multiple % detector.extractor.multiple:
-        preprocessing = preprocessing.model_copy(update={"multiple": detector.extractor.multiple})
+    """Size and shape of the input that the detector takes, windows chosen from the normals."""
+    given = preprocessing.model_fields_set
+    update: dict[str, object] = {}
+    if "size" not in given:
+        update["size"] = detector.input_size
+    if preprocessing.multiple % detector.multiple:
+        update["multiple"] = detector.multiple
+    if detector.square and preprocessing.aspect == "keep":
+        if "aspect" in given:
+            raise ConfigError(
+                f'{detector.name} needs inputs of one shape: aspect "keep" gives others, use "stretch" or "pad"'
+            )
+        update["aspect"] = "stretch"
+    preprocessing = preprocessing.model_copy(update=update)
     if "auto" not in preprocessing.windows:
         return preprocessing
     return preprocessing.resolved(list(islice(_readable(samples), LOOKED_AT)))
@@ -164,8 +182,18 @@ def _fingerprint(
         "ids_sha256": ids_hash(samples),
         "seed": seed,
         "device": model.detector.device.type,
+        **_training_record(model.detector),
         "packages": {"python": platform.python_version(), **packages},
     }
+
+
+def _training_record(detector: Detector) -> Json:
+    training = detector.training if isinstance(detector, TrainedDetector) else None
+    if training is None:
+        return {}
+    # Not the time it took: the same training would have another fingerprint each time.
+    losses: Json = dict(training.losses)
+    return {"steps": training.step, "planned_steps": training.steps, "stopped": training.stopped, "losses": losses}
 
 
 def _notes(model: FittedModel) -> list[str]:
@@ -173,6 +201,9 @@ def _notes(model: FittedModel) -> list[str]:
     extractor = model.detector.extractor
     if extractor is not None and extractor.backbone.source == RANDOM:
         notes.append(RANDOM_WARNING)
+    if model.training.get("stopped") == "time":
+        done, planned = model.training["steps"], model.training["planned_steps"]
+        notes.append(f"training ended after {done} of {planned} steps, when max_minutes were over")
     if model.calibration is None:
         notes.append("no normals were held out: scores have no p-values and nothing is flagged")
     elif model.calibration.patient_count < patients_needed(DEFAULT_RATE):

@@ -90,8 +90,8 @@ def score_to_folder(
         left = [sample for sample in samples if sample.id not in done]
         offset, total = len(samples) - len(left), len(samples)
 
-        def count(stage: str, scored: int, _: int) -> None:
-            progress(stage, offset + scored, total)
+        def count(stage: str, scored: int, _: int, note: str = "", /) -> None:
+            progress(stage, offset + scored, total, note)
 
         for result, display in model.score_each(
             left, false_alarm_rate=false_alarm_rate, display=overlays or report, progress=count

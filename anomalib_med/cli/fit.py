@@ -18,6 +18,7 @@ EPILOG = """\b
 Examples:
   anomed fit normals/ -o model/
   anomed fit normals.csv -o model/ -m patchcore -s bank_size=4000 -s pooling=max
+  anomed fit normals/ -o model/ -m fae --max-minutes 30
   anomed fit 'study/**/*.dcm' -o model/ --patient-pattern '(P\\d+)'
   anomed fit normals/ -o model/ --backbone resnet18 --weights resnet18.safetensors --layers layer2,layer3
 """
@@ -60,6 +61,12 @@ Examples:
 )
 @click.option("--seed", type=int, help="Of every random choice.  [default: 0]")
 @click.option("--cache", type=FOLDER, help="Folder that keeps backbone features for the next fit.")
+@click.option(
+    "--max-minutes",
+    type=float,
+    metavar="MINUTES",
+    help="Of a trained detector: stop after this time, with the model of the steps done by then.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a model that is already there.")
 @patient_option
 @device_option
@@ -78,6 +85,7 @@ def command(
     calibration: float | None,
     seed: int | None,
     cache: Path | None,
+    max_minutes: float | None,
     overwrite: bool,
     patient_pattern: str | None,
     device: str,
@@ -88,12 +96,14 @@ def command(
     from anomalib_med.model_file import check_writable
     from anomalib_med.models.base import parse_config
     from anomalib_med.models.registry import detector_class
+    from anomalib_med.models.trainer import TrainedDetector
     from anomalib_med.preprocessing import Preprocessing
 
     planned = read_recipe(recipe) if recipe else {}
     chosen: dict[str, JsonValue] = dict(planned.get("detector", {}))
     default_name = chosen.pop("name", "patchcore")
     named: dict[str, JsonValue] = {"backbone": backbone, "weights": weights, "layers": layers, "seed": seed}
+    named["max_minutes"] = max_minutes
     chosen |= {key: value for key, value in named.items() if value is not None}
     chosen |= parse_settings(settings)
     detector = detector_class(name or str(default_name))(**chosen)
@@ -102,6 +112,10 @@ def command(
     images |= {key: value for key, value in sized.items() if value is not None}
     planned_share = _planned_share(planned.get("fit", {}))
     check_writable(output, overwrite=overwrite)
+    checkpoint = None
+    if isinstance(detector, TrainedDetector):
+        checkpoint = output.absolute().with_name(f"{output.absolute().name}.training")
+        detector.discard_other = overwrite
     with ProgressDisplay() as progress:
         model = fit(
             detector,
@@ -110,10 +124,13 @@ def command(
             preprocessing=parse_config(Preprocessing, images, "preprocessing"),
             device=device,
             cache=cache,
+            checkpoint=checkpoint,
             patient_pattern=patient_pattern,
             progress=progress,
         )
     model.save(output, overwrite=overwrite)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
     t = model.training
     click.echo(
         f"fitted {detector.name} on {t['images']} images of {t['patients']} patients; "

@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _report(error: BaseException) -> int:
     """Say in one line what went wrong; returns the exit code."""
     if isinstance(error, KeyboardInterrupt | click.exceptions.Abort):
-        _say("interrupted; anomed score and bench go on from here when the same command is run again, fit starts anew")
+        _say("interrupted; anomed score, bench and a training go on from here when the same command is run again")
         return EXIT_INTERRUPTED
     if isinstance(error, BrokenPipeError):
         return EXIT_UNEXPECTED

@@ -12,13 +12,13 @@ LINE_EVERY = 10.0  # seconds between plain lines
 
 
 class ProgressDisplay:
-    """A progress callback ``(stage, done, total)`` that shows each stage on standard error."""
+    """A progress callback ``(stage, done, total, note)`` that shows each stage on standard error."""
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._started: dict[str, float] = {}
+        self._started: dict[str, tuple[float, int]] = {}
         self._printed: dict[str, float] = {}
 
     def __enter__(self) -> "ProgressDisplay":
@@ -39,17 +39,20 @@ class ProgressDisplay:
         if self._bars is not None:
             self._bars.stop()
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
+    def __call__(self, stage: str, done: int, total: int, note: str = "", /) -> None:
         """Show how far a stage is."""
         now = time.monotonic()
-        start = self._started.setdefault(stage, now)
-        elapsed = now - start
-        rate = f"{done / elapsed:.1f}/s" if elapsed > 0.5 else ""
+        # What an interrupted run had done before is no measure of how fast this one is.
+        start, before = self._started.setdefault(stage, (now, done if done > 1 else 0))
+        elapsed, here = now - start, done - before
+        rate = f"{here / elapsed:.1f}/s" if elapsed > 0.5 else ""
+        if note:
+            rate = f"{rate}, {note}" if rate else note
         if self._bars is not None:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=total, rate="")
             self._bars.update(self._tasks[stage], completed=done, total=total, rate=rate)
         elif done == total or now - self._printed.setdefault(stage, now) >= LINE_EVERY:
-            left = f", {elapsed / done * (total - done):.0f} s left" if done < total else f", {elapsed:.1f} s"
+            left = f", {elapsed / max(1, here) * (total - done):.0f} s left" if done < total else f", {elapsed:.1f} s"
             click.echo(f"{stage}: {done} / {total}{', ' + rate if rate else ''}{left}", err=True)
             self._printed[stage] = now

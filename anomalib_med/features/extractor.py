@@ -129,6 +129,25 @@ class FeatureExtractor:
 
     @torch.inference_mode()
     def _extract(self, x: torch.Tensor) -> torch.Tensor:
+        return self._join([output.float() for output in self.layers(x)])
+
+    def layers(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Outputs of each layer as they are, with gradients to `x` where it asks for them.
+
+        Parameters
+        ----------
+        x
+            float32 ``(B, C, H, W)`` in [0, 1], see :meth:`__call__`.
+
+        Returns
+        -------
+        ``(B, C_i, h_i, w_i)`` for each layer, neither averaged nor rounded.
+
+        Raises
+        ------
+        ConfigError
+            For another number of channels than 1 or 3.
+        """
         if x.shape[1] not in (1, 3):
             raise ConfigError(f"the backbone takes 1 or 3 channels, got {x.shape[1]}: choose one or three windows")
         x = x.to(self.device, non_blocking=True)
@@ -146,7 +165,7 @@ class FeatureExtractor:
             torch.backends.cudnn.flags(enabled=True, allow_tf32=halved),
         ):
             outputs = self.backbone.intermediates(x)
-        return self._join([output[:count].float() for output in outputs])
+        return [output[:count] for output in outputs]
 
     def _join(self, outputs: list[torch.Tensor]) -> torch.Tensor:
         """Average around each cell, bring the coarser layers to the finest grid, concatenate."""

@@ -2,7 +2,7 @@
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Protocol, TypeVar
 
 import torch
@@ -14,25 +14,30 @@ from anomalib_med.features.extractor import FeatureExtractor, Precision
 from anomalib_med.models import registry
 from anomalib_med.models.pooling import parse_pooling, pool
 
-# Called with what is being done, how much of it is done, and how much there is.
-Progress = Callable[[str, int, int], None]
-
-
 C = TypeVar("C", bound=BaseModel)
 
 
-def silent(stage: str, done: int, total: int) -> None:
+class Progress(Protocol):
+    """Called with what is being done, how much of it is done, how much there is, and a note such as the loss."""
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "", /) -> None: ...  # noqa: D102
+
+
+def silent(stage: str, done: int, total: int, note: str = "", /) -> None:
     """The progress callback that shows nothing."""
 
 
 class TrainingBatch(Protocol):
-    """Inputs of one shape: ``x`` float32 ``(B, C, H, W)`` in [0, 1] and ``valid`` bool ``(B, H, W)``."""
+    """Inputs of one shape: ``x`` float32 ``(B, C, H, W)`` in [0, 1], ``valid`` bool ``(B, H, W)``, and `patients`."""
 
     @property
     def x(self) -> torch.Tensor: ...  # noqa: D102
 
     @property
     def valid(self) -> torch.Tensor: ...  # noqa: D102
+
+    @property
+    def patients(self) -> list[str]: ...  # noqa: D102
 
 
 class TrainingFrames(Protocol):
@@ -109,6 +114,8 @@ class Detector(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     Config: ClassVar[type[DetectorConfig]] = DetectorConfig
+    input_size: ClassVar[int] = 224  # of the model input where the user says nothing
+    square: ClassVar[bool] = False  # whether all inputs must be squares of one size
     config: DetectorConfig
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -148,6 +155,11 @@ class Detector(ABC):
         if self._extractor is None and isinstance(self.config, FeatureConfig):
             self.build_extractor()
         return self._extractor
+
+    @property
+    def multiple(self) -> int:
+        """Rows and columns of an input must be multiples of this."""
+        return 1 if self.extractor is None else self.extractor.multiple
 
     def build_extractor(self, state: Mapping[str, torch.Tensor] | None = None) -> None:
         """Build the extractor of a detector on frozen features, from `state` or the weights that its settings name."""

@@ -36,6 +36,11 @@ class Batch:
     valid: torch.Tensor
     frames: tuple[Frame, ...]
 
+    @property
+    def patients(self) -> list[str]:
+        """Whose images these are."""
+        return [frame.sample.patient for frame in self.frames]
+
 
 class Frames:
     """Model inputs of a list of samples. Can be iterated again and again; each pass reads the files anew.

@@ -74,7 +74,7 @@ def test_ctrl_c_and_the_same_command_again_give_what_one_run_gives(
         patch.setattr(ResultWriter, "write", interrupt_after(images, KeyboardInterrupt))
         outcome = score(saved_model, images_folder, tmp_path)
     assert outcome.code == 130
-    assert "anomed: interrupted; anomed score and bench go on from here when the same command is run" in outcome.err
+    assert "anomed: interrupted; anomed score, bench and a training go on from here when the same" in outcome.err
     assert "Traceback" not in outcome.err
     assert len(rows(tmp_path / "scores.csv")) == images
 
@@ -154,7 +154,6 @@ def test_ctrl_c_while_fitting_leaves_nothing(
     monkeypatch.setattr("anomalib_med.models.memory_bank.patchcore.k_center", interrupt)
     outcome = anomed("fit", normals_folder, "-o", tmp_path / "model", *SMALL_FIT)
     assert outcome.code == 130
-    assert "fit starts anew" in outcome.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,92 @@
+"""The state of an unfinished training as one safetensors file, replaced as a whole or not at all."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from pydantic import JsonValue
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.optim import Optimizer
+
+from anomalib_med.errors import OutputError
+
+FORMAT = "1"
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], description: Mapping[str, JsonValue]) -> None:
+    """Write a checkpoint; the one before it stays until the new one is complete.
+
+    Parameters
+    ----------
+    path
+        The file; its folder is made where it is absent.
+    tensors
+        Weights and states of optimisers, on any device.
+    description
+        What else is needed to go on. JSON in the header of the file.
+
+    Raises
+    ------
+    OutputError
+        Where it cannot be written, such as on a full disk; the checkpoint before it is kept.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        save_file(held, temporary, {"format": FORMAT, "training": json.dumps(description)})
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        kept = "the checkpoint before it is kept: free space and run the same command to go on from there"
+        lost = "there is none before it: free space and run again"
+        raise OutputError(
+            f"{path}: the checkpoint cannot be written ({error}); {kept if path.exists() else lost}"
+        ) from error
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]] | None:
+    """Tensors and description of a checkpoint; None where there is none.
+
+    Raises
+    ------
+    OutputError
+        Where the file is no checkpoint of this version, or damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise ValueError("it is no checkpoint of this version")
+            return {key: file.get_tensor(key) for key in file.keys()}, json.loads(header["training"])  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise OutputError(f"{path}: cannot be read as a checkpoint ({error}); delete it to start anew") from error
+
+
+def optimiser_tensors(optimisers: Mapping[str, Optimizer]) -> dict[str, torch.Tensor]:
+    """What the optimisers remember, by optimiser, number of the weight and kind. Their settings are not in it."""
+    return {
+        f"optimiser.{name}.{number}.{kind}": value
+        for name, optimiser in optimisers.items()
+        for number, values in optimiser.state_dict()["state"].items()
+        for kind, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def load_optimisers(optimisers: Mapping[str, Optimizer], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give it back to them."""
+    for name, optimiser in optimisers.items():
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        start = f"optimiser.{name}."
+        for key in (key for key in tensors if key.startswith(start)):
+            number, _, kind = key[len(start) :].partition(".")
+            state.setdefault(int(number), {})[kind] = tensors[key]
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

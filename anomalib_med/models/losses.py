@@ -1,0 +1,86 @@
+"""Differences between two images as maps, for training and for scoring alike: l2, l1, SSIM, perceptual.
+
+All take ``(B, C, H, W)``, compute in float32 also under autocast, and are at least 0: higher is more different.
+"""
+
+from functools import lru_cache
+
+import torch
+
+C1, C2 = 0.01**2, 0.03**2  # Wang et al. 2004, for values between 0 and 1
+
+
+def squared_error(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Squared difference, ``(B, C, H, W)``."""
+    return (x.float() - y.float()) ** 2
+
+
+def absolute_error(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Absolute difference, ``(B, C, H, W)``."""
+    return (x.float() - y.float()).abs()
+
+
+def ssim(x: torch.Tensor, y: torch.Tensor, *, window: int = 11, sigma: float = 1.5) -> torch.Tensor:
+    """Structural similarity of each channel around each pixel.
+
+    Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", IEEE TIP 2004, equation 13,
+    with a Gaussian window. At the border the window is cut and its weights sum to one again. The blur is two
+    products with a banded matrix: on a CPU, for hundreds of channels, that is far faster than a convolution.
+
+    Parameters
+    ----------
+    x, y
+        ``(B, C, H, W)``; the constants are made for values between 0 and 1.
+    window
+        Side of the Gaussian window in pixels, odd.
+    sigma
+        Its standard deviation.
+
+    Returns
+    -------
+    float32 ``(B, C, H, W)``, 1 where the two are alike, at least -1.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = x.float(), y.float()
+        rows = _blur_matrix(x.shape[2], window, sigma).to(x.device)
+        columns = _blur_matrix(x.shape[3], window, sigma).T.to(x.device)
+
+        def blur(values: torch.Tensor) -> torch.Tensor:
+            return rows @ (values @ columns)
+
+        mean_x, mean_y = blur(x), blur(y)
+        variances = blur(x * x + y * y) - mean_x * mean_x - mean_y * mean_y
+        covariance = blur(x * y) - mean_x * mean_y
+        alike = (2 * mean_x * mean_y + C1) / (mean_x * mean_x + mean_y * mean_y + C1)
+        return alike * (2 * covariance + C2) / (variances + C2)
+
+
+def ssim_error(x: torch.Tensor, y: torch.Tensor, *, window: int = 11, sigma: float = 1.5) -> torch.Tensor:
+    """``1 - ssim``, from 0 to 2; see :func:`ssim`."""
+    return 1 - ssim(x, y, window=window, sigma=sigma)
+
+
+def perceptual_error(x: torch.Tensor, y: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
+    """Relative L1 difference of features.
+
+    Tuluptceva et al., "Anomaly Detection with Deep Perceptual Autoencoders", 2020, equation 3, for each image.
+
+    Parameters
+    ----------
+    x, y
+        Features ``(B, D, h, w)`` of the image and of its reconstruction, standardised for each channel.
+
+    Returns
+    -------
+    float32 ``(B, 1, h, w)``: mean over channels of the difference, over the mean size of the image's features.
+    """
+    x, y = x.float(), y.float()
+    return (x - y).abs().mean(1, keepdim=True) / (x.abs().mean((1, 2, 3), keepdim=True) + eps)
+
+
+@lru_cache(maxsize=32)
+def _blur_matrix(side: int, window: int, sigma: float) -> torch.Tensor:
+    """``(side, side)``: row i holds the window's weights around i, and sums to one."""
+    distance = torch.arange(side)[:, None] - torch.arange(side)
+    weights = torch.exp(-(distance.double() ** 2) / (2 * sigma**2)) * (distance.abs() <= window // 2)
+    return (weights / weights.sum(1, keepdim=True)).float()

@@ -1,0 +1,71 @@
+"""Augmentation of model inputs that leaves a chest a chest: small movements, small changes of exposure.
+
+Nothing is mirrored (the heart is on one side), turned by more than a few degrees, or cut out of the middle (findings
+lie in the apices and the costophrenic angles).
+"""
+
+import os
+from typing import Protocol, cast
+
+import cv2
+import numpy as np
+
+DEGREES, SHIFT, SCALE, EXPOSURE = 4.0, 0.03, 0.05, 0.1  # turn, part of the side, growth, brightness and contrast
+
+
+class _Composed(Protocol):
+    def set_random_seed(self, seed: int) -> None: ...
+
+    def __call__(self, *, image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]: ...
+
+
+class ChestAugmentation:
+    """Random rotation by up to 4 degrees, shift by 3 %, scale by 5 %, brightness and contrast by 10 %.
+
+    What moves in from outside is the image's own edge. Each call depends on its seed alone, not on the calls before it.
+    """
+
+    def __init__(self) -> None:
+        os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or importing it asks its home for a newer version
+        import albumentations as A
+
+        self._transform = cast(
+            _Composed,
+            A.Compose(
+                [
+                    A.Affine(
+                        scale=(1 - SCALE, 1 + SCALE),
+                        translate_percent=(-SHIFT, SHIFT),
+                        rotate=(-DEGREES, DEGREES),
+                        interpolation=cv2.INTER_LINEAR,
+                        mask_interpolation=cv2.INTER_NEAREST,
+                        border_mode=cv2.BORDER_REPLICATE,
+                        p=1.0,
+                    ),
+                    A.RandomBrightnessContrast(brightness_limit=EXPOSURE, contrast_limit=EXPOSURE, p=1.0),
+                ],
+                seed=0,
+            ),
+        )
+
+    def __call__(self, pixels: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Augment one input.
+
+        Parameters
+        ----------
+        pixels
+            float32 ``(C, H, W)`` in [0, 1].
+        valid
+            bool ``(H, W)``; moves with the pixels.
+        seed
+            From 0 to below 2 ** 32.
+
+        Returns
+        -------
+        Pixels and valid area of the same shape and range.
+        """
+        self._transform.set_random_seed(seed)
+        image = np.ascontiguousarray(np.moveaxis(pixels, 0, 2), dtype=np.float32)
+        out = self._transform(image=image, mask=valid.astype(np.uint8))
+        moved = out["image"].reshape(image.shape)  # a last axis of one may be lost
+        return np.ascontiguousarray(np.moveaxis(moved, 2, 0)), out["mask"].astype(bool)
