@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue
 
 from anomalib_med.errors import FitError
 from anomalib_med.models.base import Detector, FeatureConfig, TrainingFrames
-from anomalib_med.models.pooling import valid_cells
+from anomalib_med.models.memory_bank.description import describe, describe_batch, spread
 
 
 class Spade(Detector):
@@ -71,9 +71,9 @@ class Spade(Detector):
         kept: dict[int, torch.Tensor] = {}  # by rank in the random order; the last ranks go when memory is short
         for batch in frames.batches(extractor.batch_size):
             features = self.features(batch.x)
-            for grid, cells in zip(features, self._cells(features, batch.valid), strict=True):
+            for grid, description in zip(features, describe_batch(features, batch.valid), strict=True):
                 rank = order[len(described)]
-                described.append(_describe(grid.flatten(1)[:, cells.flatten()]))
+                described.append(description)
                 kept[rank] = grid.cpu()
                 budget -= grid.numel()
                 while budget < 0 and len(kept) > 1:
@@ -95,12 +95,10 @@ class Spade(Detector):
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Mean distances ``(B,)`` of the descriptions to those of the nearest normals."""
         self._check_fitted()
-        features = self.features(x)
         scale = self._scale()
         normals = self._described / scale
         scores = []
-        for grid, cells in zip(features, self._cells(features, valid), strict=True):
-            own = _describe(grid.flatten(1)[:, cells.flatten()])
+        for own in describe_batch(self.features(x), valid):
             distances = (normals - own / scale).norm(dim=1)
             scores.append(distances.topk(min(self.config.neighbours, len(distances)), largest=False).values.mean())
         return torch.stack(scores)
@@ -131,12 +129,12 @@ class Spade(Detector):
         parts = zip(torch.split(self._patches, grids.prod(1).tolist()), grids.tolist(), strict=True)
         self._gallery = [part.T.reshape(-1, rows, columns) for part, (rows, columns) in parts]
         # A map is made without the valid area, so the images for it are found by descriptions of all cells.
-        self._whole = torch.stack([_describe(grid.flatten(1)) for grid in self._gallery])
+        self._whole = torch.stack([describe(grid.flatten(1)) for grid in self._gallery])
 
     def _map(self, grid: torch.Tensor) -> torch.Tensor:
         """Distances ``(h, w)`` of one image's features ``(D, h, w)``."""
         height, width = grid.shape[1:]
-        alike = ((self._whole - _describe(grid.flatten(1))) / self._scale()).norm(dim=1)
+        alike = ((self._whole - describe(grid.flatten(1))) / self._scale()).norm(dim=1)
         nearest = alike.topk(min(self.config.neighbours, len(alike)), largest=False).indices.tolist()
         patches = torch.cat([_on_grid(self._gallery[i], height, width) for i in nearest]).float()
         # Distances do not change under a shift, and float32 holds those of centred vectors better.
@@ -150,23 +148,11 @@ class Spade(Detector):
 
     def _scale(self) -> torch.Tensor:
         """``(2 D,)``, what descriptions are divided by."""
-        if not self.config.standardise or len(self._described) < 2:
-            return torch.ones(self._described.shape[1], device=self.device)
-        spread = self._described.std(0)
-        return torch.where(spread > 0, spread, torch.ones_like(spread))
-
-    def _cells(self, features: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        return valid_cells(valid, (features.shape[2], features.shape[3])).to(features.device)
+        return spread(self._described) if self.config.standardise else torch.ones_like(self._described[0])
 
     def _check_fitted(self) -> None:
         if not len(self._described):
             raise FitError("SPADE is not fitted: call fit, or load a saved model")
-
-
-def _describe(features: torch.Tensor) -> torch.Tensor:
-    """Mean and standard deviation, float32 ``(2 D,)``, of features ``(D, cells)``."""
-    values = features.float()
-    return torch.cat([values.mean(1), values.std(1, correction=0)])
 
 
 def _on_grid(grid: torch.Tensor, height: int, width: int) -> torch.Tensor:
