@@ -47,7 +47,6 @@ def test_version() -> None:
     assert outcome.out == f"anomed, version {__version__}\n"
 
 
-@pytest.mark.xfail(strict=True, reason="anomalib_med/__init__.py imports torch")
 @pytest.mark.parametrize("argument", ["--version", "--help"])
 def test_version_and_help_do_not_wait_for_torch(argument: str) -> None:
     code = (
