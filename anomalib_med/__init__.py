@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from anomalib_med.errors import AnomedError
     from anomalib_med.fitted import FittedModel, load
     from anomalib_med.fitting import fit
+    from anomalib_med.merging import add_normals, merge_models
     from anomalib_med.models.base import Detector, DetectorConfig, FeatureConfig
     from anomalib_med.models.memory_bank.patchcore import PatchCore
     from anomalib_med.models.registry import detectors
@@ -38,9 +39,11 @@ __all__ = [
     "Scores",
     "Summary",
     "__version__",
+    "add_normals",
     "detectors",
     "fit",
     "load",
+    "merge_models",
     "score_to_folder",
 ]
 
@@ -58,9 +61,11 @@ _HOMES = {
     "Sample": "anomalib_med.datasets.sample",
     "Scores": "anomalib_med.outputs.scores",
     "Summary": "anomalib_med.scoring",
+    "add_normals": "anomalib_med.merging",
     "detectors": "anomalib_med.models.registry",
     "fit": "anomalib_med.fitting",
     "load": "anomalib_med.fitted",
+    "merge_models": "anomalib_med.merging",
     "score_to_folder": "anomalib_med.scoring",
 }
 

@@ -31,9 +31,9 @@ class NearestNeighbours:
         ``(M, D)``, any float type.
     engine
         "torch": a matrix product in blocks, exact, on any device. "half": the same in half precision, and the best few
-        exactly. "faiss": inverted lists, the 32 nearest of about ``2 sqrt(M)`` lists exactly, on the CPU. "auto": on a GPU
-        "half"; on a CPU "torch" up to 10,000 vectors and above it "faiss" where that is installed. A distance differs
-        from the exact one by more than 1 % for fewer than one query in 100.
+        exactly. "faiss": inverted lists, the 32 nearest of about ``2 sqrt(M)`` lists exactly, on the CPU. "auto": on a
+        GPU "half"; on a CPU "torch" up to 10,000 vectors and above it "faiss" where that is installed. A distance
+        differs from the exact one by more than 1 % for fewer than one query in 100.
     """
 
     def __init__(self, bank: torch.Tensor, engine: Engine = "auto") -> None:
@@ -85,7 +85,9 @@ class NearestNeighbours:
         numbers = queries.cpu().numpy()
         rows = self._index.search(numbers, k)[1]
         if (rows < 0).any():  # the lists that were searched hold fewer than k
-            rows = self._index.search(numbers, k, params=faiss.SearchParametersIVF(nprobe=self._index.nlist))[1]
+            every = faiss.SearchParametersIVF()
+            every.nprobe = self._index.nlist
+            rows = self._index.search(numbers, k, params=every)[1]
         return torch.from_numpy(rows).to(self.device)
 
     def _by_product(self, queries: torch.Tensor, k: int) -> torch.Tensor:
@@ -120,7 +122,7 @@ def _suitable(bank: torch.Tensor) -> Engine:
     return "faiss" if len(bank) > LISTS_FROM and importlib.util.find_spec("faiss") is not None else "torch"
 
 
-def _inverted_lists(vectors: torch.Tensor) -> "faiss.Index":
+def _inverted_lists(vectors: torch.Tensor) -> "faiss.IndexIVFFlat":
     import faiss
 
     count = max(1, int(2 * len(vectors) ** 0.5))

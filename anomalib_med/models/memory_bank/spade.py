@@ -81,11 +81,24 @@ class Spade(Detector):
         if not described:
             raise FitError("no normal image could be read: see the failures listed, or check the folder")
         gallery = [kept[rank] for rank in sorted(kept)]
-        self._set(
-            torch.stack(described),
-            torch.cat([grid.flatten(1).T for grid in gallery]),
-            torch.tensor([grid.shape[1:] for grid in gallery]),
-        )
+        self._keep(torch.stack(described), gallery)
+
+    def merge(self, other: Detector) -> None:
+        """Keep the descriptions of both, and the patches of a random choice where not all fit in the budget."""
+        assert isinstance(other, Spade)
+        kept = [*self._gallery, *other._gallery]
+        # A kept normal stands for all normals of its part, kept or not.
+        stands_for = [len(d._described) / len(d._gallery) for d in (self, other) for _ in d._gallery]
+        generator = torch.Generator().manual_seed(self.config.seed)
+        order = torch.empty(len(kept)).exponential_(generator=generator) / torch.tensor(stands_for)
+        gallery: list[torch.Tensor] = []
+        budget = self.config.max_bank_mb * 2**20 / 2
+        for i in order.argsort().tolist():
+            budget -= kept[i].numel()
+            if budget < 0 and gallery:
+                break
+            gallery.append(kept[i].cpu())
+        self._keep(torch.cat([self._described.cpu(), other._described.cpu()]), gallery)
 
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
         """Distances ``(B, h, w)`` to the nearest patches of the nearest normals on the grid of the finest layer."""
@@ -123,6 +136,10 @@ class Spade(Detector):
         if len(self._described):
             self._set(self._described, self._patches, self._grids)
         return self
+
+    def _keep(self, described: torch.Tensor, gallery: list[torch.Tensor]) -> None:
+        patches = torch.cat([grid.flatten(1).T for grid in gallery])
+        self._set(described, patches, torch.tensor([grid.shape[1:] for grid in gallery]))
 
     def _set(self, described: torch.Tensor, patches: torch.Tensor, grids: torch.Tensor) -> None:
         self._described = described.to(self.device)
