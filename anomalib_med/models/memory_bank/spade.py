@@ -161,7 +161,8 @@ class Spade(Detector):
         patches, queries = patches - centre, grid.flatten(1).T.float() - centre
         offsets = torch.addmm((patches * patches).sum(1)[None], queries, patches.T, alpha=-2)
         apart = _out_of_reach(height, width, self.config.window, self.device)
-        rows = offsets.masked_fill_(apart.repeat(1, len(nearest)), torch.inf).min(1).indices
+        offsets.view(len(queries), len(nearest), -1).masked_fill_(apart[:, None], torch.inf)
+        rows = offsets.min(1).indices
         distances: torch.Tensor = (queries - patches[rows]).norm(dim=1)
         return distances.reshape(height, width)
 
@@ -195,6 +196,6 @@ def _on_grid(grid: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 def _out_of_reach(height: int, width: int, window: int, device: torch.device) -> torch.Tensor:
     """Bool ``(h * w, h * w)``: True where two cells lie more than `window` rows or columns apart."""
-    rows = torch.arange(height, device=device).repeat_interleave(width)
-    columns = torch.arange(width, device=device).repeat(height)
-    return ((rows[:, None] - rows).abs() > window) | ((columns[:, None] - columns).abs() > window)
+    rows, columns = (torch.arange(n, device=device) for n in (height, width))
+    far_rows, far_columns = ((n[:, None] - n).abs() > window for n in (rows, columns))
+    return (far_rows[:, None, :, None] | far_columns[None, :, None, :]).reshape(height * width, height * width)
