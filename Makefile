@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .PHONY: setup demo test check format clean bench
-.PHONY: bench-aupro bench-coverage bench-coreset bench-search bench-pipeline bench-throughput bench-extractors false-alarms
+.PHONY: bench-growth bench-aupro bench-coverage bench-coreset bench-search bench-pipeline bench-throughput bench-extractors false-alarms
 
 setup: $(STAMP)
 
@@ -44,6 +44,10 @@ bench-coreset: setup
 
 bench-search: setup
 	$(BIN)/python benchmarks/search.py
+
+# Draws docs/growth.png.
+bench-growth: setup
+	$(BIN)/python benchmarks/growth.py --plot docs/growth.png $(ARGS)
 
 bench-coverage: setup
 	$(BIN)/python benchmarks/coverage.py $(ARGS)

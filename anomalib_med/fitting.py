@@ -76,16 +76,10 @@ def fit(
     ConfigError
         An option that makes no sense.
     """
-    if not 0 <= calibration < 1:
-        raise ConfigError(f"calibration {calibration:g} must be a share from 0 to below 1, for example 0.2")
+    check_share(calibration)
     detector = detector_class(detector)() if isinstance(detector, str) else detector
     seed = detector.config.seed if seed is None else seed
-    samples = discover(normals, patient_pattern=patient_pattern)
-    abnormal = [sample.id for sample in samples if sample.label == 1]
-    if abnormal:
-        raise InputError(
-            f"{len(abnormal)} of the images to fit on are labelled abnormal, first {abnormal[0]}: leave them out"
-        )
+    samples = find_normals(normals, patient_pattern)
     kept, held_out = split_by_patient(samples, calibration, seed) if calibration > 0 else (samples, [])
     preprocessing = _settled(preprocessing or Preprocessing(), kept, detector)
     detector.to(choose_device(device))
@@ -95,7 +89,45 @@ def fit(
     model = FittedModel(detector, preprocessing, None, (0.0, 1.0), {})
     if cache is not None:
         model.use_cache(cache)
-    frames = Frames(kept, preprocessing, progress=_counter(progress, "reading normals", len(kept)))
+    fit_detector(detector, kept, model, progress)
+    calibrate(model, kept, held_out, progress)
+    model.training = training_record(samples, kept, held_out, model, seed)
+    model.notes = notes_on(model)
+    return model
+
+
+def check_share(calibration: float) -> None:
+    """See that the share of normals to be held out is one.
+
+    Raises
+    ------
+    ConfigError
+        Where it does not lie between 0 and 1.
+    """
+    if not 0 <= calibration < 1:
+        raise ConfigError(f"calibration {calibration:g} must be a share from 0 to below 1, for example 0.2")
+
+
+def find_normals(normals: Source, patient_pattern: str | None) -> list[Sample]:
+    """The samples of a source of normals.
+
+    Raises
+    ------
+    InputError
+        No images, or abnormal ones among them.
+    """
+    samples = discover(normals, patient_pattern=patient_pattern)
+    abnormal = [sample.id for sample in samples if sample.label == 1]
+    if abnormal:
+        raise InputError(
+            f"{len(abnormal)} of the images to fit on are labelled abnormal, first {abnormal[0]}: leave them out"
+        )
+    return samples
+
+
+def fit_detector(detector: Detector, kept: Sequence[Sample], model: FittedModel, progress: Progress) -> None:
+    """Fit a detector on samples prepared as the model says; what cannot be read is added to the model's failures."""
+    frames = Frames(kept, model.preprocessing, progress=_counter(progress, "reading normals", len(kept)))
     try:
         detector.fit(frames)
     except FitError as error:
@@ -104,10 +136,6 @@ def fit(
         first = next(iter(frames.failures.values()))
         raise FitError(f"none of the {len(kept)} normals could be read, first: {first}") from error
     model.failures.update(frames.failures)
-    _calibrate(model, kept, held_out, progress)
-    model.training = _fingerprint(samples, kept, held_out, model, seed)
-    model.notes = _notes(model)
-    return model
 
 
 def _settled(preprocessing: Preprocessing, samples: Sequence[Sample], detector: Detector) -> Preprocessing:
@@ -140,7 +168,7 @@ def _readable(samples: Sequence[Sample]) -> Iterator[Image]:
             yield image
 
 
-def _calibrate(model: FittedModel, kept: Sequence[Sample], held_out: Sequence[Sample], progress: Progress) -> None:
+def calibrate(model: FittedModel, kept: Sequence[Sample], held_out: Sequence[Sample], progress: Progress) -> None:
     """Score held-out normals for p-values and the colour scale of maps; where there are none, training normals."""
     judged = list(held_out) or list(kept[:64])
     stage = "scoring held-out normals" if held_out else "scaling maps"
@@ -168,9 +196,10 @@ def _calibrate(model: FittedModel, kept: Sequence[Sample], held_out: Sequence[Sa
     model.map_range = (low, high + 0.5 * (high - low) if high > low else low + 1.0)
 
 
-def _fingerprint(
+def training_record(
     samples: Sequence[Sample], kept: Sequence[Sample], held_out: Sequence[Sample], model: FittedModel, seed: int
 ) -> Json:
+    """What a model says of the images it was fitted on: counts and a hash, no names."""
     kept, held_out = ([s for s in part if s.id not in model.failures] for part in (kept, held_out))
     packages: Json = {name: version(name) for name in ("torch", "timm", "numpy", "opencv-python-headless")}
     return {
@@ -196,7 +225,8 @@ def _training_record(detector: Detector) -> Json:
     return {"steps": training.step, "planned_steps": training.steps, "stopped": training.stopped, "losses": losses}
 
 
-def _notes(model: FittedModel) -> list[str]:
+def notes_on(model: FittedModel) -> list[str]:
+    """What a reader of the model's scores must know."""
     notes = []
     extractor = model.detector.extractor
     if extractor is not None and extractor.backbone.source == RANDOM:

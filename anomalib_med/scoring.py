@@ -187,6 +187,8 @@ def flat_table(description: Mapping[str, object]) -> dict[str, str]:
         if isinstance(value, Mapping):
             for key, inner in value.items():
                 flatten(f"{prefix}.{key}" if prefix else str(key), inner)
+        elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            flatten(prefix, {str(i): item for i, item in enumerate(value, 1)})
         elif isinstance(value, list):
             table[prefix] = ", ".join(str(item) for item in value)
         else:

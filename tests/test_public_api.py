@@ -26,9 +26,11 @@ PUBLIC = [
     "Scores",
     "Summary",
     "__version__",
+    "add_normals",
     "detectors",
     "fit",
     "load",
+    "merge_models",
     "score_to_folder",
 ]
 
@@ -65,9 +67,10 @@ def test_every_public_object_and_method_has_a_docstring(name: str) -> None:
                 assert inspect.getdoc(getattr(thing, method)), f"{name}.{method}"
 
 
-@pytest.mark.parametrize("function", [anomalib_med.fit, anomalib_med.load, anomalib_med.score_to_folder])
-def test_public_functions_are_typed_and_name_their_errors(function: object) -> None:
-    signature = inspect.signature(function)  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", ["fit", "load", "add_normals", "merge_models", "score_to_folder"])
+def test_public_functions_are_typed_and_name_their_errors(name: str) -> None:
+    function = getattr(anomalib_med, name)
+    signature = inspect.signature(function)
     assert all(p.annotation is not inspect.Parameter.empty for p in signature.parameters.values())
     assert signature.return_annotation is not inspect.Signature.empty
     assert "Raises" in (inspect.getdoc(function) or "")

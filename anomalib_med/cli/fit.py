@@ -1,18 +1,15 @@
 """``anomed fit``: normals in, a model folder out."""
 
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 
 import click
 from pydantic import JsonValue
 
-from anomalib_med.cli.main import EXIT_FAILED_IMAGES
+from anomalib_med.cli.fitted_output import say_fitted
 from anomalib_med.cli.options import EXISTING_OR_GLOB, FOLDER, device_option, parse_settings, patient_option
 from anomalib_med.cli.progress import ProgressDisplay
 from anomalib_med.errors import ConfigError
-
-LISTED = 10  # unreadable images that are named
 
 EPILOG = """\b
 Examples:
@@ -131,20 +128,7 @@ def command(
     model.save(output, overwrite=overwrite)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    t = model.training
-    click.echo(
-        f"fitted {detector.name} on {t['images']} images of {t['patients']} patients; "
-        f"{t['held_out_images']} images of {t['held_out_patients']} patients held out for calibration"
-    )
-    for note in model.notes:
-        click.echo(f"note: {note}")
-    for identity, reason in islice(model.failures.items(), LISTED):
-        text = reason if identity in reason else f"{identity}: {reason}"
-        click.echo(f"anomed: left out: {text}", err=True)
-    if len(model.failures) > LISTED:
-        click.echo(f"anomed: left out: {len(model.failures) - LISTED} more", err=True)
-    click.echo(f"model: {output}")
-    return EXIT_FAILED_IMAGES if model.failures else 0
+    return say_fitted(model, output)
 
 
 def _planned_share(table: Mapping[str, JsonValue]) -> float:

@@ -17,6 +17,8 @@ VERBS = {
     "score": "Score images with a fitted model: table, maps, overlays, report.",
     "evaluate": "Measure a fitted model on labelled images, every number with its interval.",
     "bench": "Compare detectors on named data sets.",
+    "add": "Fit a model on further normals, without the old ones.",
+    "merge": "One model of two, for example of two hospitals, without their images.",
     "info": "What a model folder holds.",
     "models": "The detectors, and the card of each.",
     "datasets": "The named data sets, the card of each, and whether a folder holds one.",

@@ -149,6 +149,19 @@ class Detector(ABC):
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
         """Take back what :meth:`state` gave; scores are bit-equal afterwards."""
 
+    def merge(self, other: "Detector") -> None:
+        """Take over what another fitted detector of the same settings and backbone learnt.
+
+        Afterwards it is as near as can be to one fitted on the normals of both. A detector that can do this overrides
+        it; nothing else is needed for ``anomed add`` and ``anomed merge``.
+
+        Raises
+        ------
+        ConfigError
+            Where the method cannot: its normals must be seen together.
+        """
+        raise ConfigError(f"detector {self.name} cannot be merged: fit it anew on all normals")
+
     @property
     def extractor(self) -> FeatureExtractor | None:
         """The feature extractor of a detector on frozen features, built at its first use; None for the others."""

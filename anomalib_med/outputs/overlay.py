@@ -11,7 +11,7 @@ _LONGEST, _SHORTEST = 512, 256  # longest side of a panel; tiny images are enlar
 _GAP = 8
 _BAR, _BAR_MARGIN = 16, 96  # widths of the colour bar and of everything right of the panels
 _LEAST_HEIGHT = 96  # below this the bar's numbers would touch
-_BACKGROUND = (16, 16, 16)
+_BACKGROUND = 16  # grey
 _INK = (225, 225, 225)
 _STRONGEST = 0.75  # opacity of the overlay at the top of the scale
 _JPEG_QUALITY = 90
@@ -52,10 +52,14 @@ def blend(display: np.ndarray, map: np.ndarray, colour_range: tuple[float, float
     -------
     uint8 RGB ``(H, W, 3)``.
     """
+    return _mixed(display, colours(map, colour_range), map, colour_range)
+
+
+def _mixed(display: np.ndarray, coloured: np.ndarray, map: np.ndarray, colour_range: tuple[float, float]) -> np.ndarray:
     value = _relative(map, colour_range)[..., None]
     # Smoothstep: flat near zero, where the dark end of the table would only blacken the image.
     opacity = _STRONGEST * value * value * (3 - 2 * value)
-    mixed: np.ndarray = np.rint(_rgb(display) * (1 - opacity) + colours(map, colour_range) * opacity)
+    mixed: np.ndarray = np.rint(_rgb(display) * (1 - opacity) + coloured * opacity)
     return mixed.astype(np.uint8)
 
 
@@ -87,7 +91,8 @@ def triptych(display: np.ndarray, map: np.ndarray, colour_range: tuple[float, fl
     canvas_height = max(height, _LEAST_HEIGHT)
     canvas = np.full((canvas_height, 3 * width + 2 * _GAP + _BAR_MARGIN, 3), _BACKGROUND, np.uint8)
     top = (canvas_height - height) // 2
-    for index, panel in enumerate((display, colours(map, colour_range), blend(display, map, colour_range))):
+    coloured = colours(map, colour_range)
+    for index, panel in enumerate((display, coloured, _mixed(display, coloured, map, colour_range))):
         left = index * (width + _GAP)
         canvas[top : top + height, left : left + width] = panel
     _draw_bar(canvas, 3 * width + 2 * _GAP + _GAP, colour_range)

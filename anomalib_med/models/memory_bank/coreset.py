@@ -17,6 +17,7 @@ import torch
 
 GRID = 2047  # largest norm on the grid: 4 * 2047**2 < 2**24, the last integer up to which float32 is exact
 PROJECTION = 128
+NARROW = 160  # dimensions up to which projecting saves next to nothing
 CANDIDATES = 4096
 ROWS = 65536  # of one matrix product with the new centres
 
@@ -38,7 +39,7 @@ def k_center(
     count
         How many to choose; fewer come back where fewer differ.
     seed
-        Of the random projection to 128 dimensions, taken where D is larger.
+        Of the random projection to 128 dimensions, taken where D is above 160.
     candidates
         Points that compete within a block. It changes the time and nothing else.
     progress
@@ -53,10 +54,10 @@ def k_center(
 
 
 def project(points: torch.Tensor, seed: int) -> torch.Tensor:
-    """Gaussian random projection to at most 128 dimensions (Johnson-Lindenstrauss), float32."""
+    """Gaussian random projection to 128 dimensions (Johnson-Lindenstrauss), float32; up to 160 are left as they are."""
     dimensions = points.shape[1]
-    if dimensions <= PROJECTION:
-        return points.float()
+    if dimensions <= NARROW:
+        return points
     generator = torch.Generator().manual_seed(seed)
     matrix = torch.randn(dimensions, PROJECTION, generator=generator).div_(PROJECTION**0.5).to(points.device)
     projected = torch.empty(len(points), PROJECTION, device=points.device)
@@ -67,8 +68,11 @@ def project(points: torch.Tensor, seed: int) -> torch.Tensor:
 
 def to_grid(points: torch.Tensor) -> torch.Tensor:
     """Centre points and round them to integers of norm at most 2047, kept as float32."""
-    centred = points - points.mean(0, dtype=torch.float64).float()
-    largest = float(centred.norm(dim=1).max())
+    centre = torch.zeros(points.shape[1], dtype=torch.float64, device=points.device)
+    for part in torch.split(points, ROWS):  # a sum in float64 of all at once would copy them
+        centre += part.sum(0, dtype=torch.float64)
+    centred = points.to(torch.float32, copy=True).sub_((centre / len(points)).float())
+    largest = max(float(part.norm(dim=1).max()) for part in torch.split(centred, ROWS))
     # Rounding can lengthen a vector by half a step in each dimension.
     scale = (GRID - 0.5 * points.shape[1] ** 0.5) / largest if largest > 0 else 1.0
     return centred.mul_(scale).round_()
@@ -78,7 +82,7 @@ def greedy_in_blocks(
     x: torch.Tensor, count: int, *, candidates: int = CANDIDATES, progress: Callable[[int, int], None] | None = None
 ) -> torch.Tensor:
     """Farthest-first choice among points ``(N, D)`` that lie on the integer grid of :func:`to_grid`."""
-    squared = (x * x).sum(1)
+    squared = torch.cat([(part * part).sum(1) for part in torch.split(x, ROWS)])
     picks = [int(squared.argmin())]
     nearest = torch.full_like(squared, torch.inf)
     _update(nearest, x, squared, picks)

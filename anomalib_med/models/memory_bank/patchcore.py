@@ -4,6 +4,7 @@ Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022, 
 """
 
 from collections.abc import Mapping
+from typing import Literal, cast
 
 import torch
 from pydantic import Field, JsonValue
@@ -11,15 +12,17 @@ from pydantic import Field, JsonValue
 from anomalib_med.errors import FitError
 from anomalib_med.models.base import Detector, FeatureConfig, TrainingFrames
 from anomalib_med.models.memory_bank.coreset import k_center
+from anomalib_med.models.memory_bank.kmeans import kmeans
 from anomalib_med.models.memory_bank.neighbours import Engine, NearestNeighbours
+from anomalib_med.models.memory_bank.patch_pool import PatchPool
 from anomalib_med.models.pooling import valid_cells
 
 
 class PatchCore(Detector):
     """Compares each patch of an image with a small bank of patches that covers all normal ones.
 
-    Patches stream into a pool of bounded size (a random share of each image's where they do not all fit); the bank is
-    a greedy k-centre coreset of the pool. The anomaly map is the Euclidean distance to the nearest patch of the bank.
+    Patches stream into a pool of bounded size, see :class:`PatchPool`; the bank is a greedy k-centre coreset of the
+    pool. The anomaly map is the Euclidean distance to the nearest patch of the bank.
     """
 
     name = "patchcore"
@@ -33,23 +36,36 @@ class PatchCore(Detector):
         bank_size
             Patches in the bank: a number, or a share of all normal patches as in the paper (0.01 is its 1 %).
         max_bank_mb
-            Memory for the pool that the bank is chosen from, in MiB of float16 features.
+            Memory for the pool that the bank is chosen from, in MiB of float16 features. When it is full, what it
+            holds is replaced by its coreset (twice the bank); for the other ways of sampling a random share of each
+            image's patches is kept.
         sampling
-            "coreset" (the paper's greedy k-centre) or "random".
+            "coreset" (the paper's greedy k-centre), "random", "kmeans" (centres of clusters) or "full" (the whole
+            pool; `bank_size` is of no use then).
+        position
+            How much the place of a patch counts: the height or width of the image is worth that many standard
+            deviations of the features. 0: a patch is compared with patches of all places, as in the paper.
+        reweighted
+            Neighbours b of the paper's image score: the largest distance, times one minus the softmax of the distances
+            to the b patches of the bank around the nearest one (equation 7). 0: the map pooled as `pooling` says.
         engine
             Neighbour search, see :class:`anomalib_med.models.memory_bank.neighbours.NearestNeighbours`.
         """
 
         bank_size: float = Field(2000, gt=0)
         max_bank_mb: float = Field(256.0, gt=0)
-        sampling: str = Field("coreset", pattern="^(coreset|random)$")
+        sampling: Literal["coreset", "random", "kmeans", "full"] = "coreset"
+        position: float = Field(0.0, ge=0)
+        reweighted: int = Field(0, ge=0)
         engine: Engine = "auto"
 
     config: Config
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
-        self.bank = torch.empty(0)
+        self.bank = torch.empty(0)  # (M, D), with `position` (M, D + 2)
+        self.seen = 0  # patches that the bank stands for
+        self._spread = 0.0  # standard deviation of the features, what `position` counts in
         self._search: NearestNeighbours | None = None
 
     def fit(self, frames: TrainingFrames) -> None:
@@ -60,30 +76,42 @@ class PatchCore(Detector):
         FitError
             Where no image could be read.
         """
-        pool, seen = self._collect(frames)
-        size = self.config.bank_size
-        count = min(len(pool), max(1, round(size * seen) if size < 1 else int(size)))
-        if self.config.sampling == "random":
-            picks = torch.randperm(len(pool), generator=torch.Generator().manual_seed(self.config.seed))[:count]
-        else:
-            picks = k_center(
-                pool.to(self.device),
-                count,
-                seed=self.config.seed,
-                progress=lambda done, total: self.progress("choosing the bank", done, total),
-            )
-        self._set_bank(pool[picks.cpu()])
+        self.seen, self._spread = 0, 0.0
+        pool = self._collect(frames)
+        self._set_bank(self._choose(pool, self._count(pool, self.seen)))
+
+    def merge(self, other: Detector) -> None:
+        """Choose the bank anew from both banks; one whose size is a share keeps the patches of both."""
+        assert isinstance(other, PatchCore)
+        union = torch.cat([self.bank.cpu(), other.bank.cpu()])
+        stands_for = torch.cat([torch.full((len(d.bank),), d.seen / len(d.bank)) for d in (self, other)])
+        self.seen += other.seen
+        count = len(union) if self.config.bank_size < 1 else self._count(union, self.seen)
+        self._set_bank(self._choose(union, count, stands_for))
 
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
         """Distances ``(B, h, w)`` to the bank on the grid of the finest layer."""
-        return torch.stack([self._distances(features) for features in self.features(x)])
+        features = self.features(x)
+        height, width = features.shape[2:]
+        search = self._fitted()
+        return torch.stack([search.search(self._queries(grid))[0][:, 0].reshape(height, width) for grid in features])
+
+    def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Scores ``(B,)``: the pooled map, or the paper's score, see `reweighted`."""
+        if not self.config.reweighted:
+            return super().image_score(x, maps, valid)
+        cells = valid_cells(valid, (maps.shape[1], maps.shape[2])).to(maps.device)
+        worst = maps.masked_fill(~cells, -torch.inf).flatten(1).argmax(1).tolist()
+        patches = [self._queries(grid)[[row]] for grid, row in zip(self.features(x), worst, strict=True)]
+        return torch.cat([self._reweighted(patch) for patch in patches])
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]]:
-        """The bank, float16 ``(M, D)``."""
-        return {"bank": self.bank.cpu()}, {}
+        """The bank, float16 ``(M, D)``; with `position` two more columns, row and column from 0 to 1."""
+        return {"bank": self.bank.cpu()}, {"seen": self.seen, "spread": self._spread}
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
         """Take a bank."""
+        self.seen, self._spread = int(cast(int, extra["seen"])), float(cast(float, extra["spread"]))
         self._set_bank(tensors["bank"])
 
     def to(self, device: torch.device) -> "PatchCore":
@@ -93,37 +121,91 @@ class PatchCore(Detector):
             self._set_bank(self.bank)
         return self
 
-    def _collect(self, frames: TrainingFrames) -> tuple[torch.Tensor, int]:
-        """Pool of patches, float16 ``(P, D)``, and how many patches there were."""
-        generator = torch.Generator().manual_seed(self.config.seed)
+    def _collect(self, frames: TrainingFrames) -> torch.Tensor:
+        """Pool of patches, float16 ``(P, D)``."""
         extractor = self.extractor
         assert extractor is not None
-        capacity = max(1, int(self.config.max_bank_mb * 2**20 / (2 * extractor.channels)))
-        share = max(1, capacity // max(1, len(frames)))
-        # Memory that no patch is written to is never taken from the system.
-        pool = torch.empty(share * len(frames), extractor.channels, dtype=torch.float16)
-        filled = seen = 0
+        generator = torch.Generator().manual_seed(self.config.seed)
+        channels = extractor.channels + (2 if self.config.position else 0)
+        capacity = max(4, int(self.config.max_bank_mb * 2**20 / (2 * channels)))
+        share = capacity if self.config.sampling == "coreset" else max(1, capacity // max(1, len(frames)))
+        images = 0
+
+        def reduce(patches: torch.Tensor) -> torch.Tensor:
+            expected = self.seen * len(frames) / max(1, images)
+            return self._choose(patches, min(len(patches), capacity // 4, 2 * self._count(patches, expected)))
+
+        pool = PatchPool(capacity, channels, reduce)
         for batch in frames.batches(extractor.batch_size):
             features = extractor(batch.x).cpu()
             cells = valid_cells(batch.valid, (features.shape[2], features.shape[3]))
             for grid, counted in zip(features, cells, strict=True):
                 rows = torch.nonzero(counted.flatten())[:, 0]
-                seen += len(rows)
+                self.seen += len(rows)
                 if len(rows) > share:
                     rows = rows[torch.randperm(len(rows), generator=generator)[:share]].sort().values
-                pool[filled : filled + len(rows)] = grid.flatten(1).T[rows]
-                filled += len(rows)
-        if not filled:
+                pool.add(self._patches(grid)[rows])
+                images += 1
+        if not self.seen:
             raise FitError("no normal image could be read: see the failures listed, or check the folder")
-        return pool[:filled], seen
+        return pool.patches
+
+    def _patches(self, grid: torch.Tensor) -> torch.Tensor:
+        """Patches ``(cells, D)`` of features ``(D, h, w)``, with `position` and their row and column from 0 to 1."""
+        if not self.config.position:
+            return grid.flatten(1).T
+        rows, columns = (torch.linspace(0.5 / n, 1 - 0.5 / n, n, device=grid.device) for n in grid.shape[1:])
+        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+        return torch.cat([grid, places.half()]).flatten(1).T
+
+    def _weighed(self, patches: torch.Tensor) -> torch.Tensor:
+        """Patches whose place, where it counts, is in units of the features."""
+        if not self.config.position:
+            return patches
+        if not self._spread:
+            sample = patches[:: max(1, len(patches) // 50_000), :-2].float()
+            self._spread = max(float(sample.var(0, correction=0).sum().sqrt()), 1e-6)
+        return torch.cat([patches[:, :-2], self.config.position * self._spread * patches[:, -2:]], 1)
+
+    def _queries(self, grid: torch.Tensor) -> torch.Tensor:
+        return self._weighed(self._patches(grid))
+
+    def _count(self, patches: torch.Tensor, seen: float) -> int:
+        """Patches of the bank, chosen from these, when it stands for so many."""
+        size = self.config.bank_size
+        wanted = len(patches) if self.config.sampling == "full" else round(size * seen) if size < 1 else int(size)
+        return min(len(patches), max(1, wanted))
+
+    def _choose(self, pool: torch.Tensor, count: int, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """So many patches of a pool, each of which stands for `weights` patches."""
+        if count == len(pool):
+            return pool
+        seed = self.config.seed
+
+        def progress(done: int, total: int) -> None:
+            self.progress("choosing the bank", done, total)
+
+        if self.config.sampling == "coreset":
+            return pool[k_center(self._weighed(pool.to(self.device)), count, seed=seed, progress=progress).cpu()]
+        if self.config.sampling == "kmeans":
+            return kmeans(pool.to(self.device), count, weights=weights, seed=seed, progress=progress).half().cpu()
+        # Smallest of exponential waiting times: a draw without replacement.
+        waits = torch.empty(len(pool)).exponential_(generator=torch.Generator().manual_seed(seed))
+        return pool[(waits if weights is None else waits / weights).topk(count, largest=False).indices]
 
     def _set_bank(self, bank: torch.Tensor) -> None:
         self.bank = bank.to(self.device).contiguous()
-        self._search = NearestNeighbours(self.bank, self.config.engine)
+        self._search = NearestNeighbours(self._weighed(self.bank), self.config.engine)
 
-    def _distances(self, features: torch.Tensor) -> torch.Tensor:
+    def _fitted(self) -> NearestNeighbours:
         if self._search is None:
             raise FitError("PatchCore is not fitted: call fit, or load a saved model")
-        height, width = features.shape[1:]
-        distances, _ = self._search.search(features.flatten(1).T)
-        return distances[:, 0].reshape(height, width)
+        return self._search
+
+    def _reweighted(self, patch: torch.Tensor) -> torch.Tensor:
+        """Equation 7 of the paper for the most anomalous patch ``(1, D)`` of an image."""
+        search, bank = self._fitted(), self._weighed(self.bank)
+        distance, nearest = search.search(patch)
+        around = search.search(bank[nearest[0]], self.config.reweighted)[1][0]
+        distances = (patch.float() - bank[around].float()).norm(dim=1)
+        return (1 - torch.exp(distance[0] - distances.logsumexp(0)).clamp_max(1)) * distance[0]

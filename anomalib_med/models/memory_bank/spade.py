@@ -81,11 +81,24 @@ class Spade(Detector):
         if not described:
             raise FitError("no normal image could be read: see the failures listed, or check the folder")
         gallery = [kept[rank] for rank in sorted(kept)]
-        self._set(
-            torch.stack(described),
-            torch.cat([grid.flatten(1).T for grid in gallery]),
-            torch.tensor([grid.shape[1:] for grid in gallery]),
-        )
+        self._keep(torch.stack(described), gallery)
+
+    def merge(self, other: Detector) -> None:
+        """Keep the descriptions of both, and the patches of a random choice where not all fit in the budget."""
+        assert isinstance(other, Spade)
+        kept = [*self._gallery, *other._gallery]
+        # A kept normal stands for all normals of its part, kept or not.
+        stands_for = [len(d._described) / len(d._gallery) for d in (self, other) for _ in d._gallery]
+        generator = torch.Generator().manual_seed(self.config.seed)
+        order = torch.empty(len(kept)).exponential_(generator=generator) / torch.tensor(stands_for)
+        gallery: list[torch.Tensor] = []
+        budget = self.config.max_bank_mb * 2**20 / 2
+        for i in order.argsort().tolist():
+            budget -= kept[i].numel()
+            if budget < 0 and gallery:
+                break
+            gallery.append(kept[i].cpu())
+        self._keep(torch.cat([self._described.cpu(), other._described.cpu()]), gallery)
 
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
         """Distances ``(B, h, w)`` to the nearest patches of the nearest normals on the grid of the finest layer."""
@@ -122,6 +135,10 @@ class Spade(Detector):
             self._set(self._described, self._patches, self._grids)
         return self
 
+    def _keep(self, described: torch.Tensor, gallery: list[torch.Tensor]) -> None:
+        patches = torch.cat([grid.flatten(1).T for grid in gallery])
+        self._set(described, patches, torch.tensor([grid.shape[1:] for grid in gallery]))
+
     def _set(self, described: torch.Tensor, patches: torch.Tensor, grids: torch.Tensor) -> None:
         self._described = described.to(self.device)
         self._patches = patches.to(self.device).contiguous()
@@ -142,7 +159,8 @@ class Spade(Detector):
         patches, queries = patches - centre, grid.flatten(1).T.float() - centre
         offsets = torch.addmm((patches * patches).sum(1)[None], queries, patches.T, alpha=-2)
         apart = _out_of_reach(height, width, self.config.window, self.device)
-        rows = offsets.masked_fill_(apart.repeat(1, len(nearest)), torch.inf).min(1).indices
+        offsets.view(len(queries), len(nearest), -1).masked_fill_(apart[:, None], torch.inf)
+        rows = offsets.min(1).indices
         distances: torch.Tensor = (queries - patches[rows]).norm(dim=1)
         return distances.reshape(height, width)
 
@@ -164,6 +182,6 @@ def _on_grid(grid: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 def _out_of_reach(height: int, width: int, window: int, device: torch.device) -> torch.Tensor:
     """Bool ``(h * w, h * w)``: True where two cells lie more than `window` rows or columns apart."""
-    rows = torch.arange(height, device=device).repeat_interleave(width)
-    columns = torch.arange(width, device=device).repeat(height)
-    return ((rows[:, None] - rows).abs() > window) | ((columns[:, None] - columns).abs() > window)
+    rows, columns = (torch.arange(n, device=device) for n in (height, width))
+    far_rows, far_columns = ((n[:, None] - n).abs() > window for n in (rows, columns))
+    return (far_rows[:, None, :, None] | far_columns[None, :, None, :]).reshape(height * width, height * width)

@@ -1,0 +1,62 @@
+"""K-means (Lloyd, "Least squares quantization in PCM", 1982) in blocks of bounded memory."""
+
+from collections.abc import Callable
+
+import torch
+
+ROUNDS = 10
+SAMPLE = 50  # points for each centre that the centres are moved by
+BLOCK_BYTES = 64 * 2**20  # of distances held at once
+
+
+def kmeans(
+    points: torch.Tensor,
+    count: int,
+    *,
+    weights: torch.Tensor | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> torch.Tensor:
+    """Centres of clusters.
+
+    Parameters
+    ----------
+    points
+        ``(N, D)``, any float type. A random 50 for each centre are looked at.
+    count
+        How many centres; all points come back where there are no more.
+    weights
+        ``(N,)``, how much each point counts; by default all alike.
+    seed
+        Of the first centres, which are points drawn at random.
+    progress
+        Called with the round that is done and their number.
+
+    Returns
+    -------
+    float32 ``(count, D)``. A centre that no point is nearest to stays where it was.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(points), generator=generator)[: SAMPLE * count].to(points.device)
+    x = points[order].float()
+    # Sums are made on the CPU, in one order: a GPU adds in any.
+    share = torch.ones(len(x)) if weights is None else weights.cpu()[order.cpu()].float()
+    weighted = x.cpu() * share[:, None]
+    centres = x[:count].clone()
+    if len(x) <= count:
+        return centres
+    for done in range(1, ROUNDS + 1):
+        nearest = _nearest(x, centres).cpu()
+        total = torch.zeros(count).index_add_(0, nearest, share)
+        sums = torch.zeros(count, x.shape[1]).index_add_(0, nearest, weighted)
+        moved = total > 0
+        centres[moved.to(centres.device)] = (sums[moved] / total[moved, None]).to(centres.device)
+        if progress:
+            progress(done, ROUNDS)
+    return centres
+
+
+def _nearest(x: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+    squared = (centres * centres).sum(1)
+    size = max(1, BLOCK_BYTES // (4 * len(centres)))
+    return torch.cat([torch.addmm(squared[None], part, centres.T, alpha=-2).argmin(1) for part in torch.split(x, size)])

@@ -1,0 +1,58 @@
+"""Patches that stream in and never fill more than a given memory: coresets of shards, merged.
+
+Har-Peled and Mazumdar, "On Coresets for k-Means and k-Median Clustering", STOC 2004: the union of coresets of the parts
+is a coreset of the whole, and can be reduced again.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+
+class PatchPool:
+    """Holds patches; a shard that fills it is replaced by its coreset.
+
+    Each patch is thinned out with its shard, and once more whenever the coresets fill half of the pool: seldom, so the
+    error does not pile up.
+
+    Parameters
+    ----------
+    capacity
+        Patches held at once, at least 4.
+    channels
+        Numbers in a patch.
+    reduce
+        Chooses, of patches ``(P, D)``, a coreset of at most a quarter of `capacity`.
+    """
+
+    def __init__(self, capacity: int, channels: int, reduce: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        # Memory that no patch is written to is never taken from the system.
+        self._rows = torch.empty(capacity, channels, dtype=torch.float16)
+        self._reduce = reduce
+        self._coresets = 0  # rows at the front that stand for shards
+        self._filled = 0
+
+    @property
+    def patches(self) -> torch.Tensor:
+        """What it holds, float16 ``(P, D)``."""
+        return self._rows[: self._filled]
+
+    def add(self, patches: torch.Tensor) -> None:
+        """Take patches ``(P, D)``."""
+        while len(patches):
+            if self._filled == len(self._rows):
+                self._make_room()
+            taken = patches[: len(self._rows) - self._filled]
+            self._rows[self._filled : self._filled + len(taken)] = taken
+            self._filled += len(taken)
+            patches = patches[len(taken) :]
+
+    def _make_room(self) -> None:
+        self._replace(self._coresets)
+        if self._coresets > len(self._rows) // 2:
+            self._replace(0)
+
+    def _replace(self, start: int) -> None:
+        kept = self._reduce(self._rows[start : self._filled])
+        self._coresets = self._filled = start + len(kept)
+        self._rows[start : self._filled] = kept
