@@ -56,9 +56,9 @@ def command(
     Intervals are at 95 %, resampled by patient. Metrics of maps need masks, FROC masks or boxes.
     """
     from anomalib_med.evaluation.evaluate import evaluate_model
+    from anomalib_med.evaluation.evaluation_tables import write_evaluation
     from anomalib_med.evaluation.labelled import dataset_samples, folder_samples, table_samples
     from anomalib_med.fitted import load
-    from anomalib_med.outputs.evaluation import write_evaluation
 
     ways = [normal is not None or abnormal is not None, table is not None, dataset is not None]
     if sum(ways) != 1:

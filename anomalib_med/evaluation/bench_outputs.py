@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anomalib_med.evaluation.bench import examples_folder
+from anomalib_med.evaluation.bench_plots import png, roc_figure, throughput_figure
+from anomalib_med.evaluation.bench_report import write_bench_report
+from anomalib_med.evaluation.bench_tables import write_tables
 from anomalib_med.evaluation.cells import Cell
 from anomalib_med.evaluation.summary import compare, rows_of
-from anomalib_med.outputs.bench_plots import png, roc_figure, throughput_figure
-from anomalib_med.outputs.bench_report import write_bench_report
-from anomalib_med.outputs.bench_tables import write_tables
 from anomalib_med.outputs.files import output_errors, write_atomic
 
 

@@ -14,9 +14,9 @@ from anomalib_med.evaluation import bench
 from anomalib_med.evaluation.baselines import MEAN_IMAGE, UNDIRECTED
 from anomalib_med.evaluation.bench import Plan, methods_of, run_bench
 from anomalib_med.evaluation.bench_outputs import write_outputs
+from anomalib_med.evaluation.bench_tables import markdown, readme_table, replace_between_markers
 from anomalib_med.evaluation.cells import cell_path, read_cell
 from anomalib_med.evaluation.summary import compare, given_away, rows_of
-from anomalib_med.outputs.bench_tables import markdown, readme_table, replace_between_markers
 from tests.conftest import abnormal_picture, normal_picture
 
 SHARED = {"weights": "random", "bank_size": "100"}

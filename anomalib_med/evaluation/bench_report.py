@@ -7,9 +7,9 @@ from pathlib import Path
 
 import jinja2
 
+from anomalib_med.evaluation.bench_plots import png, roc_figure, throughput_figure
+from anomalib_med.evaluation.bench_tables import LEGEND, SHOWN, SHOWN_MAPS, number_text
 from anomalib_med.evaluation.summary import ALPHA, Comparison, Row, best_of, given_away
-from anomalib_med.outputs.bench_plots import png, roc_figure, throughput_figure
-from anomalib_med.outputs.bench_tables import LEGEND, SHOWN, SHOWN_MAPS, number_text
 from anomalib_med.outputs.files import write_atomic
 from anomalib_med.version import __version__
 
@@ -66,7 +66,7 @@ def write_bench_report(
     first = next((cell for row in rows for cell in row.cells), None)
     machine = first.info.get("machine") if first else None
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("anomalib_med.outputs"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("anomalib_med.evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template("bench.html.j2").render(
         sections=sections,
