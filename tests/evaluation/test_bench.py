@@ -16,7 +16,7 @@ from anomalib_med.evaluation.bench import Plan, methods_of, run_bench
 from anomalib_med.evaluation.bench_outputs import write_outputs
 from anomalib_med.evaluation.bench_tables import markdown, readme_table, replace_between_markers
 from anomalib_med.evaluation.cells import cell_path, read_cell
-from anomalib_med.evaluation.summary import compare, given_away, rows_of
+from anomalib_med.evaluation.summary import COMPARED, compare, given_away, rows_of
 from tests.conftest import abnormal_picture, normal_picture
 
 SHARED = {"weights": "random", "bank_size": "100"}
@@ -174,7 +174,7 @@ def test_every_number_of_the_markdown_table_has_its_interval(finished: Plan) -> 
     lines = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line][1:]
     assert len(lines) == 7
     for line in lines:
-        numbers = [cell for cell in line.split("|")[2:-4] if cell.strip()]
+        numbers = [cell for cell in line.split("|")[2:-4] if cell.strip() != "-"]
         assert numbers
         assert all("[" in number for number in numbers), line
 
@@ -189,11 +189,15 @@ def test_a_set_that_a_trivial_baseline_solves_is_marked(finished: Plan) -> None:
 
 def test_comparisons_are_paired_and_adjusted(finished: Plan) -> None:
     rows = rows_of(run_bench(finished))
-    (comparison,) = compare(rows)
-    a, b = (next(r for r in rows if r.method == name) for name in (comparison.first, comparison.second))
-    gap = a.numbers["auroc"].interval.value - b.numbers["auroc"].interval.value
-    assert comparison.difference.value == pytest.approx(gap)
-    assert 0 <= comparison.p_value <= comparison.adjusted <= 1
+    comparisons = compare(rows)
+    assert [c.metric for c in comparisons] == list(COMPARED)
+    for c in comparisons:
+        a, b = (next(r for r in rows if r.method == name) for name in (c.first, c.second))
+        assert c.difference.value == pytest.approx(
+            a.numbers[c.metric].interval.value - b.numbers[c.metric].interval.value
+        )
+        assert c.difference.low <= c.difference.value <= c.difference.high
+        assert 0 <= c.p_value <= c.adjusted <= 1
 
 
 def test_the_table_of_the_readme_lies_between_its_markers(finished: Plan) -> None:
