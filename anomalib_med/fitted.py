@@ -123,6 +123,12 @@ class FittedModel:
         """Images that score higher are flagged at this rate; None without calibration."""
         return None if self.calibration is None else self.calibration.threshold(false_alarm_rate)
 
+    @property
+    def normal_peak(self) -> float:
+        """What the maps of 95 % of the held-out normals stay below; the colour scale ends half as far above."""
+        low, high = self.map_range
+        return low + (high - low) / 1.5
+
     def to(self, device: str) -> "FittedModel":
         """Move to a device: "auto", "cpu", "cuda" or "cuda:<n>"."""
         self.detector.to(choose_device(device))

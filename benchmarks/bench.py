@@ -13,7 +13,7 @@ from pathlib import Path
 from anomalib_med.cli.main import main as anomed
 from anomalib_med.datasets.benchmarks import benchmark_names, open_benchmark
 from anomalib_med.errors import AnomedError
-from anomalib_med.outputs.bench_tables import readme_table, replace_between_markers
+from anomalib_med.evaluation.bench_tables import readme_table, replace_between_markers
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -33,12 +33,13 @@ def main(arguments: list[str]) -> int:
 
 
 def usable(name: str, root: Path) -> bool:
-    """Whether the set lies in the folder, with normals to train on and both kinds to test on."""
+    """Whether the set lies in the folder, with normals to train on and something to judge by."""
     try:
         benchmark = open_benchmark(name, root)
     except AnomedError:
         return False
-    return len(benchmark.train) > 1 and {sample.label for sample in benchmark.test} == {0, 1}
+    labels = {sample.label for sample in benchmark.test}
+    return len(benchmark.train) > 1 and (labels == {0, 1} if "image" in benchmark.tasks else 1 in labels)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,12 @@ from anomalib_med.preprocessing import Preprocessing
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("demo/compare"), help="for all that is written")
+    parser.add_argument("--train", type=int, default=40, help="normal images to fit on; half are held out")
+    parser.add_argument("--test", type=int, default=12, help="test images of either kind")
+    parser.add_argument("--size", type=int, default=128, help="side of the model input")
     options = parser.parse_args()
     data = options.folder / "data"
-    write_chest_dataset(data, train=40, normal=12, abnormal=12)
+    write_chest_dataset(data, train=options.train, normal=options.test, abnormal=options.test)
 
     # Both take their features from one pass of the backbone, kept in the feature cache.
     methods = methods_of(["patchcore", "spade"], {})
@@ -28,8 +31,8 @@ def main() -> None:
         datasets=("phantoms",),
         methods=methods,
         seeds=1,
-        preprocessing=Preprocessing(size=128),
-        calibration=0.5,  # 20 of the 40: a false-alarm rate of 5 % needs at least 19
+        preprocessing=Preprocessing(size=options.size),
+        calibration=0.5,  # a false-alarm rate of 5 % needs 19 held-out patients
     )
     cells = run_bench(plan, say=print)  # run it again: every finished cell is taken from its file
 
@@ -38,7 +41,7 @@ def main() -> None:
         kind = "baseline" if row.baseline else "detector"
         print(f"{row.method:<26} {kind:<9} AUROC {row.numbers['auroc'].interval}")
     for c in compare(rows):
-        print(f"{c.first} minus {c.second}: {c.difference}, p = {c.adjusted:.3f}")
+        print(f"{c.metric}: {c.first} minus {c.second}: {c.difference}, p = {c.adjusted:.3f}")
     print("page:", write_outputs(plan.out, cells)[-1])
 
 

@@ -102,6 +102,16 @@ def test_own_detector_runs_and_scores_alike_after_loading(tmp_path: Path) -> Non
     assert said.count("score") == 8
 
 
+def test_compare_methods_prints_its_table_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    small = ("out", "--train", "20", "--test", "6", "--size", "64")
+    said = run_example("compare_methods.py", *small, at=tmp_path)
+    assert said.count("detector  AUROC") == 2
+    assert said.count("baseline  AUROC") == 5
+    assert "auroc: patchcore minus spade" in said
+    assert (tmp_path / "out" / "bench" / "bench.html").stat().st_size > 10_000
+    assert run_example("compare_methods.py", *small, at=tmp_path).count("done before") == 2
+
+
 def test_python_of_the_readme_runs_block_after_block(workplace: Path) -> None:
     names: dict[str, object] = {}
     code = blocks(ROOT / "README.md", "python")

@@ -55,20 +55,21 @@ def command(
 
     Intervals are at 95 %, resampled by patient. Metrics of maps need masks, FROC masks or boxes.
     """
-    from anomalib_med.evaluation.evaluate import evaluate_model
+    from anomalib_med.evaluation.evaluate import TASKS, evaluate_model
+    from anomalib_med.evaluation.evaluation_tables import write_evaluation
     from anomalib_med.evaluation.labelled import dataset_samples, folder_samples, table_samples
     from anomalib_med.fitted import load
-    from anomalib_med.outputs.evaluation import write_evaluation
 
     ways = [normal is not None or abnormal is not None, table is not None, dataset is not None]
     if sum(ways) != 1:
         raise ConfigError("name the images in one way: --normal and --abnormal, --table, or -d")
+    tasks: tuple[str, ...] = TASKS
     notes: tuple[str, ...] = ()
     if dataset is not None:
         given = root or (Path(os.environ["ANOMED_TEST_DATA"]) if os.environ.get("ANOMED_TEST_DATA") else None)
         if given is None:
             raise ConfigError("--root: name the folder with the data sets, or set ANOMED_TEST_DATA")
-        samples, notes = dataset_samples(dataset, given)
+        samples, tasks, notes = dataset_samples(dataset, given)
     elif table is not None:
         samples = table_samples(table, patient_pattern)
     elif normal is not None and abnormal is not None:
@@ -80,6 +81,7 @@ def command(
         evaluation = evaluate_model(
             model,
             samples,
+            tasks=tasks,
             false_alarm_rate=false_alarm_rate,
             aggregation=aggregation,
             replicates=replicates,

@@ -6,15 +6,18 @@ direction.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
+from anomalib_med.datasets.masks import has_mask
 from anomalib_med.datasets.readers import read
-from anomalib_med.datasets.sample import Image, Sample
+from anomalib_med.datasets.sample import Geometry, Image, Sample
 from anomalib_med.errors import ReadError
 from anomalib_med.evaluation.image_metrics import image_auroc
 from anomalib_med.models.base import Progress, silent
+from anomalib_med.outputs.result import Result
 
 SIDE = 64  # of the images that are compared with their mean
 SCORES_FROM = 0.6
@@ -24,53 +27,68 @@ UNDIRECTED = ("file size", "mean grey", "standard deviation", "Laplacian varianc
 MEAN_IMAGE = "difference to mean image"
 
 
-def baseline_scores(
+def baseline_results(
     train: Sequence[Sample], test: Sequence[Sample], *, progress: Progress = silent
-) -> dict[str, np.ndarray]:
-    """The number of each test image, by name of the baseline.
+) -> dict[str, list[Result]]:
+    """The result of each test image, by name of the baseline.
 
     Parameters
     ----------
     train
         Normals, of which the mean image is made.
     test
-        Images to be judged.
+        Images to be judged, labelled.
     progress
         Called with stage, done and total.
 
     Returns
     -------
-    float64 ``(N,)`` each; NaN where an image cannot be read.
+    Lists of the length of `test`. Only the difference to the mean image has maps, and those only where `test` has
+    lesions to find.
     """
+    mean = _mean_image(train, progress)
+    located = any(sample.label == 1 and has_mask(sample) for sample in test)
+    results: dict[str, list[Result]] = {name: [] for name in (*UNDIRECTED, MEAN_IMAGE)}
+    for done, sample in enumerate(test, 1):
+        try:
+            image = read(sample)
+        except ReadError as error:
+            for name in results:
+                results[name].append(_result(sample, float("nan"), status=str(error)))
+        else:
+            for name, number in zip(UNDIRECTED, (_size(sample, image), *_numbers(image)), strict=True):
+                results[name].append(_result(sample, number))
+            difference = np.abs(_small(image) - mean).astype(np.float32)
+            whole = Geometry(image.shape, (SIDE, SIDE), (0, 0, SIDE, SIDE))
+            maps = {"grid": difference, "geometry": whole} if located else {}
+            results[MEAN_IMAGE].append(_result(sample, float(difference.mean()), **maps))
+        progress("trivial baselines", done, len(test))
+    return {name: _directed(given, test) if name in UNDIRECTED else given for name, given in results.items()}
+
+
+def _directed(results: list[Result], test: Sequence[Sample]) -> list[Result]:
+    """Turned round where that ranks the images better."""
+    kept = [(s.label, r.score) for s, r in zip(test, results, strict=True) if r.ok]
+    labels, scores = np.array([label for label, _ in kept]), np.array([score for _, score in kept])
+    if len(np.unique(labels)) == 2 and image_auroc(labels, scores) < 0.5:
+        return [replace(result, score=-result.score) for result in results]
+    return results
+
+
+def _mean_image(train: Sequence[Sample], progress: Progress) -> np.ndarray:
     total, count = np.zeros((SIDE, SIDE)), 0
     for done, sample in enumerate(train, 1):
-        image = _read(sample)
-        if image is not None:
-            total += _small(image)
+        try:
+            total += _small(read(sample))
             count += 1
+        except ReadError:
+            pass  # fitting names it
         progress("mean image", done, len(train))
-    mean = total / max(1, count)
-    rows = []
-    for done, sample in enumerate(test, 1):
-        image = _read(sample)
-        rows.append([np.nan] * 5 if image is None else [_size(sample, image), *_numbers(image, mean)])
-        progress("trivial baselines", done, len(test))
-    return dict(zip((*UNDIRECTED, MEAN_IMAGE), np.array(rows, float).T, strict=True))
+    return total / max(1, count)
 
 
-def directed(name: str, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Scores of a baseline, turned round where it has no direction of its own and is better that way."""
-    kept = np.isfinite(scores)
-    if name in UNDIRECTED and len(np.unique(labels[kept])) == 2 and image_auroc(labels[kept], scores[kept]) < 0.5:
-        return -scores
-    return scores
-
-
-def _read(sample: Sample) -> Image | None:
-    try:
-        return read(sample)
-    except ReadError:
-        return None
+def _result(sample: Sample, score: float, **rest: object) -> Result:
+    return Result(sample.id, "", sample.frame, sample.patient, score, **rest)  # type: ignore[arg-type]
 
 
 def _size(sample: Sample, image: Image) -> float:
@@ -80,11 +98,9 @@ def _size(sample: Sample, image: Image) -> float:
     return float(sample.path.stat().st_size)
 
 
-def _numbers(image: Image, mean: np.ndarray) -> tuple[float, float, float, float]:
+def _numbers(image: Image) -> tuple[float, float, float]:
     grey = _grey(image)
-    laplacian = cv2.Laplacian(grey, cv2.CV_32F)
-    difference = np.abs(_small(image) - mean).mean()
-    return float(grey.mean()), float(grey.std()), float(laplacian.var()), float(difference)
+    return float(grey.mean()), float(grey.std()), float(cv2.Laplacian(grey, cv2.CV_32F).var())
 
 
 def _grey(image: Image) -> np.ndarray:

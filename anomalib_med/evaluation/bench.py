@@ -13,16 +13,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 from pydantic import JsonValue
 
 from anomalib_med.datasets.benchmarks import Benchmark, open_benchmark
 from anomalib_med.datasets.sample import Sample
 from anomalib_med.errors import AnomedError, InputError, OutputError
 from anomalib_med.evaluation import cells
-from anomalib_med.evaluation.baselines import MEAN_IMAGE, UNDIRECTED, baseline_scores, directed
+from anomalib_med.evaluation.baselines import MEAN_IMAGE, UNDIRECTED, baseline_results
 from anomalib_med.evaluation.cells import Cell, Json, Method
-from anomalib_med.evaluation.evaluate import REPLICATES, Evaluation, evaluate_model, evaluate_scores
+from anomalib_med.evaluation.evaluate import REPLICATES, Evaluation, evaluate_model, evaluate_results
 from anomalib_med.evaluation.machine import machine, package_versions, peak_memory_mb, reset_peak_memory
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel
 from anomalib_med.fitting import fit
@@ -160,7 +159,8 @@ def _cell(plan: Plan, benchmark: Benchmark, method: Method, seed: int, progress:
     info = _info(benchmark, asked)
     try:
         cell = _measured(plan, benchmark, method, seed, cells.fingerprint_of(asked), info, progress)
-        said = f"AUROC {cell.metrics['auroc']}, fit {info['fit_s']} s, {info['images_per_s']} images/s"
+        name = cells.headline(cell.metrics)
+        said = f"{name} {cell.metrics[name]}, fit {info['fit_s']} s, {info['images_per_s']} images/s"
     except OutputError:
         raise  # a full disk would fail every cell after it
     except Exception as error:  # whatever one method does, the others are measured
@@ -218,34 +218,30 @@ def _measured(
 
 
 def _kept(name: str, label: str, seed: int, fingerprint: str, info: Json, e: Evaluation) -> Cell:
-    return Cell(
-        name, label, seed, fingerprint, "", info, tuple(e.ids), e.labels, e.patients, e.scores, e.metrics, e.replicates
-    )
+    return Cell(name, label, seed, fingerprint, "", info, tuple(e.ids), e.labels, e.patients, e.scores, e.measured)
 
 
 def _baselines(plan: Plan, benchmark: Benchmark, progress: Progress) -> list[Cell]:
-    """The trivial baselines of a data set, a cell each."""
+    """The trivial baselines of a data set, a cell each; those without a map only where images are judged."""
     asked = _asked(plan, benchmark)
-    paths = {name: cells.cell_path(plan.out, benchmark.name, name, 0) for name in (*UNDIRECTED, MEAN_IMAGE)}
+    names = (*UNDIRECTED, MEAN_IMAGE) if "image" in benchmark.tasks else (MEAN_IMAGE,)
+    paths = {name: cells.cell_path(plan.out, benchmark.name, name, 0) for name in names}
     fingerprint = cells.fingerprint_of(asked)
     found = [_found(path, fingerprint, plan) for path in paths.values()]
     if all(cell is not None for cell in found):
         return [cell for cell in found if cell is not None]
-    labels = np.array([s.label for s in benchmark.test])
-    whose = np.unique([s.patient for s in benchmark.test], return_inverse=True)[1]
+    results = baseline_results(benchmark.train, benchmark.test, progress=progress)
     made = []
-    for name, scores in baseline_scores(benchmark.train, benchmark.test, progress=progress).items():
-        kept = np.flatnonzero(np.isfinite(scores))
+    for name, path in paths.items():
         info = _info(benchmark, asked) | {"baseline": True}
         try:
-            turned = directed(name, labels, scores)
-            metrics, drawn = evaluate_scores(labels, whose, turned, replicates=plan.replicates)
-            ids = [benchmark.test[i].id for i in kept]
-            measured = Evaluation(ids, labels[kept], whose[kept], turned[kept], None, metrics, drawn, {}, 0.0)
+            measured = evaluate_results(
+                results[name], benchmark.test, tasks=benchmark.tasks, replicates=plan.replicates, progress=progress
+            )
             cell = _kept(benchmark.name, name, 0, fingerprint, info, measured)
-        except ValueError as error:
+        except (InputError, ValueError) as error:
             cell = cells.failed_cell(benchmark.name, name, 0, fingerprint, str(error), info)
-        cells.write_cell(paths[name], cell)
+        cells.write_cell(path, cell)
         made.append(cell)
     return made
 

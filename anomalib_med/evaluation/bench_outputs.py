@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anomalib_med.evaluation.bench import examples_folder
+from anomalib_med.evaluation.bench_plots import figures, png
+from anomalib_med.evaluation.bench_report import write_bench_report
+from anomalib_med.evaluation.bench_tables import write_tables
 from anomalib_med.evaluation.cells import Cell
 from anomalib_med.evaluation.summary import compare, rows_of
-from anomalib_med.outputs.bench_plots import png, roc_figure, throughput_figure
-from anomalib_med.outputs.bench_report import write_bench_report
-from anomalib_med.outputs.bench_tables import write_tables
 from anomalib_med.outputs.files import output_errors, write_atomic
 
 
@@ -37,8 +37,7 @@ def write_outputs(out: Path, cells: Sequence[Cell]) -> list[Path]:
         (out / "plots").mkdir(parents=True, exist_ok=True)
     written = write_tables(out, rows, comparisons)
     for dataset in dict.fromkeys(row.dataset for row in rows):
-        chosen = [row for row in rows if row.dataset == dataset]
-        for kind, figure in (("roc", roc_figure(chosen, dataset)), ("speed", throughput_figure(chosen, dataset))):
+        for kind, figure in figures(rows, dataset).items():
             path = out / "plots" / f"{dataset}-{kind}.png"
             write_atomic(path, png(figure))
             written.append(path)

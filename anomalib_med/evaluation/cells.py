@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,12 +11,13 @@ import numpy as np
 from pydantic import JsonValue
 
 from anomalib_med.errors import OutputError
-from anomalib_med.evaluation.curves import Floats
 from anomalib_med.evaluation.intervals import Interval
+from anomalib_med.evaluation.replicates import Measured
 from anomalib_med.outputs.files import output_errors, write_atomic
 
 Json = dict[str, JsonValue]
-FORMAT = 1
+FORMAT = 2
+HEADLINES = ("auroc", "pixel_ap", "froc_cpm")
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Cell:
         Protocol, split hash, rules, versions, machine, seconds, memory: everything that is not a metric.
     labels, patients, scores, ids
         Of the images that were scored.
-    metrics, replicates
-        See :class:`.evaluate.Evaluation`.
+    measured
+        Every metric with its interval, its replicates and the patients behind it.
     """
 
     dataset: str
@@ -68,14 +69,27 @@ class Cell:
     labels: np.ndarray
     patients: np.ndarray
     scores: np.ndarray
-    metrics: dict[str, Interval]
-    replicates: dict[str, Floats]
+    measured: Measured
+
+    @property
+    def metrics(self) -> dict[str, Interval]:
+        """Value and interval of each metric by name."""
+        return self.measured.metrics
+
+
+NOTHING = Measured({}, {}, {})
 
 
 def failed_cell(dataset: str, method: str, seed: int, fingerprint: str, error: str, info: Json) -> Cell:
     """A cell that came to nothing, so that the reason stands in the table."""
     none = np.empty(0)
-    return Cell(dataset, method, seed, fingerprint, error, info, (), none.astype(int), none.astype(int), none, {}, {})
+    return Cell(dataset, method, seed, fingerprint, error, info, (), none.astype(int), none.astype(int), none, NOTHING)
+
+
+def headline(metrics: Iterable[str]) -> str:
+    """The metric that stands for all: the image AUROC, on sets that have none a metric of maps; "" without either."""
+    names = set(metrics)
+    return next((name for name in HEADLINES if name in names), "")
 
 
 def fingerprint_of(asked: Mapping[str, JsonValue]) -> str:
@@ -111,7 +125,8 @@ def write_cell(path: Path, cell: Cell) -> None:
             "patient": cell.patients.tolist(),
             "score": cell.scores.tolist(),
         },
-        "replicates": {n: [_null(round(float(v), 6)) for v in r] for n, r in cell.replicates.items()},
+        "replicates": {n: [_null(round(float(v), 6)) for v in r] for n, r in cell.measured.replicates.items()},
+        "cases": dict(cell.measured.cases),
     }
     with output_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,8 +157,11 @@ def read_cell(path: Path) -> Cell:
             np.array(images["label"], int),
             np.array(images["patient"], int),
             np.array(images["score"], float),
-            {name: Interval(*(_nan(v) for v in values)) for name, values in d["metrics"].items()},
-            {name: np.array([_nan(v) for v in values]) for name, values in d["replicates"].items()},
+            Measured(
+                {name: Interval(*(_nan(v) for v in values)) for name, values in d["metrics"].items()},
+                {name: np.array([_nan(v) for v in values]) for name, values in d["replicates"].items()},
+                {name: int(v) for name, v in d["cases"].items()},
+            ),
         )
     except OSError as error:
         raise OutputError(f"{path}: {error.strerror or error}") from error

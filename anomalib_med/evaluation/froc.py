@@ -15,14 +15,12 @@ detections are counted on all images, normal ones included.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import cv2
 import numpy as np
 
 from anomalib_med.datasets.sample import Box
 from anomalib_med.evaluation.curves import Floats
-from anomalib_med.evaluation.intervals import Interval, wilson
 
 FALSE_DETECTIONS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 LEAST_OVERLAP = 0.1
@@ -39,7 +37,7 @@ class Found:
     lesions
         float64 ``(L,)``: of each lesion the score of the best detection that hits it, minus infinity where none does.
     sizes
-        float64 ``(L,)``: pixels of each lesion (of a box its area).
+        float64 ``(L,)``: pixels of each lesion (of a box its area), or its share of the image.
     false
         float64 ``(F,)``: scores of the detections that hit no lesion.
     """
@@ -193,30 +191,10 @@ def cpm(curve: FrocCurve, points: Sequence[float] = FALSE_DETECTIONS) -> Floats:
     return np.asarray(np.mean([sensitivity_at(curve, point) for point in points], axis=0))
 
 
-def sensitivity_by_size(
-    images: Sequence[Found], threshold: float, edges: Sequence[float], level: float = 0.95
-) -> list[tuple[float, float, int, Interval]]:
-    """Share of lesions found, by their size.
-
-    Parameters
-    ----------
-    images
-        One an image.
-    threshold
-        Detections that score at least as high count.
-    edges
-        Bounds of the sizes in pixels, ascending: ``(0, 100, inf)`` gives two groups.
-    level
-        Of the intervals (Wilson), which take lesions as independent.
-
-    Returns
-    -------
-    For each group its lower and upper bound (the upper one outside), the number of lesions and their sensitivity.
-    """
-    sizes = np.concatenate([f.sizes for f in images])
-    hit = np.concatenate([f.lesions for f in images]) >= threshold
-    groups = [(low, high, (sizes >= low) & (sizes < high)) for low, high in pairwise(edges)]
-    return [(low, high, int(g.sum()), wilson(int(hit[g].sum()), int(g.sum()), level)) for low, high, g in groups]
+def of_size(found: Found, low: float, high: float) -> Found:
+    """Only the lesions of a size from `low` to below `high`, with the false detections of the whole image."""
+    chosen = (found.sizes >= low) & (found.sizes < high)
+    return Found(found.lesions[chosen], found.sizes[chosen], found.false)
 
 
 def _regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,8 @@ from anomalib_med.evaluation.curves import Metric, curve_of
 Numbers = Sequence[float] | np.ndarray
 Labels = Sequence[int] | Sequence[bool] | np.ndarray
 
+ECE_BINS = 15
+
 RANKING_METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         "auroc": curves.auroc,
@@ -146,7 +148,7 @@ def all_positive(labels: Labels) -> Decisions:
     return decisions(labels, np.ones(len(labels), bool))
 
 
-def expected_calibration_error(labels: Labels, probabilities: Numbers, bins: int = 15) -> float:
+def expected_calibration_error(labels: Labels, probabilities: Numbers, bins: int = ECE_BINS) -> float:
     """Mean absolute gap between probability and frequency over bins of equal width, weighted by their cases.
 
     Naeini et al. 2015; torchmetrics' `binary_calibration_error` with the l1 norm.

@@ -1,14 +1,14 @@
 """Intervals: bootstrap over patients, stratified by label, for one method and for the difference of two.
 
 A replicate draws patients with replacement, normal and abnormal ones apart, and takes all images of a patient drawn: it
-is a row of weights, and every metric of :mod:`.curves` takes many rows at once. Percentile intervals (Efron and
-Tibshirani, "An introduction to the bootstrap", 1993). `benchmarks/coverage.py` measures how often they hold the truth.
+is a row of weights, and every metric of :mod:`.curves` takes many rows at once. The variance of the replicates gives
+the interval, see `score_interval`. `benchmarks/coverage.py` measures how often it holds the truth.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
-from statistics import NormalDist
+from functools import cache
+from math import atan, isfinite, pi, sqrt, tan
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Interval:
     value
         From the cases at hand.
     low, high
-        Ends of the confidence interval; NaN where there is none.
+        Ends of the confidence interval; NaN where there is none, as with a single patient.
     """
 
     value: float
@@ -36,6 +36,8 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
+        if not isfinite(self.low):
+            return f"{self.value:.3f} [no interval]"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
@@ -59,7 +61,8 @@ def bootstrap(
     scores
         ``(n,)``, finite.
     metrics
-        Functions of a `Curve` by name.
+        Functions of a `Curve` by name, with values in [0, 1]; "oracle" in a name marks an optimistic one, see
+        `score_interval`.
     patients
         Whose each image is, ``(n,)``; by default each is of its own.
     weights
@@ -80,8 +83,11 @@ def bootstrap(
         for name, metric in metrics.items():
             drawn[name].append(metric(curve))
     whole = curve_of(y, s, base)
+    cases = min(patient_counts(y, patients))
     return {
-        name: percentile_interval(float(metric(whole)), np.concatenate(drawn[name]), level)
+        name: score_interval(
+            float(metric(whole)), np.concatenate(drawn[name]), cases, level, optimistic="oracle" in name
+        )
         for name, metric in metrics.items()
     }
 
@@ -110,8 +116,7 @@ def paired_bootstrap(
 
     Returns
     -------
-    First minus second, and the two-sided p-value of no difference: twice the smaller share of replicates on one side
-    of zero, the observed one counted in, so it is never below ``2 / (replicates + 1)``.
+    First minus second, and the two-sided p-value of no difference, see `difference_of`.
     """
     y, a = check(labels, first)
     _, b = check(labels, second)
@@ -121,8 +126,33 @@ def paired_bootstrap(
     ]
     differences = np.concatenate(parts)
     observed = float(metric(curve_of(y, a)) - metric(curve_of(y, b)))
-    sides = min(np.sum(differences <= 0), np.sum(differences >= 0))
-    return percentile_interval(observed, differences, level), float(min(1.0, 2 * (1 + sides) / (1 + len(differences))))
+    return difference_of(observed, differences, min(patient_counts(y, patients)), level)
+
+
+def difference_of(observed: float, replicates: Floats, cases: int, level: float = LEVEL) -> tuple[Interval, float]:
+    """Interval of a difference, and the two-sided p-value of there being none: Student's t of the bootstrap variance.
+
+    A p-value counted among the replicates could not be small enough for a table of many comparisons.
+
+    Parameters
+    ----------
+    observed
+        The difference.
+    replicates
+        ``(r,)``, each of the same draw of patients for both methods.
+    cases
+        Patients of the rarer kind.
+    level
+        Of the interval.
+    """
+    kept = replicates[np.isfinite(replicates)]
+    if not (isfinite(observed) and kept.size and cases > 1):
+        return Interval(observed, float("nan"), float("nan")), float("nan")
+    deviation = sqrt(float(kept.var()) * cases / (cases - 1))
+    half = t_quantile((1 + level) / 2, cases - 1) * deviation
+    if deviation < 1e-12:
+        return Interval(observed, observed, observed), 1.0 if abs(observed) < 1e-12 else 0.0
+    return Interval(observed, observed - half, observed + half), t_tail(observed / deviation, cases - 1)
 
 
 def draws(
@@ -148,58 +178,76 @@ def draws(
         yield times[:, whose]
 
 
-def percentile_interval(value: float, replicates: Floats, level: float = LEVEL) -> Interval:
-    """The middle part of the replicates; those that are NaN are left out, and without any other there is none."""
-    kept = replicates[np.isfinite(replicates)]
-    if not kept.size:
-        return Interval(value, float("nan"), float("nan"))
-    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high))
+def patient_counts(labels: np.ndarray, patients: Sequence[str] | np.ndarray | None = None) -> list[int]:
+    """Patients without and with an abnormal image, those of the two kinds that there are."""
+    y = np.asarray(labels, bool)
+    whose = np.arange(len(y)) if patients is None else np.asarray(patients)
+    abnormal = len(np.unique(whose[y]))
+    return [count for count in (len(np.unique(whose)) - abnormal, abnormal) if count]
 
 
-def bootstrap_statistic(
-    statistic: Callable[[Floats], Floats],
-    labels: np.ndarray,
-    patients: Sequence[str] | np.ndarray | None = None,
-    *,
-    replicates: int = REPLICATES,
-    level: float = LEVEL,
-    seed: int = 0,
+def score_interval(
+    value: float, replicates: Floats, cases: int, level: float = LEVEL, *, optimistic: bool = False
 ) -> Interval:
-    """Interval of any statistic of image weights ``(r, n)`` to ``(r,)``, such as a FROC score; its value is that of
-    weights of 1.
+    """Interval of a metric in [0, 1] from the variance of its replicates.
+
+    Wilson's interval (1927) of a share of as many cases as would have that variance, with Student's t instead of the
+    normal quantile and the variance of few patients enlarged by n / (n - 1). It stays in [0, 1], has width at 0 and 1,
+    and holds the truth with few patients too, where the percentiles of the replicates are too narrow.
+
+    Parameters
+    ----------
+    value
+        From the cases at hand.
+    replicates
+        ``(r,)``; those that are NaN are left out.
+    cases
+        Patients behind the number: of the rarer kind, where both count. There is no interval with fewer than two.
+    level
+        Coverage.
+    optimistic
+        The number is the best over thresholds that were chosen on the same cases, so it is above what it estimates,
+        and a replicate above it by about as much again. The interval is moved down by that excess, and widened by it
+        (as by a bias), since the excess is itself an estimate.
     """
-    values = [statistic(rows) for rows in draws(labels, patients, replicates=replicates, seed=seed)]
-    return percentile_interval(float(statistic(np.ones((1, len(labels))))[0]), np.concatenate(values), level)
+    kept = replicates[np.isfinite(replicates)]
+    if not (isfinite(value) and kept.size and cases > 1):
+        return Interval(value, float("nan"), float("nan"))
+    excess = float(kept.mean()) - value if optimistic else 0.0
+    centre = min(1.0, max(0.0, value - excess))
+    variance = (float(kept.var()) + excess**2) * cases / (cases - 1)
+    spread = centre * (1 - centre) or float(kept.mean() * (1 - kept.mean()))
+    effective = max(1.0, spread / variance) if variance > 1e-15 and spread > 0 else float(cases)
+    return Interval(value, *wilson(centre, effective, t_quantile((1 + level) / 2, cases - 1)))
 
 
-def bootstrap_mean(
-    values: np.ndarray,
-    patients: Sequence[str] | np.ndarray | None = None,
-    *,
-    replicates: int = REPLICATES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> Interval:
-    """Interval of the mean of values, one an image, such as Dice per image; resampled by patient."""
-    v = np.asarray(values, float)
-    return bootstrap_statistic(
-        lambda rows: np.asarray((rows @ v) / rows.sum(axis=1)),
-        np.zeros(len(v)),
-        patients,
-        replicates=replicates,
-        level=level,
-        seed=seed,
-    )
+def t_quantile(share: float, freedom: int) -> float:
+    """Quantile of Student's t, for a share above 1/2."""
+    angles, tails = _student(freedom)
+    return sqrt(freedom) * tan(np.interp(2 * (1 - share), tails[::-1], angles[::-1]))
 
 
-def wilson(successes: int, cases: int, level: float = LEVEL) -> Interval:
-    """Wilson's interval of a share (Wilson 1927); sound at 0 and 1, where a bootstrap has no width."""
-    if not cases:
-        return Interval(float("nan"), float("nan"), float("nan"))
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share = successes / cases
+def t_tail(t: float, freedom: int) -> float:
+    """Share of Student's t beyond ``-|t|`` and ``|t|``."""
+    angles, tails = _student(freedom)
+    return float(np.interp(atan(abs(t) / sqrt(freedom)), angles, tails))
+
+
+@cache
+def _student(freedom: int) -> tuple[Floats, Floats]:
+    """Angles and the share of Student's t beyond ``sqrt(freedom) tan(angle)`` on both sides.
+
+    As a function of the angle the density is proportional to the cosine to the power of freedom - 1.
+    """
+    angles = np.linspace(0, pi / 2, 20_001)
+    density = np.cos(angles) ** (freedom - 1)
+    beyond = np.append(np.cumsum((density[:-1] + density[1:])[::-1])[::-1], 0.0)
+    return angles, beyond / beyond[0]
+
+
+def wilson(share: float, cases: float, z: float) -> tuple[float, float]:
+    """Ends of Wilson's interval (1927) of a share, `z` standard deviations wide on either side."""
     middle = (share + z * z / (2 * cases)) / (1 + z * z / cases)
     half = z / (1 + z * z / cases) * sqrt(share * (1 - share) / cases + z * z / (4 * cases**2))
     # Rounding must not leave the share outside its own interval.
-    return Interval(share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)))
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))

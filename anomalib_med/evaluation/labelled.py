@@ -51,8 +51,8 @@ def table_samples(table: str, patient_pattern: str | None) -> list[Sample]:
     return samples
 
 
-def dataset_samples(name: str, root: Path) -> tuple[list[Sample], tuple[str, ...]]:
-    """The test side of a named data set, and its known traps.
+def dataset_samples(name: str, root: Path) -> tuple[list[Sample], tuple[str, ...], tuple[str, ...]]:
+    """The test side of a named data set, on what it can be judged, and its known traps.
 
     Raises
     ------
@@ -60,7 +60,8 @@ def dataset_samples(name: str, root: Path) -> tuple[list[Sample], tuple[str, ...
         As :func:`anomalib_med.datasets.benchmarks.open_benchmark`.
     """
     benchmark = open_benchmark(name, root)
-    return list(benchmark.test), (f"protocol {benchmark.protocol}, split {benchmark.split_hash}", *benchmark.notes)
+    notes = (f"protocol {benchmark.protocol}, split {benchmark.split_hash}", *benchmark.notes)
+    return list(benchmark.test), benchmark.tasks, notes
 
 
 def _known_patient(sample: Sample) -> str:

@@ -10,9 +10,12 @@ from anomalib_med.evaluation.baselines import SCORES_FROM
 from anomalib_med.evaluation.cells import Cell
 from anomalib_med.evaluation.comparisons import Spread, holm, over_seeds
 from anomalib_med.evaluation.delong import delong_contrast
-from anomalib_med.evaluation.intervals import LEVEL, Interval, percentile_interval
+from anomalib_med.evaluation.intervals import LEVEL, Interval, difference_of
+from anomalib_med.evaluation.replicates import interval_of
 
 ALPHA = 0.05
+COMPARED = ("auroc", "ap", "pixel_auroc", "pixel_ap", "aupro@0.3")
+"""Metrics in which methods are tested against each other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,19 +68,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Difference in image AUROC of two methods on one data set.
+    """Difference of two methods in one metric on one data set.
 
     Parameters
     ----------
-    dataset, first, second
+    dataset, metric, first, second
         Which.
     difference
         First minus second, means over seeds, with its interval.
     p_value, adjusted
-        Two-sided (DeLong, by patient), and after Holm over all comparisons of the bench.
+        Two-sided, by patient: DeLong for the image AUROC, the paired bootstrap for the others; and after Holm over all
+        comparisons of the bench in that metric.
     """
 
     dataset: str
+    metric: str
     first: str
     second: str
     difference: Interval
@@ -94,30 +99,36 @@ def rows_of(cells: Sequence[Cell], level: float = LEVEL) -> list[Row]:
 
 
 def compare(rows: Sequence[Row]) -> list[Comparison]:
-    """Every pair of methods on every data set, trivial baselines left out; on the images that both scored."""
+    """Every pair of methods on every data set in every metric of `COMPARED`, trivial baselines left out."""
     pairs = [
         (a, b)
         for dataset in dict.fromkeys(row.dataset for row in rows)
         for a, b in combinations([r for r in rows if r.dataset == dataset and r.cells and not r.baseline], 2)
     ]
-    tested = [(a, b, *result) for a, b in pairs if (result := _difference(a, b)) is not None]
-    adjusted = holm([p for *_, p in tested])
-    return [
-        Comparison(a.dataset, a.method, b.method, difference, p, float(q))
-        for (a, b, difference, p), q in zip(tested, adjusted, strict=True)
-    ]
+    comparisons = []
+    for metric in COMPARED:
+        both = [(a, b) for a, b in pairs if metric in a.numbers and metric in b.numbers]
+        tested = [(a, b, *_difference(a, b, metric)) for a, b in both]
+        tested = [test for test in tested if np.isfinite(test[-1])]  # with too few patients there is no test
+        adjusted = holm([p for *_, p in tested])
+        comparisons += [
+            Comparison(a.dataset, metric, a.method, b.method, difference, p, float(q))
+            for (a, b, difference, p), q in zip(tested, adjusted, strict=True)
+        ]
+    return comparisons
 
 
-def best_of(rows: Sequence[Row], comparisons: Sequence[Comparison], dataset: str) -> set[str]:
-    """The method of highest AUROC on a data set, and those that are not significantly worse."""
-    known = {r.method: r.numbers["auroc"].interval.value for r in rows if r.dataset == dataset and _judged(r)}
+def best_of(rows: Sequence[Row], comparisons: Sequence[Comparison], dataset: str, metric: str = "auroc") -> set[str]:
+    """The method with the highest value on a data set, and those that are not significantly worse."""
+    judged = [r for r in rows if r.dataset == dataset and not r.baseline and metric in r.numbers]
+    known = {r.method: r.numbers[metric].interval.value for r in judged}
     if not known:
         return set()
     best = max(known, key=lambda method: known[method])
     worse = {
         method
         for c in comparisons
-        if c.dataset == dataset and best in (c.first, c.second) and c.adjusted <= ALPHA
+        if (c.dataset, c.metric) == (dataset, metric) and best in (c.first, c.second) and c.adjusted <= ALPHA
         for method in (c.first, c.second)
         if method != best
     }
@@ -131,10 +142,6 @@ def given_away(rows: Sequence[Row], dataset: str) -> Row | None:
     return max(scoring, key=lambda r: r.numbers["auroc"].interval.value) if scoring else None
 
 
-def _judged(row: Row) -> bool:
-    return not row.baseline and "auroc" in row.numbers
-
-
 def _row(dataset: str, method: str, group: Sequence[Cell], level: float) -> Row:
     finished = tuple(c for c in group if not c.error)
     errors = "; ".join(dict.fromkeys(f"seed {c.seed}: {c.error}" for c in group if c.error))
@@ -145,14 +152,25 @@ def _row(dataset: str, method: str, group: Sequence[Cell], level: float) -> Row:
         interval = finished[0].metrics[name]
         if len(finished) > 1:
             # The draws of patients are the same for every seed, so the mean has replicates of its own.
-            drawn = np.mean([c.replicates[name] for c in finished], axis=0)
-            interval = percentile_interval(spread.mean, drawn, level)
+            drawn = np.mean([c.measured.replicates[name] for c in finished], axis=0)
+            cases = min(c.measured.cases[name] for c in finished)
+            interval = interval_of(name, spread.mean, drawn, cases, level)
         numbers[name] = Number(interval, spread)
     baseline = any(bool(c.info.get("baseline")) for c in group)
     return Row(dataset, method, baseline, finished, numbers, errors)
 
 
-def _difference(a: Row, b: Row) -> tuple[Interval, float] | None:
+def _difference(a: Row, b: Row, metric: str) -> tuple[Interval, float]:
+    if metric == "auroc":
+        return _delong(a, b)
+    observed = a.numbers[metric].interval.value - b.numbers[metric].interval.value
+    first, second = (np.mean([c.measured.replicates[metric] for c in row.cells], axis=0) for row in (a, b))
+    cases = min(c.measured.cases[metric] for c in (*a.cells, *b.cells))
+    return difference_of(observed, first - second, cases)
+
+
+def _delong(a: Row, b: Row) -> tuple[Interval, float]:
+    """On the images that both scored; without a p-value where there are too few patients of a kind."""
     everything = [*a.cells, *b.cells]
     common = set.intersection(*(set(c.ids) for c in everything))
     scores = []
@@ -165,5 +183,5 @@ def _difference(a: Row, b: Row) -> tuple[Interval, float] | None:
     contrast = np.array([1 / len(a.cells)] * len(a.cells) + [-1 / len(b.cells)] * len(b.cells))
     try:
         return delong_contrast(first.labels[at], np.stack(scores), contrast, first.patients[at])
-    except ValueError:  # too few patients of a kind
-        return None
+    except ValueError:
+        return Interval(float("nan"), float("nan"), float("nan")), float("nan")

@@ -9,14 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from anomalib_med import Preprocessing
+from anomalib_med.datasets.benchmarks import Benchmark, open_benchmark
 from anomalib_med.errors import ConfigError, InputError, OutputError
 from anomalib_med.evaluation import bench
 from anomalib_med.evaluation.baselines import MEAN_IMAGE, UNDIRECTED
 from anomalib_med.evaluation.bench import Plan, methods_of, run_bench
 from anomalib_med.evaluation.bench_outputs import write_outputs
-from anomalib_med.evaluation.cells import cell_path, read_cell
-from anomalib_med.evaluation.summary import compare, given_away, rows_of
-from anomalib_med.outputs.bench_tables import markdown, readme_table, replace_between_markers
+from anomalib_med.evaluation.bench_tables import markdown, readme_table, replace_between_markers
+from anomalib_med.evaluation.cells import Cell, cell_path, read_cell
+from anomalib_med.evaluation.summary import COMPARED, compare, given_away, rows_of
 from tests.conftest import abnormal_picture, normal_picture
 
 SHARED = {"weights": "random", "bank_size": "100"}
@@ -146,6 +147,52 @@ def test_a_set_that_is_not_there_does_not_stop_the_others(finished: Plan) -> Non
     assert any(c.metrics for c in cells if c.dataset == "folder")
 
 
+@pytest.fixture(scope="module")
+def pixel_only(root: Path, finished: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, list[Cell]]:
+    """A set without test normals, judged by its maps alone."""
+
+    def opened(name: str, root: Path) -> Benchmark:
+        benchmark = open_benchmark(name, root)
+        abnormal = tuple(s for s in benchmark.test if s.label == 1)
+        return replace(benchmark, tasks=("pixel",), test=abnormal)
+
+    plan = replace(finished, out=tmp_path_factory.mktemp("pixel"), seeds=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "open_benchmark", opened)
+        return plan, run_bench(plan)
+
+
+def test_a_set_without_normals_is_judged_by_its_maps(pixel_only: tuple[Plan, list[Cell]]) -> None:
+    rows = rows_of(pixel_only[1])
+    assert [row.method for row in rows] == [MEAN_IMAGE, "patchcore", "patchcore pooling=max"]
+    assert not any(row.error for row in rows)
+    for row in rows:
+        assert {"pixel_auroc", "pixel_ap", "aupro@0.3", "froc_cpm"} <= set(row.numbers)
+        assert not {"auroc", "sensitivity", "flagged_rate", "brier (cross-fitted)"} & set(row.numbers)
+    assert {c.metric for c in compare(rows)} == {"pixel_auroc", "pixel_ap", "aupro@0.3"}
+
+
+def test_outputs_of_a_set_without_normals(pixel_only: tuple[Plan, list[Cell]], finished: Plan, tmp_path: Path) -> None:
+    _, found = pixel_only
+    both = [*run_bench(finished), *(replace(cell, dataset="maps") for cell in found)]
+    assert all(path.stat().st_size > 100 for path in write_outputs(tmp_path, both))
+    assert {p.name for p in (tmp_path / "plots").iterdir()} == {"folder-roc.png", "folder-speed.png", "maps-speed.png"}
+    lines = [line for line in readme_table(tmp_path / "results.csv").splitlines() if line.startswith("| maps")]
+    assert len(lines) == 3
+    assert all(line.split("|")[3].strip() == "-" for line in lines)
+    header = (tmp_path / "results.md").read_text().partition("### maps")[2].partition("| Method | ")[2]
+    assert header.startswith("Pixel AUROC | Pixel AP | ")
+
+
+def test_every_measured_number_reaches_the_tidy_table(finished: Plan) -> None:
+    write_outputs(finished.out, run_bench(finished))
+    table = pq.read_table(finished.out / "results.parquet").to_pylist()
+    found = {r["metric"] for r in table if r["method"] == "patchcore"}
+    wanted = {"ece (cross-fitted)", "brier (cross-fitted)", "false_alarm_rate", "froc_cpm", "froc_cpm (overlap)"}
+    assert wanted <= found
+    assert any(name.startswith("sensitivity@1fp/image (lesions ") for name in found)
+
+
 def test_other_settings_in_the_same_folder_are_refused(finished: Plan) -> None:
     other = replace(finished, calibration=0.3)
     with pytest.raises(OutputError, match=r"other settings or on another split: choose another folder, or --overwrite"):
@@ -174,7 +221,7 @@ def test_every_number_of_the_markdown_table_has_its_interval(finished: Plan) -> 
     lines = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line][1:]
     assert len(lines) == 7
     for line in lines:
-        numbers = [cell for cell in line.split("|")[2:-4] if cell.strip()]
+        numbers = [cell for cell in line.split("|")[2:-4] if cell.strip() != "-"]
         assert numbers
         assert all("[" in number for number in numbers), line
 
@@ -189,11 +236,15 @@ def test_a_set_that_a_trivial_baseline_solves_is_marked(finished: Plan) -> None:
 
 def test_comparisons_are_paired_and_adjusted(finished: Plan) -> None:
     rows = rows_of(run_bench(finished))
-    (comparison,) = compare(rows)
-    a, b = (next(r for r in rows if r.method == name) for name in (comparison.first, comparison.second))
-    gap = a.numbers["auroc"].interval.value - b.numbers["auroc"].interval.value
-    assert comparison.difference.value == pytest.approx(gap)
-    assert 0 <= comparison.p_value <= comparison.adjusted <= 1
+    comparisons = compare(rows)
+    assert [c.metric for c in comparisons] == list(COMPARED)
+    for c in comparisons:
+        a, b = (next(r for r in rows if r.method == name) for name in (c.first, c.second))
+        assert c.difference.value == pytest.approx(
+            a.numbers[c.metric].interval.value - b.numbers[c.metric].interval.value
+        )
+        assert c.difference.low <= c.difference.value <= c.difference.high
+        assert 0 <= c.p_value <= c.adjusted <= 1
 
 
 def test_the_table_of_the_readme_lies_between_its_markers(finished: Plan) -> None:
@@ -207,8 +258,6 @@ def test_the_table_of_the_readme_lies_between_its_markers(finished: Plan) -> Non
 
 
 def test_a_limited_set_says_so_in_its_protocol(root: Path, finished: Plan) -> None:
-    from anomalib_med.datasets.benchmarks import open_benchmark
-
     limited = bench.limited(open_benchmark("folder", root), replace(finished, max_train=10, max_test=6))
     assert (len(limited.train), len(limited.test)) == (10, 6)
     assert {s.label for s in limited.test} == {0, 1}

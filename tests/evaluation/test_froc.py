@@ -14,9 +14,9 @@ from anomalib_med.evaluation.froc import (
     found_by_overlap,
     found_by_peaks,
     froc_curve,
+    of_size,
     peaks,
     sensitivity_at,
-    sensitivity_by_size,
 )
 from tests.evaluation.made_up_maps import made_up_pairs
 
@@ -102,13 +102,11 @@ def test_between_points_the_curve_is_straight_and_beyond_it_flat() -> None:
     assert float(sensitivity_at(curve, 8)) == 1
 
 
-def test_sensitivity_by_size_counts_each_lesion_in_one_group() -> None:
-    images = [Found(np.array([0.9, MISSED]), np.array([10.0, 300.0]), np.empty(0))]
-    images.append(Found(np.array([0.2]), np.array([50.0]), np.array([0.4])))
-    small, large = sensitivity_by_size(images, 0.1, (0, 100, np.inf))
-    assert (small[2], small[3].value) == (2, 1.0)
-    assert (large[2], large[3].value) == (1, 0.0)
-    assert 0 < small[3].low < 1
+def test_lesions_of_a_size_keep_the_false_detections_of_the_image() -> None:
+    found = Found(np.array([0.9, MISSED, 0.2]), np.array([10.0, 300.0, 50.0]), np.array([0.4]))
+    small, large = of_size(found, 0, 100), of_size(found, 100, np.inf)
+    assert (small.lesions.tolist(), small.sizes.tolist()) == ([0.9, 0.2], [10, 50])
+    assert (large.lesions.tolist(), large.false.tolist()) == ([MISSED], [0.4])
 
 
 def test_without_lesions_there_is_no_curve() -> None:

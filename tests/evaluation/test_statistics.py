@@ -10,7 +10,16 @@ from anomalib_med.evaluation.comparisons import holm, over_seeds
 from anomalib_med.evaluation.curves import curve_of
 from anomalib_med.evaluation.delong import delong_covariance, delong_interval, delong_test
 from anomalib_med.evaluation.image_metrics import image_auroc
-from anomalib_med.evaluation.intervals import bootstrap, bootstrap_mean, draws, paired_bootstrap, wilson
+from anomalib_med.evaluation.intervals import (
+    bootstrap,
+    difference_of,
+    draws,
+    paired_bootstrap,
+    score_interval,
+    t_quantile,
+    t_tail,
+    wilson,
+)
 
 
 def two_methods(n: int = 60, seed: int = 0, gap: float = 0.5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -99,7 +108,8 @@ def test_bootstrap_is_the_slow_one() -> None:
     rows = np.concatenate(list(draws(labels, None, replicates=200, seed=5))).astype(int)
     slow = [image_auroc(np.repeat(labels, row), np.repeat(scores, row)) for row in rows]
     assert interval.value == image_auroc(labels, scores)
-    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
+    by_hand = score_interval(interval.value, np.array(slow), 20)
+    assert (interval.low, interval.high) == pytest.approx((by_hand.low, by_hand.high))
 
 
 def test_bootstrap_and_delong_agree_on_the_width() -> None:
@@ -121,35 +131,68 @@ def test_paired_bootstrap_sees_a_difference_and_none() -> None:
     labels, first, second = two_methods(300, gap=1.0)
     interval, p = paired_bootstrap(labels, first, second, curves.auroc, replicates=500)
     assert interval.low > 0
-    assert p < 0.02
-    assert p == pytest.approx(delong_test(labels, first, second)[1], abs=0.02)
+    assert p == pytest.approx(delong_test(labels, first, second)[1], abs=0.002)
+    assert p < 0.01
     same, p = paired_bootstrap(labels, first, first, curves.auroc, replicates=100)
     assert (same.value, same.low, same.high, p) == (0, 0, 0, 1)
 
 
-def test_mean_of_values_by_patient() -> None:
-    values, patients = np.array([1.0, 1, 1, 1, 0, 0]), list("aaaabc")
-    interval = bootstrap_mean(values, patients, replicates=400)
-    assert interval.value == pytest.approx(4 / 6)
-    assert (interval.low, interval.high) == (0, 1)
-
-
 def test_wilson_is_the_textbook_one() -> None:
     # Newcombe, "Two-sided confidence intervals for the single proportion", 1998, table I.
-    for (successes, cases), (low, high) in {
+    for (successes, cases), ends in {
         (81, 263): (0.2553, 0.3662),
         (15, 148): (0.0624, 0.1605),
         (0, 20): (0.0, 0.1611),
         (1, 29): (0.0061, 0.1718),
     }.items():
-        interval = wilson(successes, cases)
-        assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
+        assert wilson(successes / cases, cases, 1.959964) == pytest.approx(ends, abs=5e-5)
 
 
-@given(st.integers(1, 40), st.data())
-def test_wilson_holds_the_share(cases: int, data: st.DataObject) -> None:
-    interval = wilson(data.draw(st.integers(0, cases)), cases)
-    assert 0 <= interval.low <= interval.value <= interval.high <= 1
+def test_the_interval_of_a_share_is_wilsons() -> None:
+    values = np.repeat([1.0, 0.0], [30, 170])
+    rows = np.concatenate(list(draws(np.zeros(200), None, replicates=4000, seed=0)))
+    interval = score_interval(0.15, rows @ values / 200, 200)
+    assert (interval.low, interval.high) == pytest.approx(wilson(0.15, 200, 1.96), abs=0.004)
+
+
+@given(st.floats(0, 1), st.integers(2, 40), st.floats(0, 0.3), st.booleans())
+def test_an_interval_lies_in_its_range_and_holds_its_value(v: float, cases: int, sd: float, optimistic: bool) -> None:
+    replicates = np.clip(v + sd * np.linspace(-1, 1, 21), 0, 1)
+    interval = score_interval(v, replicates, cases, optimistic=optimistic)
+    assert 0 <= interval.low <= interval.high <= 1
+    assert optimistic or interval.low <= v <= interval.high
+
+
+def test_a_share_of_all_or_none_has_width_and_few_patients_make_it_wide() -> None:
+    every = np.ones(100)
+    assert score_interval(1.0, every, 20).low == pytest.approx(wilson(1.0, 20, t_quantile(0.975, 19))[0])
+    assert score_interval(1.0, every, 3).low < 0.3
+    lone = score_interval(0.7, every, 1)
+    assert np.isnan([lone.low, lone.high]).all()
+    assert str(lone) == "0.700 [no interval]"
+
+
+def test_an_optimistic_number_is_moved_down_and_has_a_wider_interval() -> None:
+    replicates = 0.84 + 0.02 * np.random.default_rng(0).normal(size=2000)
+    plain, moved = (score_interval(0.8, replicates, 100, optimistic=o) for o in (False, True))
+    assert (moved.low + moved.high) / 2 == pytest.approx((plain.low + plain.high) / 2 - 0.04, abs=0.01)
+    assert moved.high - moved.low > plain.high - plain.low
+
+
+def test_students_t_is_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for freedom in (1, 2, 3, 7, 40, 5000):
+        for share in (0.8, 0.975, 0.995):
+            assert t_quantile(share, freedom) == pytest.approx(stats.t.ppf(share, freedom), rel=1e-4)
+        assert t_tail(-2.5, freedom) == pytest.approx(2 * stats.t.sf(2.5, freedom), rel=1e-3)
+
+
+def test_a_difference_can_be_far_beyond_what_replicates_can_count() -> None:
+    interval, p = difference_of(0.1, 0.1 + 0.01 * np.random.default_rng(0).normal(size=500), 200)
+    assert 0 < p < 1e-15
+    assert 0.07 < interval.low < interval.high < 0.13
+    assert difference_of(0.0, np.zeros(10), 20)[1] == 1
+    assert np.isnan(difference_of(0.1, np.ones(10), 1)[1])
 
 
 def test_holm_is_the_textbook_example() -> None:

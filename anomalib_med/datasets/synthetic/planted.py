@@ -3,9 +3,6 @@
 import csv
 import hashlib
 import itertools
-import json
-import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +19,14 @@ from anomalib_med.datasets.synthetic.lesions import add_lesion
 from anomalib_med.datasets.synthetic.lungs import lungs_of_ct, lungs_of_radiograph
 from anomalib_med.datasets.synthetic.write import (
     CHEST_KINDS,
-    STAMP,
     Progress,
     Stored,
+    build_aside,
     check_kinds,
     complete,
-    publish,
     save_png,
 )
-from anomalib_med.errors import ConfigError, OutputError, ReadError
+from anomalib_med.errors import ConfigError, ReadError
 
 SIZES = (0.5, 1.0, 2.0)
 CONTRASTS = (0.25, 0.5, 1.0)
@@ -144,27 +140,9 @@ def write_planted(
     _check(train, heldout, sizes, contrasts, per_image, seed)
     plan = _Plan(modality, tuple(itertools.product(chosen, sizes, contrasts)), per_image, hounsfield, seed)
     root, stamp = Path(root).resolve(), plan.stamp([*train, *heldout])
-    return [] if complete(root, stamp) else _build(root, train, heldout, plan, progress)
-
-
-def _build(
-    root: Path, train: Sequence[Sample], heldout: Sequence[Sample], plan: _Plan, progress: Progress | None
-) -> list[str]:
-    """Write beside the root and rename, so that a reader never meets half a data set."""
-    stamp = plan.stamp([*train, *heldout])
-    building = root.parent / f".{root.name}-{uuid.uuid4().hex[:8]}"
-    try:
-        building.mkdir(parents=True)
-        left_out = _write(building, train, heldout, plan, progress)
-        (building / STAMP).write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
-        publish(building, root, stamp)
-    except OSError as error:
-        raise OutputError(
-            f"{root}: cannot be written ({error.strerror or error}); free space or choose another folder"
-        ) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return left_out
+    if complete(root, stamp):
+        return []
+    return build_aside(root, stamp, lambda folder: _write(folder, train, heldout, plan, progress))
 
 
 def _check(

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ from anomalib_med.datasets.synthetic.lesions import KINDS as LESION_KINDS
 from anomalib_med.datasets.synthetic.lesions import add_lesion
 from anomalib_med.errors import ConfigError, OutputError
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]  # images written, images in all
 Stored = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -165,7 +167,7 @@ def _write(root: Path, recipe: _Recipe, counts: tuple[int, int, int], seed: int,
             raise ConfigError(f"{name}: {count} images; give a number from 0 to {_SEEDS_PER_GROUP}")
     root = root.resolve()
     train, normal, abnormal = counts
-    stamp = {
+    stamp: dict[str, object] = {
         "dataset": recipe.name,
         "format": FORMAT,
         "seed": seed,
@@ -176,19 +178,32 @@ def _write(root: Path, recipe: _Recipe, counts: tuple[int, int, int], seed: int,
     stamp |= recipe.arguments
     if complete(root, stamp):
         return
-    # Built aside and renamed: a reader never meets half a data set, and two writers cannot mix theirs.
+    build_aside(root, stamp, lambda folder: _write_images(folder, recipe, counts, seed, progress))
+
+
+def build_aside(root: Path, stamp: dict[str, object], write: Callable[[Path], T]) -> T:
+    """Have a data set written beside its folder, stamp it and rename it; returns what `write` does.
+
+    A reader never meets half a data set, and two writers cannot mix theirs.
+
+    Raises
+    ------
+    OutputError
+        Where it cannot be written.
+    """
     building = root.parent / f".{root.name}-{uuid.uuid4().hex[:8]}"
     try:
         building.mkdir(parents=True)
-        _write_images(building, recipe, counts, seed, progress)
+        written = write(building)
         (building / STAMP).write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
-        publish(building, root, stamp)
+        _publish(building, root, stamp)
     except OSError as error:
         raise OutputError(
             f"{root}: cannot be written ({error.strerror or error}); free space or choose another folder"
         ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
+    return written
 
 
 def complete(root: Path, stamp: dict[str, object]) -> bool:
@@ -208,7 +223,7 @@ def complete(root: Path, stamp: dict[str, object]) -> bool:
     return True
 
 
-def publish(building: Path, root: Path, stamp: dict[str, object]) -> None:
+def _publish(building: Path, root: Path, stamp: dict[str, object]) -> None:
     """Move a finished folder to its place, where another writer may have been first with the same."""
     try:
         building.replace(root)

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from anomalib_med.errors import OutputError
 from anomalib_med.evaluation.cells import Cell
-from anomalib_med.evaluation.summary import Comparison, Number, Row, best_of, given_away
+from anomalib_med.evaluation.intervals import Interval
+from anomalib_med.evaluation.summary import COMPARED, Comparison, Number, Row, best_of, given_away
 from anomalib_med.outputs.files import output_errors, replace_with, write_atomic
 from anomalib_med.outputs.tables import Value, csv_record
 
@@ -72,7 +73,7 @@ def write_tables(out: Path, rows: Sequence[Row], comparisons: Sequence[Compariso
     pairs = out / "comparisons.csv"
     header = ("dataset", "first", "second", "metric", "difference", "low", "high", "p_value", "p_holm")
     lines = [
-        csv_record((c.dataset, c.first, c.second, "auroc", d.value, d.low, d.high, c.p_value, c.adjusted))
+        csv_record((c.dataset, c.first, c.second, c.metric, d.value, d.low, d.high, c.p_value, c.adjusted))
         for c in comparisons
         for d in (c.difference,)
     ]
@@ -86,20 +87,21 @@ def markdown(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> str:
     parts = []
     for dataset in dict.fromkeys(row.dataset for row in rows):
         chosen = [row for row in rows if row.dataset == dataset]
-        best = best_of(rows, comparisons, dataset)
+        best = {metric: best_of(rows, comparisons, dataset, metric) for metric in COMPARED}
         parts += [f"### {dataset}{' †' if given_away(rows, dataset) else ''}", "", *_heading(chosen), ""]
         columns = [c for c in (*SHOWN, *SHOWN_MAPS) if any(c[0] in row.numbers for row in chosen)]
         titles = ["Method", *(title for _, title in columns), "Fit", "Images/s", "Memory"]
         parts += [_line(titles), _line(["---"] * len(titles))]
-        parts += [_line(_cells(row, [n for n, _ in columns], row.method in best)) for row in chosen]
+        parts += [_line(_cells(row, [n for n, _ in columns], best)) for row in chosen]
         parts += ["", *_footnotes(rows, chosen, dataset), ""]
     return "\n".join([*parts, LEGEND, ""])
 
 
 LEGEND = (
-    "Value [95 % interval over patients] and standard deviation over seeds. **Bold**: the highest AUROC and those not "
-    "significantly below it (DeLong by patient, Holm over all comparisons, 5 %). *Italic*: trivial baselines. Oracle: "
-    "the threshold was chosen on the test set. †: a trivial baseline scores on this set."
+    "Value [95 % interval over patients] and standard deviation over seeds. **Bold**: the highest of a column and "
+    "those not significantly below (by patient; AUROC by DeLong, the others by paired bootstrap; Holm over all "
+    "comparisons in a metric, 5 %). *Italic*: trivial baselines. Oracle: the threshold was chosen on the test set. "
+    "†: a trivial baseline scores on this set. -: not measured there."
 )
 
 
@@ -110,19 +112,19 @@ def number_text(number: Number) -> str:
 
 
 def readme_table(results: Path) -> str:
-    """One short Markdown table from results.csv: image AUROC of every data set and method, over all seeds."""
+    """One short Markdown table from results.csv: AUROC and pixel AP of every data set and method, over all seeds."""
     with output_errors(results), results.open(encoding="utf-8", newline="") as handle:
         records = [r for r in csv.DictReader(handle) if r["seed"] == ALL_SEEDS and r["metric"] in ("auroc", "pixel_ap")]
     found: dict[tuple[str, str], dict[str, str]] = {}
     for r in records:
         value, low, high = (float(r[key] or "nan") for key in ("value", "low", "high"))
         entry = found.setdefault((r["dataset"], r["method"]), {"baseline": r["baseline"], "speed": r["images_per_s"]})
-        entry[r["metric"]] = f"{value:.3f} [{low:.3f}, {high:.3f}]"
+        entry[r["metric"]] = str(Interval(value, low, high))
     lines = [_line(["Data set", "Method", "AUROC [95 %]", "Pixel AP [95 %]", "Images/s"]), _line(["---"] * 5)]
     for (dataset, method), e in found.items():
         name = f"*{method}*" if e["baseline"] == "true" else method
-        speed = f"{float(e['speed']):.1f}" if e["speed"] else ""
-        lines.append(_line([dataset, name, e.get("auroc", ""), e.get("pixel_ap", ""), speed]))
+        speed = f"{float(e['speed']):.1f}" if e["speed"] else "-"
+        lines.append(_line([dataset, name, e.get("auroc", "-"), e.get("pixel_ap", "-"), speed]))
     return "\n".join(lines)
 
 
@@ -163,20 +165,21 @@ def _footnotes(rows: Sequence[Row], chosen: Sequence[Row], dataset: str) -> list
     return lines
 
 
-def _cells(row: Row, names: Sequence[str], best: bool) -> list[str]:
+def _cells(row: Row, names: Sequence[str], best: Mapping[str, set[str]]) -> list[str]:
     name = f"*{row.method}*" if row.baseline else row.method
     if not row.cells:
-        return [name, f"failed: {row.error}", *[""] * (len(names) + 2)]
-    numbers = [number_text(row.numbers[n]) if n in row.numbers else "" for n in names]
-    if best and numbers:
-        numbers[0] = f"**{numbers[0]}**"
+        return [name, f"failed: {row.error}", *["-"] * (len(names) + 2)]
+    numbers = []
+    for metric in names:
+        text = number_text(row.numbers[metric]) if metric in row.numbers else "-"
+        numbers.append(f"**{text}**" if row.method in best.get(metric, ()) else text)
     costs = [_cost(row, "fit_s", " s"), _cost(row, "images_per_s", ""), _cost(row, "peak_mb", " MB")]
     return [name + (f" ({row.error})" if row.error else ""), *numbers, *costs]
 
 
 def _cost(row: Row, key: str, unit: str) -> str:
     value = row.mean_of(key) if all(key in c.info for c in row.cells) else float("nan")
-    return "" if math.isnan(value) else f"{value:.1f}{unit}" if value < 100 else f"{value:.0f}{unit}"
+    return "-" if math.isnan(value) else f"{value:.1f}{unit}" if value < 100 else f"{value:.0f}{unit}"
 
 
 def _line(values: Sequence[str]) -> str:

@@ -1,15 +1,15 @@
 """bench.html: one self-contained page with the tables, the pictures and the maps of every method on the same images."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 
-from anomalib_med.evaluation.summary import ALPHA, Comparison, Row, best_of, given_away
-from anomalib_med.outputs.bench_plots import png, roc_figure, throughput_figure
-from anomalib_med.outputs.bench_tables import LEGEND, SHOWN, SHOWN_MAPS, number_text
+from anomalib_med.evaluation.bench_plots import figures, png
+from anomalib_med.evaluation.bench_tables import LEGEND, SHOWN, SHOWN_MAPS, number_text
+from anomalib_med.evaluation.summary import ALPHA, COMPARED, Comparison, Row, best_of, given_away
 from anomalib_med.outputs.files import write_atomic
 from anomalib_med.version import __version__
 
@@ -20,8 +20,7 @@ BENCH_HTML = "bench.html"
 class _Line:
     method: str
     baseline: bool
-    best: bool
-    numbers: tuple[str, ...]
+    numbers: tuple[tuple[str, bool], ...]
     costs: tuple[str, ...]
     error: str
 
@@ -34,7 +33,7 @@ class _Section:
     marked: str
     columns: tuple[str, ...]
     lines: tuple[_Line, ...]
-    worse: tuple[str, ...]
+    differences: tuple[tuple[str, tuple[str, ...]], ...]
     pictures: tuple[str, ...]
     examples: tuple[tuple[str, tuple[str, ...]], ...]
 
@@ -66,7 +65,7 @@ def write_bench_report(
     first = next((cell for row in rows for cell in row.cells), None)
     machine = first.info.get("machine") if first else None
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("anomalib_med.outputs"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("anomalib_med.evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template("bench.html.j2").render(
         sections=sections,
@@ -82,13 +81,12 @@ def _section(
     rows: Sequence[Row], comparisons: Sequence[Comparison], examples: dict[tuple[str, str], Path], dataset: str
 ) -> _Section:
     chosen = [row for row in rows if row.dataset == dataset]
-    best = best_of(rows, comparisons, dataset)
+    best = {metric: best_of(rows, comparisons, dataset, metric) for metric in COMPARED}
     columns = [c for c in (*SHOWN, *SHOWN_MAPS) if any(c[0] in row.numbers for row in chosen)]
     names = [name for name, _ in columns]
     trivial = given_away(rows, dataset)
     info = next((c.info for row in chosen for c in row.cells), {})
     notes = info.get("notes")
-    pictures = (roc_figure(chosen, f"{dataset}: ROC"), throughput_figure(chosen, f"{dataset}: accuracy and speed"))
     keys = ("title", "protocol", "split_hash", "train", "test_normal", "test_abnormal", "test_patients")
     return _Section(
         dataset,
@@ -96,9 +94,9 @@ def _section(
         tuple(str(note) for note in notes) if isinstance(notes, list) else (),
         f"{trivial.method} alone has AUROC {trivial.numbers['auroc'].interval}" if trivial else "",
         tuple(title for _, title in columns),
-        tuple(_line(row, names, row.method in best) for row in chosen),
-        tuple(_said(c) for c in comparisons if c.dataset == dataset and c.adjusted <= ALPHA),
-        tuple(base64.b64encode(png(figure)).decode() for figure in pictures),
+        tuple(_line(row, names, best) for row in chosen),
+        _differences([c for c in comparisons if c.dataset == dataset and c.adjusted <= ALPHA]),
+        tuple(base64.b64encode(png(figure)).decode() for figure in figures(rows, dataset).values()),
         tuple(
             (row.method, pictures_of)
             for row in chosen
@@ -107,13 +105,22 @@ def _section(
     )
 
 
-def _line(row: Row, names: Sequence[str], best: bool) -> _Line:
-    numbers = tuple(number_text(row.numbers[n]) if n in row.numbers else "" for n in names)
+def _line(row: Row, names: Sequence[str], best: Mapping[str, set[str]]) -> _Line:
+    numbers = tuple(
+        (number_text(row.numbers[n]) if n in row.numbers else "-", row.method in best.get(n, ())) for n in names
+    )
     costs = []
     for key, form in (("fit_s", "{:.1f} s"), ("images_per_s", "{:.1f}"), ("peak_mb", "{:.0f} MB")):
         measured = row.cells and all(key in c.info for c in row.cells)
-        costs.append(form.format(row.mean_of(key)) if measured else "")
-    return _Line(row.method, row.baseline, best, numbers, tuple(costs), row.error)
+        costs.append(form.format(row.mean_of(key)) if measured else "-")
+    return _Line(row.method, row.baseline, numbers, tuple(costs), row.error)
+
+
+def _differences(found: Sequence[Comparison]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """What is said of each metric, by its title."""
+    titles = dict((*SHOWN, *SHOWN_MAPS))
+    metrics = dict.fromkeys(c.metric for c in found)
+    return tuple((titles[metric], tuple(_said(c) for c in found if c.metric == metric)) for metric in metrics)
 
 
 def _said(c: Comparison) -> str:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from anomalib_med.evaluation.cells import headline
 from anomalib_med.evaluation.curves import Curve, Floats, curve_of
 from anomalib_med.evaluation.intervals import draws
 from anomalib_med.evaluation.summary import Row
 
+METRIC_TITLES = {"auroc": "AUROC", "pixel_ap": "Pixel AP", "froc_cpm": "FROC CPM"}
 GRID = np.linspace(0, 1, 101)
 _BAND_REPLICATES = 300
 _MOST_CURVES = 8  # more cannot be told apart
@@ -56,20 +58,34 @@ def roc_band(row: Row) -> tuple[Floats, Floats, Floats]:
 
 
 def throughput_figure(rows: Sequence[Row], title: str) -> Figure:
-    """AUROC against images a second, a point a method, with the interval of the AUROC."""
+    """Accuracy against images a second, a point a method: the AUROC (on sets without one, a metric of maps) and its
+    interval.
+    """
     figure = Figure(figsize=(5.2, 4.0), layout="constrained")
     axes = figure.add_subplot()
+    metric = headline(name for row in rows for name in row.numbers)
     for row in rows:
         speed = row.mean_of("images_per_s") if all("images_per_s" in c.info for c in row.cells) else math.nan
-        if row.baseline or "auroc" not in row.numbers or math.isnan(speed):
+        if row.baseline or metric not in row.numbers or math.isnan(speed):
             continue
-        m = row.numbers["auroc"].interval
+        m = row.numbers[metric].interval
         error = [[max(0.0, m.value - m.low)], [max(0.0, m.high - m.value)]]
         axes.errorbar(speed, m.value, yerr=error, fmt="o", capsize=3, markersize=5)
         axes.annotate(row.method, (speed, m.value), xytext=(6, 3), textcoords="offset points", fontsize=7)
-    axes.set(xlabel="Images a second (log scale)", ylabel="AUROC", title=title, xscale="log")
+    axes.set(xlabel="Images a second (log scale)", ylabel=METRIC_TITLES.get(metric, ""), title=title, xscale="log")
     axes.grid(alpha=0.25)
     return figure
+
+
+def figures(rows: Sequence[Row], dataset: str) -> dict[str, Figure]:
+    """The pictures of one data set by the ending of their file name; without a method measured there are none."""
+    chosen = [row for row in rows if row.dataset == dataset]
+    drawn = {}
+    if any("auroc" in row.numbers for row in chosen):
+        drawn["roc"] = roc_figure(chosen, f"{dataset}: ROC")
+    if any(row.numbers and not row.baseline for row in chosen):
+        drawn["speed"] = throughput_figure(chosen, f"{dataset}: accuracy and speed")
+    return drawn
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
