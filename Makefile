@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .PHONY: setup demo test check format clean bench
-.PHONY: bench-growth bench-aupro bench-coverage bench-coreset bench-search bench-pipeline bench-throughput bench-extractors false-alarms
+.PHONY: bench-growth bench-aupro bench-coverage bench-coreset bench-search bench-pipeline bench-throughput bench-extractors
+.PHONY: bench-training false-alarms
 
 setup: $(STAMP)
 
@@ -61,6 +62,9 @@ bench-throughput: setup
 
 bench-extractors: setup
 	$(BIN)/python benchmarks/extractors.py $(ARGS)
+
+bench-training: setup
+	$(BIN)/python benchmarks/training.py $(ARGS)
 
 false-alarms: setup
 	$(BIN)/python benchmarks/false_alarm_rate.py $(ARGS)

@@ -37,7 +37,7 @@ Examples:
 @click.option("--backbone", metavar="NAME", help="Of all detectors on frozen features: radlite or a timm network.")
 @click.option("--weights", metavar="FILE", help="safetensors file, `pretrained` (cache or hub) or `random`.")
 @click.option("--layers", metavar="A,B", help="Layers of the backbone, by name.")
-@click.option("--size", type=int, metavar="PX", help="Side of the model input.  [default: 224]")
+@click.option("--size", type=int, metavar="PX", help="Side of the model input.  [default: the detector's, mostly 224]")
 @click.option("--calibration", type=float, default=0.2, show_default=True, help="Share of normals held out.")
 @click.option("--false-alarm-rate", type=float, default=0.05, show_default=True, help="Of the threshold.")
 @click.option("--max-train", type=click.IntRange(2), metavar="N", help="Most training images of a set.")

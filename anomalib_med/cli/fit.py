@@ -38,9 +38,11 @@ Examples:
 )
 @click.option("--weights", metavar="FILE", help="safetensors file, `pretrained` (cache or hub) or `random`.")
 @click.option("--layers", metavar="A,B", help="Layers of the backbone, by name.")
-@click.option("--size", type=int, metavar="PX", help="Side of the model input.  [default: 224]")
+@click.option("--size", type=int, metavar="PX", help="Side of the model input.  [default: the detector's, mostly 224]")
 @click.option(
-    "--aspect", type=click.Choice(["keep", "pad", "stretch"]), help="How the image is fitted to it.  [default: keep]"
+    "--aspect",
+    type=click.Choice(["keep", "pad", "stretch"]),
+    help="How the image is fitted to it.  [default: keep; trained: stretch]",
 )
 @click.option(
     "--window",

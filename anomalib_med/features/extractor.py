@@ -129,7 +129,9 @@ class FeatureExtractor:
 
     @torch.inference_mode()
     def _extract(self, x: torch.Tensor) -> torch.Tensor:
-        return self._join([output.float() for output in self.layers(x)])
+        # The CPU's convolutions round differently in large batches of small images.
+        parts = torch.split(x, CPU_BATCH) if self.device.type == "cpu" else (x,)
+        return torch.cat([self._join([output.float() for output in self.layers(part)]) for part in parts])
 
     def layers(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Outputs of each layer as they are, with gradients to `x` where it asks for them.

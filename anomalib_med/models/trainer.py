@@ -224,7 +224,8 @@ def _train(
         training.stopped = _why_stop(c, training)
         if now - said >= SAY_EVERY or training.stopped:
             said = now
-            detector.progress("training", training.step, training.steps, f"loss {sum(training.losses.values()):.4g}")
+            planned = training.step if training.stopped else training.steps  # a stage ends when all of it is done
+            detector.progress("training", training.step, planned, f"loss {sum(training.losses.values()):.4g}")
         if now - written >= CHECKPOINT_EVERY or training.stopped:
             _keep(detector, optimisers, normals)
             written = time.monotonic()

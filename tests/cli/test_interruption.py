@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from anomalib_med import load
+from anomalib_med.models.normals import StepBatch
+from anomalib_med.models.reconstruction.autoencoder import Autoencoder
 from anomalib_med.outputs.result import Result
 from anomalib_med.outputs.tables import read_scores
 from anomalib_med.outputs.writer import ResultWriter
@@ -191,3 +194,52 @@ def test_a_real_process_stops_at_ctrl_c_and_another_one_goes_on_to_the_same_byte
     assert "by an earlier run" in outcome.out
     assert score(saved_model, images, tmp_path / "whole").code == 0
     assert contents(out) == contents(tmp_path / "whole")
+
+
+TRAINED_FIT = (
+    "-m",
+    "autoencoder",
+    "-s",
+    "loss=l2",
+    "-s",
+    "epochs=6",
+    "-s",
+    "batch_size=8",
+    "--size",
+    "32",
+    "--device",
+    "cpu",
+)
+
+
+def test_ctrl_c_while_training_and_the_same_command_again_give_what_one_run_gives(
+    normals_folder: Path, tmp_path: Path
+) -> None:
+    assert anomed("fit", normals_folder, "-o", tmp_path / "whole", *TRAINED_FIT).code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anomalib_med.models.trainer.CHECKPOINT_EVERY", 0.0)
+        original = Autoencoder.training_step
+
+        def interrupted(self: Autoencoder, batch: StepBatch) -> dict[str, torch.Tensor]:
+            if batch.step == 7:
+                raise KeyboardInterrupt
+            return original(self, batch)
+
+        patch.setattr(Autoencoder, "training_step", interrupted)
+        outcome = anomed("fit", normals_folder, "-o", tmp_path / "model", *TRAINED_FIT)
+    assert outcome.code == 130
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["model.training", "whole"]
+
+    assert anomed("fit", normals_folder, "-o", tmp_path / "model", *TRAINED_FIT[:-4], "--size", "48").code == 2
+    assert anomed("fit", normals_folder, "-o", tmp_path / "model", *TRAINED_FIT).code == 0
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["model", "whole"]
+    assert contents(tmp_path / "model") == contents(tmp_path / "whole")
+
+
+def test_a_time_budget_is_an_option_of_fit(normals_folder: Path, tmp_path: Path) -> None:
+    options = [*TRAINED_FIT, "-s", "epochs=100000", "--max-minutes", "0.01"]
+    outcome = anomed("fit", normals_folder, "-o", tmp_path / "model", *options)
+    assert outcome.code == 0
+    assert "when max_minutes were over" in outcome.out
+    assert "training: " in outcome.err and "loss " in outcome.err
+    assert anomed("info", tmp_path / "model").code == 0

@@ -1,0 +1,137 @@
+"""Autoencoder with l2, l1, SSIM or perceptual loss, and any of them as the score.
+
+The variants and sizes of Cai et al., "MedIAnomaly: A comparative study of anomaly detection in medical images", Medical
+Image Analysis 2025, https://arxiv.org/abs/2404.04518. SSIM after Bergmann et al., VISAPP 2019,
+https://arxiv.org/abs/1807.02011; perceptual after Shvetsova et al., IEEE Access 2021, https://arxiv.org/abs/2006.13265.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from anomalib_med.features import FeatureExtractor
+from anomalib_med.models.losses import absolute_error, perceptual_error, squared_error, ssim_error
+from anomalib_med.models.normals import StepBatch
+from anomalib_med.models.reconstruction.blocks import DenseAutoencoder
+from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training_config import FeatureTrainingConfig
+
+Error = Literal["l2", "l1", "ssim", "perceptual"]
+
+
+class Autoencoder(TrainedDetector):
+    """Reconstructs an image from a few numbers; what is not normal is reconstructed badly.
+
+    The anomaly map is the error between image and reconstruction, of each pixel (l2, l1), around each pixel (SSIM), or
+    of the features of a frozen network (perceptual). Loss and score are chosen apart.
+    """
+
+    name = "autoencoder"
+    title = "Autoencoder with l2, l1, SSIM or perceptual loss (Cai et al., MedIAnomaly, MedIA 2025)"
+    input_size = 64
+
+    class Config(FeatureTrainingConfig):
+        """Settings of the autoencoder. Those of the backbone matter to "perceptual" only.
+
+        Parameters
+        ----------
+        loss
+            What is minimised: "l2", "l1", "ssim" or "perceptual".
+        score
+            The same choice for the map; "loss": as trained.
+        latent
+            Numbers that an image is reconstructed from.
+        widths
+            Channels of the encoder at each halving of the image.
+        hidden
+            Width of the layer between the feature map and the latent numbers.
+        """
+
+        neighbourhood: int = Field(1, ge=1)
+        pooling: str = "mean"
+        epochs: int = Field(250, ge=1)
+        batch_size: int = Field(64, ge=1)
+        loss: Error = "perceptual"
+        score: Error | Literal["loss"] = "loss"
+        latent: int = Field(16, ge=1)
+        widths: tuple[int, ...] = Field((16, 32, 64, 64), min_length=1)
+        hidden: int = Field(1024, ge=1)
+
+    config: Config
+
+    @property
+    def extractor(self) -> FeatureExtractor | None:
+        """The frozen network of "perceptual"; None for the other errors."""
+        return super().extractor if "perceptual" in (self.config.loss, self.config.score) else None
+
+    @property
+    def multiple(self) -> int:
+        """Sides are halved once for each width, and by the backbone."""
+        own = 1 << len(self.config.widths)
+        return own if self.extractor is None else max(own, self.extractor.multiple)
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """The autoencoder, for images ``(C, H, W)``."""
+        c = self.config
+        self.autoencoder = DenseAutoencoder(shape, c.widths, c.latent, c.hidden)
+        if self.extractor is not None:
+            self.standard = Standard(self.extractor.backbone.channels[0])
+
+    def before_training(self, batches: Iterator[StepBatch]) -> None:
+        """Mean and standard deviation of each channel of the frozen features over the normals."""
+        if self.extractor is None:
+            return
+        total, squares, count = torch.zeros(()), torch.zeros(()), 0
+        for batch in batches:
+            with torch.no_grad():
+                values = self.extractor.layers(batch.x)[0].double()
+            total = total + values.sum((0, 2, 3)).cpu()
+            squares = squares + values.square().sum((0, 2, 3)).cpu()
+            count += values.numel() // values.shape[1]
+        mean = total / count
+        deviation = (squares / count - mean**2).clamp_min(1e-12).sqrt()
+        self.standard.mean.copy_(mean[:, None, None])
+        self.standard.deviation.copy_(deviation[:, None, None])
+
+    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+        """The error of the reconstruction."""
+        return {self.config.loss: self._error(self.config.loss, batch.x, self.autoencoder(batch.x)).mean()}
+
+    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Error ``(B, h, w)``, averaged over channels; h and w are those of the input, or of the frozen features."""
+        self._check_trained()
+        c = self.config
+        kind: Error = c.loss if c.score == "loss" else c.score
+        return self.each(lambda one: self._error(kind, one, self.autoencoder(one)).mean(1), x.to(self.device))
+
+    def _error(self, kind: Error, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if kind == "l2":
+            return squared_error(x, y)
+        if kind == "l1":
+            return absolute_error(x, y)
+        if kind == "ssim":
+            return ssim_error(x, y)
+        return perceptual_error(self._standardised(x), self._standardised(y))
+
+    def _standardised(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.extractor is not None
+        features: torch.Tensor = self.standard(self.extractor.layers(x)[0])
+        return features
+
+
+class Standard(nn.Module):
+    """Takes each channel of ``(B, C, h, w)`` to mean 0 and standard deviation 1 of the normals."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mean: torch.Tensor
+        self.deviation: torch.Tensor
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("deviation", torch.ones(channels, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Standardised, the same shape."""
+        return (x.float() - self.mean) / self.deviation

@@ -1,0 +1,122 @@
+"""What the trainer costs beside a plain PyTorch loop with the same network, data and loss; one JSON line a detector.
+
+    python benchmarks/training.py [-m fae] [-m autoencoder] [--images 64] [--steps 12] [--rounds 5]
+
+Trainer and loop take turns in one process, so that a busy machine slows both; the ratio is that of their medians, by
+the clock and by the time of the processors, which other programs disturb less. The loop has all it needs in memory,
+checks nothing and shows nothing. GFLOPs are of one image, forwards.
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from anomalib_med.models import trainer
+from anomalib_med.models.normals import StepBatch
+from anomalib_med.models.registry import detector_class
+from anomalib_med.models.trainer import TrainedDetector
+
+
+class Images:
+    """Random images in place of frames."""
+
+    def __init__(self, count: int, side: int) -> None:
+        self.x = torch.rand(count, 1, side, side, generator=torch.Generator().manual_seed(0))
+        self.valid = torch.ones(count, side, side, dtype=torch.bool)
+        self.patients: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batches(self, size: int):
+        for x in self.x.split(size):
+            part = Images(0, 1)
+            part.x, part.valid = x, torch.ones(len(x), *x.shape[2:], dtype=torch.bool)
+            part.patients = ["one"] * len(x)
+            yield part
+
+
+Seconds = tuple[float, float]  # of the clock, and of all processors
+
+
+def per_step(marks: list[Seconds]) -> Seconds:
+    """Seconds a step from the times after each one; the first step, which warms up, does not count."""
+    clock, processor = ((marks[-1][i] - marks[0][i]) / (len(marks) - 1) for i in (0, 1))
+    return clock, processor
+
+
+def now() -> Seconds:
+    return time.perf_counter(), time.process_time()
+
+
+def trained(name: str, images: Images, steps: int) -> tuple[TrainedDetector, Seconds]:
+    """A detector trained for some steps."""
+    marks: list[Seconds] = []
+    detector = detector_class(name)(steps=steps)
+    assert isinstance(detector, TrainedDetector)
+    detector.progress = lambda *_: marks.append(now())
+    detector.fit(images)
+    return detector, per_step(marks)
+
+
+def plain(detector: TrainedDetector, x: torch.Tensor, steps: int) -> Seconds:
+    """A loop around the same loss."""
+    size = detector.config.batch_size
+    valid = torch.ones(size, 1, 1, dtype=torch.bool)
+    for module in detector.modules().values():
+        module.train()
+    optimiser = next(iter(detector.optimisers().values()))
+    marks: list[Seconds] = []
+    for step in range(steps):
+        rows = torch.arange(step * size, (step + 1) * size) % len(x)
+        loss = sum(detector.training_step(StepBatch(x[rows], valid)).values())
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        marks.append(now())
+    return per_step(marks)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", action="append", default=[])
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    trainer.SAY_EVERY = 0.0
+    for name in options.model or ["fae", "autoencoder"]:
+        side = detector_class(name).input_size
+        images = Images(options.images, side)
+        seconds, loops = [], []
+        for _ in range(options.rounds):
+            detector, each = trained(name, images, options.steps)
+            x = detector.prepare(images.x).float().clone()
+            seconds.append(each)
+            loops.append(plain(detector, x, options.steps))
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            detector.anomaly_map(images.x[:1])
+        own, own_cpu = (statistics.median(s[i] for s in seconds) for i in (0, 1))
+        loop, loop_cpu = (statistics.median(s[i] for s in loops) for i in (0, 1))
+        result = {
+            "model": name,
+            "size": side,
+            "batch": detector.config.batch_size,
+            "trainer_s_per_step": round(own, 4),
+            "loop_s_per_step": round(loop, 4),
+            "overhead": round(own / loop - 1, 3),
+            "overhead_cpu": round(own_cpu / loop_cpu - 1, 3),
+            "images_per_s": round(detector.config.batch_size / own, 1),
+            "gflops_forward": round(counter.get_total_flops() / 1e9, 3),
+            "weights": sum(p.numel() for module in detector.modules().values() for p in module.parameters()),
+            "threads": torch.get_num_threads(),
+        }
+        print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()
