@@ -98,6 +98,8 @@ def main() -> None:
             x = detector.prepare(images.x).float().clone()
             seconds.append(each)
             loops.append(plain(detector, x, options.steps))
+        for module in detector.modules().values():
+            module.eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             detector.anomaly_map(images.x[:1])
         own, own_cpu = (statistics.median(s[i] for s in seconds) for i in (0, 1))
