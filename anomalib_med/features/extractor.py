@@ -129,6 +129,9 @@ class FeatureExtractor:
 
     @torch.inference_mode()
     def _extract(self, x: torch.Tensor) -> torch.Tensor:
+        if self.device.type == "cpu" and len(x) > CPU_BATCH:
+            # For many images at once the CPU's convolutions may take another path, which rounds differently.
+            return torch.cat([self._extract(part) for part in torch.split(x, CPU_BATCH)])
         return self._join([output.float() for output in self.layers(x)])
 
     def layers(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -150,9 +153,6 @@ class FeatureExtractor:
         """
         if x.shape[1] not in (1, 3):
             raise ConfigError(f"the backbone takes 1 or 3 channels, got {x.shape[1]}: choose one or three windows")
-        if self.device.type == "cpu" and len(x) > CPU_BATCH:
-            # For many images at once the CPU's convolutions may take another path, which rounds differently.
-            return torch.cat([self._extract(part) for part in torch.split(x, CPU_BATCH)])
         x = x.to(self.device, non_blocking=True)
         if len(self.backbone.mean) < x.shape[1]:
             x = x.mean(1, keepdim=True)
