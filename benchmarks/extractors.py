@@ -4,11 +4,12 @@
 
 ROOT holds the data sets (`anomed datasets show NAME` has the layout). A backbone is a name, or NAME=WEIGHTS;
 ``resnet50v2_gluon`` is the ResNet-50 v2 trunk of models/radlite/teachers.py. A result that the file already has is not
-computed again. Image scores under every pooling come from one fit; the JPEG's size and three statistics of its pixels
-stand beside them as trivial baselines.
+computed again. Detectors with a random choice run once for each seed, the others once. Image scores under every pooling
+come from one fit.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -28,6 +29,8 @@ from anomalib_med.models.registry import detector_class
 sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "radlite"))
 import teachers  # noqa: F401 - makes resnet50v2_gluon known to timm
 
+SEEDED = ("patchcore", "padim", "anomalydino")
+POOLED = ("patchcore", "padim", "anomalydino")  # their score is a pooling of their map
 POOLINGS = ("max", "top1%", "top10%", "power8", "mean")
 
 
@@ -40,15 +43,16 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--cache", type=Path, help="folder that keeps features; by default they go after each backbone")
     options = parser.parse_args()
     known = [json.loads(line) for line in options.output.read_text().splitlines()] if options.output.exists() else []
     done = {(r["dataset"], r["backbone"], r["model"], r["seed"]) for r in known}
     for name in options.dataset:
         benchmark = open_benchmark(name, options.root)
         for backbone in options.backbone:
-            with tempfile.TemporaryDirectory() as cache:
+            with contextlib.nullcontext(options.cache) if options.cache else tempfile.TemporaryDirectory() as cache:
                 for model in options.model or ("patchcore", "spade"):
-                    for seed in range(options.seeds if model == "patchcore" else 1):
+                    for seed in range(options.seeds if model in SEEDED else 1):
                         if (name, backbone, model, seed) in done:
                             continue
                         result = {"dataset": name, "backbone": backbone, "model": model, "seed": seed}
@@ -58,7 +62,7 @@ def main() -> None:
                         print(json.dumps(result), flush=True)
 
 
-def measure(benchmark: Benchmark, backbone: str, model: str, seed: int, size: int, cache: str) -> dict:
+def measure(benchmark: Benchmark, backbone: str, model: str, seed: int, size: int, cache: str | Path) -> dict:
     name, _, weights = backbone.partition("=")
     detector = detector_class(model)(backbone=name, weights=weights or "pretrained", seed=seed)
     start = time.perf_counter()
@@ -88,7 +92,7 @@ def image_level(
 ) -> dict:
     """AUROC of the detector's own score and of other poolings of its map, by kind of lesion where it is known."""
     found = {"score": scores}
-    if fitted.detector.name == "patchcore":
+    if fitted.detector.name in POOLED:
         everything = torch.ones(1, 8, 8, dtype=torch.bool)
         for pooling in POOLINGS:
             found[pooling] = np.array([float(pool(torch.from_numpy(g)[None], everything, pooling)) for g in grids])

@@ -63,6 +63,8 @@ class Backbone:
         Of the input channels: one of radlite, three of others.
     source
         "pretrained", "random", or the name of the weight file.
+    norm
+        Whether the final norm of a transformer is applied to the layers.
     """
 
     name: str
@@ -74,12 +76,13 @@ class Backbone:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str
+    norm: bool = False
 
     def intermediates(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Outputs ``(B, C, h, w)`` of each layer for a normalised batch ``(B, C, H, W)``."""
         trunk = cast(Trunk, self.network)
         return trunk.forward_intermediates(
-            x, list(self.indices), norm=False, output_fmt="NCHW", intermediates_only=True
+            x, list(self.indices), norm=self.norm, output_fmt="NCHW", intermediates_only=True
         )
 
 
@@ -99,7 +102,8 @@ def create(
         "radlite", or any timm network with intermediate outputs.
     layers
         Names or numbers as timm lists them; by default the layers at strides 8 and 16, or the blocks at one half and
-        three quarters of a transformer.
+        three quarters of a transformer. Where its last block is among them, its final norm is applied to all of them,
+        as DINOv2 does.
     weights
         "pretrained": radlite's from the package; timm's from the hub or its local cache, and random ones with a warning
         where neither has them;
@@ -124,14 +128,15 @@ def create(
     chosen = _choose_layers(
         name, layers, [str(entry["module"]) for entry in info], [int(entry["reduction"]) for entry in info]
     )
-    trunk.prune_intermediate_layers(chosen, prune_norm=True, prune_head=True)
+    norm = _ends_with_norm(network, chosen, info)
+    trunk.prune_intermediate_layers(chosen, prune_norm=not norm, prune_head=True)
     source = weights
     if state is not None:
         _load(network, state, "the saved model")
     elif weights == PRETRAINED and name == radlite.NAME:
         _load(network, radlite.read_weights(), "the package")
     elif weights == PRETRAINED:
-        source = _load_pretrained(network, name, chosen)
+        source = _load_pretrained(network, name, chosen, prune_norm=not norm)
     elif weights != RANDOM:
         path = Path(weights)
         _load(network, read_weights(path), str(path))
@@ -146,6 +151,7 @@ def create(
         mean=config["mean"],
         std=config["std"],
         source=source,
+        norm=norm,
     )
 
 
@@ -216,6 +222,14 @@ def _choose_layers(name: str, asked: tuple[str, ...], modules: list[str], stride
     return sorted(chosen)
 
 
+def _ends_with_norm(network: nn.Module, chosen: list[int], info: list[dict[str, str | int]]) -> bool:
+    """Whether the last block of a transformer, all of whose layers have one stride, is among the chosen layers."""
+    transformer = len({entry["reduction"] for entry in info}) == 1 and isinstance(
+        getattr(network, "norm", None), nn.Module
+    )
+    return transformer and chosen[-1] == len(info) - 1
+
+
 def _load(network: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
     """Load what the pruned network needs; the file may hold more."""
     own = network.state_dict()
@@ -238,7 +252,7 @@ def _load(network: nn.Module, state: Mapping[str, torch.Tensor], source: str) ->
     network.load_state_dict({key: state[key] for key in needed}, strict=False)
 
 
-def _load_pretrained(network: nn.Module, name: str, chosen: list[int]) -> str:
+def _load_pretrained(network: nn.Module, name: str, chosen: list[int], *, prune_norm: bool) -> str:
     logging.getLogger("anomalib_med").info(
         "looking for the pretrained weights of %s (local cache, then the model hub)", name
     )
@@ -253,7 +267,7 @@ def _load_pretrained(network: nn.Module, name: str, chosen: list[int]) -> str:
         return RANDOM
     finally:
         hub.HF_HUB_OFFLINE = offline
-    cast(Trunk, full).prune_intermediate_layers(chosen, prune_norm=True, prune_head=True)
+    cast(Trunk, full).prune_intermediate_layers(chosen, prune_norm=prune_norm, prune_head=True)
     network.load_state_dict(full.state_dict())
     return PRETRAINED
 

@@ -60,9 +60,40 @@ def test_features_equal_those_of_the_whole_network_by_hand(weight_file: Path) ->
     torch.testing.assert_close(found.float(), expected, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_wee_patch16_reg1_gap_256"])
+def test_patch_tokens_of_a_transformer_lie_on_their_grid(name: str, tmp_path: Path) -> None:
+    """Of any shape of input, without class and register tokens, and with the final norm after the last block."""
+    torch.manual_seed(3)
+    network = timm.create_model(name, pretrained=False, dynamic_img_size=True).eval()
+    save_file(network.state_dict(), tmp_path / "vit.safetensors")
+    last = f"blocks.{len(network.blocks) - 1}"
+    extractor = FeatureExtractor(name, weights=str(tmp_path / "vit.safetensors"), layers=(last,), neighbourhood=1)
+    assert extractor.multiple == 16
+    x = torch.rand(1, 1, 96, 64, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (extractor.backbone.mean, extractor.backbone.std))
+    with torch.inference_mode():
+        tokens = network.forward_features((x.expand(-1, 3, -1, -1) - mean) / std)[:, network.num_prefix_tokens :]
+    found = extractor(x)
+    assert found.shape == (1, network.embed_dim, 6, 4)
+    torch.testing.assert_close(found[0].flatten(1).T.float(), tokens[0], rtol=2e-3, atol=2e-3)
+
+
+def test_inner_blocks_of_a_transformer_are_given_as_they_are() -> None:
+    extractor = FeatureExtractor("vit_tiny_patch16_224", weights="random", layers=("blocks.3", "blocks.5"))
+    assert extractor.channels == 2 * 192
+    assert not extractor.backbone.norm
+    again = FeatureExtractor("vit_tiny_patch16_224", layers=("blocks.3", "blocks.5"), state=extractor.state())
+    assert torch.equal(again(X), extractor(X))
+
+
 def test_each_image_is_computed_alike_in_any_batch() -> None:
     extractor = random_resnet()
     assert torch.equal(extractor(X), torch.cat([extractor(x[None]) for x in X]))
+
+
+def test_many_images_at_once_are_computed_as_a_few_are() -> None:
+    extractor, x = FeatureExtractor(), torch.rand(16, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(extractor(x), torch.cat([extractor(part) for part in x.split(3)]))
 
 
 def test_one_channel_and_the_same_thing_three_times_are_equal() -> None:

@@ -7,11 +7,15 @@ import torch
 
 from anomalib_med.models.pooling import valid_cells
 
+TINY = torch.finfo(torch.float32).tiny  # keeps a division by nothing from being one
+
 
 def describe(features: torch.Tensor) -> torch.Tensor:
     """Mean and standard deviation, float32 ``(2 D,)``, of features ``(D, cells)``."""
     values = features.float()
-    return torch.cat([values.mean(1), values.std(1, correction=0)])
+    mean = values.mean(1)
+    # torch.std gives the same at ten times the time.
+    return torch.cat([mean, (values - mean[:, None]).square().mean(1).sqrt()])
 
 
 def describe_batch(features: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
@@ -33,3 +37,27 @@ def spread(described: torch.Tensor) -> torch.Tensor:
         return torch.ones_like(described[0])
     deviation = described.std(0)
     return torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+
+
+def contributions(grid: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    """What each cell adds to ``direction @ describe(grid)``: the mean over the cells is that number.
+
+    A mean is the average of the cells' values, and a standard deviation s the average of their squared distances from
+    the mean, divided by s: both split into cells exactly.
+
+    Parameters
+    ----------
+    grid
+        Features ``(D, h, w)``.
+    direction
+        ``(2 D,)``: how much each number of a description counts.
+
+    Returns
+    -------
+    float32 ``(h, w)``.
+    """
+    values = grid.flatten(1).float()
+    mean, deviation = describe(values).chunk(2)
+    squares = (values - mean[:, None]).square() / deviation.clamp_min(TINY)[:, None]
+    towards_mean, towards_deviation = direction.chunk(2)
+    return (towards_mean @ values + towards_deviation @ squares).reshape(grid.shape[1:])
