@@ -1,13 +1,12 @@
 """``anomed bench``: data sets x detectors x seeds, and the tables that come of it."""
 
-import os
 from pathlib import Path
 
 import click
 from pydantic import JsonValue
 
 from anomalib_med.cli.main import EXIT_FAILED_IMAGES
-from anomalib_med.cli.options import FOLDER, device_option
+from anomalib_med.cli.options import FOLDER, data_root, device_option
 from anomalib_med.cli.progress import ProgressDisplay
 from anomalib_med.errors import ConfigError
 
@@ -73,9 +72,7 @@ def command(
     from anomalib_med.models.registry import detectors
     from anomalib_med.preprocessing import Preprocessing
 
-    given = root or (Path(os.environ["ANOMED_TEST_DATA"]) if os.environ.get("ANOMED_TEST_DATA") else None)
-    if given is None:
-        raise ConfigError("--root: name the folder with the data sets, or set ANOMED_TEST_DATA")
+    given = data_root(root)
     if not datasets:
         raise ConfigError("-d: name at least one data set; `anomed datasets` lists them")
     named: dict[str, JsonValue] = {"backbone": backbone, "weights": weights, "layers": layers}
@@ -99,7 +96,9 @@ def command(
         cells = run_bench(plan, progress=progress, say=click.echo)
     for path in write_outputs(output, cells):
         click.echo(f"written: {path}")
-    failed = sum(bool(cell.error) for cell in cells)
+    failed = [cell for cell in cells if cell.error]
     if failed:
-        click.echo(f"anomed: {failed} cells failed, see the tables", err=True)
+        first = failed[0]
+        where = f"{first.dataset} / {first.method}"
+        click.echo(f"anomed: {len(failed)} of {len(cells)} cells failed, first {where}: {first.error}", err=True)
     return EXIT_FAILED_IMAGES if failed else 0

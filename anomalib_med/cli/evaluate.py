@@ -1,14 +1,18 @@
 """``anomed evaluate``: a fitted model on labelled images, every number with its interval."""
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from anomalib_med.cli.main import EXIT_FAILED_IMAGES
-from anomalib_med.cli.options import EXISTING_OR_GLOB, FOLDER, device_option, patient_option
+from anomalib_med.cli.options import EXISTING_OR_GLOB, FOLDER, data_root, device_option, patient_option
 from anomalib_med.cli.progress import ProgressDisplay
 from anomalib_med.errors import ConfigError
+
+if TYPE_CHECKING:
+    from anomalib_med.evaluation.evaluate import Evaluation
 
 EPILOG = """\b
 Examples:
@@ -55,7 +59,7 @@ def command(
 
     Intervals are at 95 %, resampled by patient. Metrics of maps need masks, FROC masks or boxes.
     """
-    from anomalib_med.evaluation.evaluate import TASKS, evaluate_model
+    from anomalib_med.evaluation.evaluate import evaluate_model
     from anomalib_med.evaluation.evaluation_tables import write_evaluation
     from anomalib_med.evaluation.labelled import dataset_samples, folder_samples, table_samples
     from anomalib_med.fitted import load
@@ -63,30 +67,41 @@ def command(
     ways = [normal is not None or abnormal is not None, table is not None, dataset is not None]
     if sum(ways) != 1:
         raise ConfigError("name the images in one way: --normal and --abnormal, --table, or -d")
-    tasks: tuple[str, ...] = TASKS
-    notes: tuple[str, ...] = ()
+    if masks is not None and not ways[0]:
+        raise ConfigError("--masks goes with --normal and --abnormal: a table has a column mask, a data set its own")
     if dataset is not None:
-        given = root or (Path(os.environ["ANOMED_TEST_DATA"]) if os.environ.get("ANOMED_TEST_DATA") else None)
-        if given is None:
-            raise ConfigError("--root: name the folder with the data sets, or set ANOMED_TEST_DATA")
-        samples, tasks, notes = dataset_samples(dataset, given)
+        if patient_pattern is not None:
+            raise ConfigError("--patient-pattern is of no use with -d: the data set knows its patients")
+        labelled = dataset_samples(dataset, data_root(root))
     elif table is not None:
-        samples = table_samples(table, patient_pattern)
+        labelled = table_samples(table, patient_pattern)
     elif normal is not None and abnormal is not None:
-        samples = folder_samples(normal, abnormal, masks, patient_pattern)
+        labelled = folder_samples(normal, abnormal, masks, patient_pattern)
     else:
         raise ConfigError("--normal and --abnormal: both are needed")
     model = load(model_dir, device=device)
     with ProgressDisplay() as progress:
         evaluation = evaluate_model(
             model,
-            samples,
-            tasks=tasks,
+            labelled.samples,
+            tasks=labelled.tasks,
             false_alarm_rate=false_alarm_rate,
             aggregation=aggregation,
             replicates=replicates,
             progress=progress,
         )
+    _print(evaluation, (*model.notes, *labelled.notes))
+    if output is not None:
+        for path in write_evaluation(output, evaluation, model, labelled.samples):
+            click.echo(f"written: {path}")
+    if evaluation.failures:
+        first, reason = next(iter(evaluation.failures.items()))
+        click.echo(f"anomed: {len(evaluation.failures)} images left out, first {first}: {reason}", err=True)
+        return EXIT_FAILED_IMAGES
+    return 0
+
+
+def _print(evaluation: "Evaluation", notes: Sequence[str]) -> None:
     labels = evaluation.labels
     click.echo(
         f"{(labels == 0).sum()} normal and {(labels == 1).sum()} abnormal images of "
@@ -95,13 +110,5 @@ def command(
     width = max(map(len, evaluation.metrics))
     for name, interval in evaluation.metrics.items():
         click.echo(f"  {name:<{width}}  {interval}")
-    for note in (*model.notes, *notes):
+    for note in notes:
         click.echo(f"note: {note}")
-    if output is not None:
-        for path in write_evaluation(output, evaluation, model, samples):
-            click.echo(f"written: {path}")
-    if evaluation.failures:
-        first, reason = next(iter(evaluation.failures.items()))
-        click.echo(f"anomed: {len(evaluation.failures)} images left out, first {first}: {reason}", err=True)
-        return EXIT_FAILED_IMAGES
-    return 0

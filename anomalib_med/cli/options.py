@@ -1,5 +1,6 @@
 """Options that several verbs share, and settings given as text."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,3 +41,17 @@ def parse_settings(pairs: tuple[str, ...]) -> dict[str, JsonValue]:
             raise ConfigError(f"-s {pair}: write it as key=value, for example -s pooling=max")
         settings[key.strip()] = value.strip()
     return settings
+
+
+def data_root(given: Path | None) -> Path:
+    """The folder with the data sets: ``--root``, else what ANOMED_TEST_DATA names.
+
+    Raises
+    ------
+    ConfigError
+        Without either.
+    """
+    named = os.environ.get("ANOMED_TEST_DATA")
+    if given is None and not named:
+        raise ConfigError("--root: name the folder with the data sets, or set ANOMED_TEST_DATA")
+    return given or Path(str(named))

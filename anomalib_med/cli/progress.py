@@ -20,6 +20,7 @@ class ProgressDisplay:
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, tuple[float, int]] = {}
         self._printed: dict[str, float] = {}
+        self._done: dict[str, int] = {}
 
     def __enter__(self) -> "ProgressDisplay":
         if self._live:
@@ -42,6 +43,9 @@ class ProgressDisplay:
     def __call__(self, stage: str, done: int, total: int, note: str = "", /) -> None:
         """Show how far a stage is."""
         now = time.monotonic()
+        if done < self._done.get(stage, 0):  # the same stage of the next piece of work
+            self._forget(stage)
+        self._done[stage] = done
         # What an interrupted run had done before is no measure of how fast this one is.
         start, before = self._started.setdefault(stage, (now, done if done > 1 else 0))
         elapsed, here = now - start, done - before
@@ -56,3 +60,9 @@ class ProgressDisplay:
             left = f", {elapsed / max(1, here) * (total - done):.0f} s left" if done < total else f", {elapsed:.1f} s"
             click.echo(f"{stage}: {done} / {total}{', ' + rate if rate else ''}{left}", err=True)
             self._printed[stage] = now
+
+    def _forget(self, stage: str) -> None:
+        del self._started[stage]
+        self._printed.pop(stage, None)
+        if self._bars is not None:
+            self._bars.reset(self._tasks[stage])

@@ -15,7 +15,7 @@ from typing import cast
 
 from pydantic import JsonValue
 
-from anomalib_med.datasets.benchmarks import Benchmark, open_benchmark
+from anomalib_med.datasets.benchmarks import Benchmark, benchmark_card, open_benchmark
 from anomalib_med.datasets.sample import Sample
 from anomalib_med.errors import AnomedError, InputError, OutputError
 from anomalib_med.evaluation import cells
@@ -23,8 +23,8 @@ from anomalib_med.evaluation.baselines import MEAN_IMAGE, UNDIRECTED, baseline_r
 from anomalib_med.evaluation.cells import Cell, Json, Method
 from anomalib_med.evaluation.evaluate import REPLICATES, Evaluation, evaluate_model, evaluate_results
 from anomalib_med.evaluation.machine import machine, package_versions, peak_memory_mb, reset_peak_memory
-from anomalib_med.fitted import DEFAULT_RATE, FittedModel
-from anomalib_med.fitting import fit
+from anomalib_med.fitted import DEFAULT_RATE, FittedModel, check_rate
+from anomalib_med.fitting import check_share, fit
 from anomalib_med.models.base import Progress, silent
 from anomalib_med.models.registry import detector_class
 from anomalib_med.outputs.overlay import write_overlay
@@ -99,9 +99,14 @@ def run_bench(plan: Plan, *, progress: Progress = silent, say: Say = lambda _: N
 
     Raises
     ------
+    ConfigError
+        An unknown data set, or a rate or share that makes no sense.
+    InputError
+        No such root.
     OutputError
         Where results of other settings lie in the way, or cannot be written.
     """
+    _check(plan)
     done: list[Cell] = []
     for name in plan.datasets:
         try:
@@ -115,6 +120,16 @@ def run_bench(plan: Plan, *, progress: Progress = silent, say: Say = lambda _: N
         for seed in range(plan.seeds):
             done += [_cell(plan, benchmark, method, seed, progress, say) for method in plan.methods]
     return done
+
+
+def _check(plan: Plan) -> None:
+    """Refuse what would make every cell fail."""
+    check_rate(plan.false_alarm_rate)
+    check_share(plan.calibration)
+    for name in plan.datasets:
+        benchmark_card(name)
+    if not plan.root.is_dir():
+        raise InputError(f"{plan.root}: no such folder of data sets")
 
 
 def limited(benchmark: Benchmark, plan: Plan) -> Benchmark:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from anomalib_med.evaluation.cells import headline
 from anomalib_med.evaluation.curves import Curve, Floats, curve_of
@@ -38,8 +39,9 @@ def roc_figure(rows: Sequence[Row], title: str) -> Figure:
         label = f"{row.method}  {row.numbers['auroc'].interval}"
         (line,) = axes.plot(GRID, mean, linewidth=1.8, label=label)
         axes.fill_between(GRID, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    for row in (r for r in judged if r.baseline):
-        axes.plot(GRID, roc_band(row)[0], color="0.6", linewidth=0.8, linestyle=":")
+    for number, row in enumerate(r for r in judged if r.baseline):
+        label = "_" if number else "trivial baselines"
+        axes.plot(GRID, roc_band(row)[0], color="0.6", linewidth=0.8, linestyle=":", label=label)
     axes.set(xlabel="False-positive rate", ylabel="Sensitivity", title=title, xlim=(0, 1), ylim=(0, 1.01))
     if methods:
         axes.legend(fontsize=7, loc="lower right", frameon=False)
@@ -64,6 +66,7 @@ def throughput_figure(rows: Sequence[Row], title: str) -> Figure:
     figure = Figure(figsize=(5.2, 4.0), layout="constrained")
     axes = figure.add_subplot()
     metric = headline(name for row in rows for name in row.numbers)
+    speeds = []
     for row in rows:
         speed = row.mean_of("images_per_s") if all("images_per_s" in c.info for c in row.cells) else math.nan
         if row.baseline or metric not in row.numbers or math.isnan(speed):
@@ -72,7 +75,13 @@ def throughput_figure(rows: Sequence[Row], title: str) -> Figure:
         error = [[max(0.0, m.value - m.low)], [max(0.0, m.high - m.value)]]
         axes.errorbar(speed, m.value, yerr=error, fmt="o", capsize=3, markersize=5)
         axes.annotate(row.method, (speed, m.value), xytext=(6, 3), textcoords="offset points", fontsize=7)
+        speeds.append(speed)
     axes.set(xlabel="Images a second (log scale)", ylabel=METRIC_TITLES.get(metric, ""), title=title, xscale="log")
+    if speeds:
+        axes.set_xlim(min(speeds) / 2, max(speeds) * 4)  # room for the names
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.25)
     return figure
 

@@ -19,6 +19,7 @@ from anomalib_med.errors import InputError
 from anomalib_med.evaluation.image_statistics import image_statistics
 from anomalib_med.evaluation.intervals import LEVEL, Interval
 from anomalib_med.evaluation.map_statistics import MapStatistics
+from anomalib_med.evaluation.patients import aggregated_share
 from anomalib_med.evaluation.replicates import Measured, replicated
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel
 from anomalib_med.models.base import Progress, silent
@@ -96,8 +97,11 @@ def evaluate_model(
     ------
     InputError
         As `evaluate_results`.
+    ConfigError
+        An aggregation that is not known.
     """
     _check(samples, tasks)
+    aggregated_share(aggregation)
     stream = model.score_each(samples, false_alarm_rate=false_alarm_rate, progress=progress)
     return evaluate_results(
         (result for result, _ in stream),

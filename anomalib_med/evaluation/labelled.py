@@ -1,29 +1,52 @@
 """Labelled samples to evaluate on: from two folders, a table or a named data set."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anomalib_med.datasets.benchmarks import open_benchmark
 from anomalib_med.datasets.folder import discover
 from anomalib_med.datasets.sample import Sample
 from anomalib_med.errors import InputError
+from anomalib_med.evaluation.evaluate import TASKS
 
 
-def folder_samples(normal: str, abnormal: str, masks: Path | None, patient_pattern: str | None) -> list[Sample]:
+@dataclass(frozen=True)
+class Labelled:
+    """Images to evaluate on.
+
+    Parameters
+    ----------
+    samples
+        Labelled 0 or 1.
+    tasks
+        On what they can be judged, see :func:`.evaluate.evaluate_model`.
+    notes
+        What a reader of the numbers must know.
+    """
+
+    samples: list[Sample]
+    tasks: tuple[str, ...] = TASKS
+    notes: tuple[str, ...] = ()
+
+
+def folder_samples(normal: str, abnormal: str, masks: Path | None, patient_pattern: str | None) -> Labelled:
     """Samples of a folder (file, glob) of normals and one of abnormals, with masks of the same names where given.
 
     Raises
     ------
     InputError
-        A folder without images, or masks of which none belongs to an abnormal image.
+        A folder without images, an image on both sides, or masks of which none belongs to an abnormal image.
     """
     samples = [
         replace(sample, id=f"{kind}/{sample.id}", patient=_known_patient(sample), label=label)
         for kind, label, source in (("normal", 0, normal), ("abnormal", 1, abnormal))
         for sample in discover(source, patient_pattern=patient_pattern)
     ]
+    sides = [{s.path.resolve() for s in samples if s.label == label and s.path is not None} for label in (0, 1)]
+    if sides[0] & sides[1]:
+        raise InputError(f"{min(sides[0] & sides[1])}: is among the normal and the abnormal images")
     if masks is None:
-        return samples
+        return Labelled(samples)
     if not masks.is_dir():
         raise InputError(f"{masks}: no such folder of masks")
     by_stem = {_stem(path): path for path in sorted(masks.rglob("*")) if path.is_file()}
@@ -33,10 +56,10 @@ def folder_samples(normal: str, abnormal: str, masks: Path | None, patient_patte
     if not any(s.mask for s in located):
         example = next(str(s.path) for s in samples if s.label == 1)
         raise InputError(f"{masks}: no mask has the name of an abnormal image such as {example}, its ending aside")
-    return located
+    return Labelled(located)
 
 
-def table_samples(table: str, patient_pattern: str | None) -> list[Sample]:
+def table_samples(table: str, patient_pattern: str | None) -> Labelled:
     """Samples of a CSV with the columns ``path`` and ``label``.
 
     Raises
@@ -48,11 +71,11 @@ def table_samples(table: str, patient_pattern: str | None) -> list[Sample]:
     unlabelled = next((s.id for s in samples if s.label not in (0, 1)), None)
     if unlabelled is not None:
         raise InputError(f"{table}: {unlabelled} has no label: the column label says 0 for normal and 1 for abnormal")
-    return samples
+    return Labelled(samples)
 
 
-def dataset_samples(name: str, root: Path) -> tuple[list[Sample], tuple[str, ...], tuple[str, ...]]:
-    """The test side of a named data set, on what it can be judged, and its known traps.
+def dataset_samples(name: str, root: Path) -> Labelled:
+    """The test side of a named data set.
 
     Raises
     ------
@@ -61,7 +84,7 @@ def dataset_samples(name: str, root: Path) -> tuple[list[Sample], tuple[str, ...
     """
     benchmark = open_benchmark(name, root)
     notes = (f"protocol {benchmark.protocol}, split {benchmark.split_hash}", *benchmark.notes)
-    return list(benchmark.test), benchmark.tasks, notes
+    return Labelled(list(benchmark.test), benchmark.tasks, notes)
 
 
 def _known_patient(sample: Sample) -> str:

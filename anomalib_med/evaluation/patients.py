@@ -55,17 +55,17 @@ def aggregate(
     Raises
     ------
     ConfigError
-        For another `how`.
+        For another `how`, and for "noisy-or" of scores that are no probabilities.
     ValueError
-        As :func:`.curves.curve_of`, and for "noisy-or" of scores that are no probabilities.
+        As :func:`.curves.curve_of`.
     """
     y, s = check(np.asarray(labels), np.asarray(scores))
     names, whose = np.unique(np.asarray(patients), return_inverse=True)
     if whose.shape != y.shape:
         raise ValueError(f"{len(whose)} patients were given for {len(y)} images")
-    share = _share(how)
+    share = aggregated_share(how)
     if how == "noisy-or" and not ((s >= 0) & (s <= 1)).all():
-        raise ValueError("noisy-or needs probabilities in [0, 1]: choose max, mean or top5%")
+        raise ConfigError("aggregation noisy-or needs scores that are probabilities: choose max, mean or top5%")
     groups = np.split(s[np.argsort(whose, kind="stable")], np.cumsum(np.bincount(whose))[:-1])
     abnormal = np.bincount(whose, weights=y) >= least
     joined = [_joined(group, how, share) for group in groups]
@@ -109,8 +109,14 @@ def patient_metrics(
     )
 
 
-def _share(how: str) -> float:
-    """The part of a patient's images that counts; 0 for the highest alone."""
+def aggregated_share(how: str) -> float:
+    """The part of a patient's images that counts; 0 for the highest alone.
+
+    Raises
+    ------
+    ConfigError
+        For an aggregation that is not known.
+    """
     if how in ("max", "mean", "noisy-or"):
         return 0.0 if how == "max" else 1.0
     number = how.removeprefix("top").removesuffix("%")

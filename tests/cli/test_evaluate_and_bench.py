@@ -9,6 +9,7 @@ import pytest
 
 from tests.cli.command import anomed, assert_refused, rows
 from tests.conftest import abnormal_picture, normal_picture
+from tests.datasets.layouts import covid_cxr_lesions
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,21 @@ def test_wrong_use_is_refused(saved_model: Path, labelled: Path, tmp_path: Path)
     assert_refused(anomed("evaluate", saved_model, "--normal", normal), "both are needed")
     both = ("--normal", normal, "--abnormal", abnormal)
     assert_refused(anomed("evaluate", saved_model, *both, "--masks", tmp_path), "no mask has the name of an abnormal")
+    assert_refused(anomed("evaluate", saved_model, *both, "--aggregation", "median"), "choose max, mean")
+    same = ("--normal", normal, "--abnormal", normal)
+    assert_refused(anomed("evaluate", saved_model, *same), "among the normal and the abnormal images")
+    of_set = ("-d", "folder", "--root", labelled)
+    assert_refused(anomed("evaluate", saved_model, *of_set, "--masks", tmp_path), "--masks goes with")
+    assert_refused(anomed("evaluate", saved_model, *of_set, "--patient-pattern", "(a)"), "knows its patients")
+
+
+def test_a_data_set_with_maps_alone_has_no_image_metrics(saved_model: Path, tmp_path: Path) -> None:
+    covid_cxr_lesions(tmp_path)
+    done = anomed("evaluate", saved_model, "-d", "covid_cxr_lesions", "--root", tmp_path, "--replicates", 100)
+    assert done.code == 0, done.err
+    assert "pixel_auroc" in done.out
+    assert "no interval" in done.out  # one patient
+    assert "  auroc" not in done.out
 
 
 def test_bench_writes_its_tables_and_resumes(labelled: Path, tmp_path: Path) -> None:
@@ -85,3 +101,8 @@ def test_bench_says_what_it_lacks(labelled: Path, tmp_path: Path, monkeypatch: p
     assert_refused(anomed("bench", "-d", "folder", "-o", tmp_path), "name the folder with the data sets")
     assert_refused(anomed("bench", "--root", labelled, "-o", tmp_path), "name at least one data set")
     assert_refused(anomed("bench", "--root", labelled, "-d", "folder", "-m", "patchcor", "-o", tmp_path), "not known")
+    assert_refused(anomed("bench", "--root", labelled, "-d", "foldr", "-o", tmp_path), 'did you mean "folder"')
+    assert_refused(anomed("bench", "--root", labelled / "no", "-d", "folder", "-o", tmp_path), "no such folder of data")
+    one = ("bench", "--root", labelled, "-d", "folder", "-m", "patchcore", "-o", tmp_path)
+    assert_refused(anomed(*one, "--calibration", 2), "share from 0 to below 1")
+    assert_refused(anomed(*one, "--false-alarm-rate", 2), "must lie between 0 and 1")

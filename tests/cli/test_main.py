@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from anomalib_med import __version__
 from anomalib_med.cli.main import VERBS
+from anomalib_med.cli.progress import ProgressDisplay
 from tests.cli.command import anomed, assert_refused
 
 
@@ -84,3 +86,15 @@ def test_debug_shows_the_traceback_wherever_it_stands_and_keeps_line_and_exit_co
 
 def test_a_name_with_a_line_feed_still_makes_one_line(tmp_path: Path) -> None:
     assert_refused(anomed("info", tmp_path / "no\nwhere"), "no where: no such folder")
+
+
+def test_a_stage_that_comes_again_is_timed_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    with pytest.MonkeyPatch.context() as patch, ProgressDisplay() as progress:
+        patch.setattr(time, "monotonic", lambda: now)
+        for _ in range(2):
+            for done in (1, 2, 3):
+                progress("reading", done, 3)
+                now += 1
+            now += 100
+    assert capsys.readouterr().err.count("reading: 3 / 3, 1.5/s, 2.0 s") == 2

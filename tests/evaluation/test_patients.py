@@ -40,7 +40,7 @@ def test_an_unknown_aggregation_is_refused() -> None:
 
 
 def test_noisy_or_needs_probabilities() -> None:
-    with pytest.raises(ValueError, match="noisy-or needs probabilities"):
+    with pytest.raises(ConfigError, match="noisy-or needs scores that are probabilities"):
         aggregate([0, 1], [0.5, 2.0], list("ab"), "noisy-or")
 
 
