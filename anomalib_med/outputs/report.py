@@ -72,23 +72,17 @@ def write_report(
     ----------
     out
         Output folder of a `ResultWriter`, and where the report goes.
-    title
-        Heading of the page.
-    model
-        Settings to show, as text by name.
+    title, model
+        Heading of the page; settings to show, as text by name.
     calibration_scores
         float ``(n,)``, scores of the held-out normals; may be empty.
-    threshold
-        Score from which an image is flagged; None without calibration.
-    false_alarm_rate
-        Share of healthy images that may be flagged, in (0, 1).
+    threshold, false_alarm_rate
+        Score from which an image is flagged, None without calibration; share of healthy images that may be, in (0, 1).
     labels
         What is known of the images, 0 normal or 1 abnormal by id: shown beside the result and told apart in the
         histogram.
-    notes
-        Warnings and remarks, shown before everything else.
-    top
-        How many images to show.
+    notes, top
+        Warnings and remarks, shown before everything else; how many images to show.
 
     Returns
     -------
@@ -100,29 +94,30 @@ def write_report(
         The tables are missing or damaged, or the file cannot be written.
     """
     labels = labels or {}
-    scores = out / SCORES_CSV
-    counts = _count(out)
-    ranked = heapq.nlargest(top, iter_scores(scores), key=lambda result: result.score)
     text = _template().render(
         title=title,
         version=__version__,
         model=dict(model),
         notes=list(notes),
-        counts=counts,
+        counts=_count(out),
         calibration_count=int(np.size(calibration_scores)),
         threshold=threshold,
         false_alarm_rate=false_alarm_rate,
-        histogram=_histogram(scores, calibration_scores, threshold, labels),
-        cards=[
-            Card(rank, result, labels.get(result.id), _picture(out, result))
-            for rank, result in enumerate(ranked, start=1)
-        ],
+        histogram=_histogram(out / SCORES_CSV, calibration_scores, threshold, labels),
+        cards=_cards(out, labels, top),
         has_labels=bool(labels),
         failures=list(islice(iter_failures(out / FAILURES_CSV), _FAILURES_SHOWN)),
     )
     path = out / REPORT
     write_atomic(path, text.encode("utf-8", "replace"))
     return path
+
+
+def _cards(out: Path, labels: Mapping[str, int], top: int) -> list[Card]:
+    ranked = heapq.nlargest(top, iter_scores(out / SCORES_CSV), key=lambda result: result.score)
+    return [
+        Card(rank, result, labels.get(result.id), _picture(out, result)) for rank, result in enumerate(ranked, start=1)
+    ]
 
 
 def _template() -> jinja2.Template:
