@@ -21,6 +21,7 @@ SMALL: dict[str, dict[str, object]] = {
     "autoencoder": {"epochs": 30, "batch_size": 8, "loss": "ssim", "pooling": "power8"},
     "fae": {"steps": 60, "batch_size": 8, "grid": 16, "learning_rate": 2e-3, "pooling": "top10%"},
     "patchcore": {"bank_size": 300},
+    "twoview": {"bank_size": 300},
 }
 
 # Detectors of the package; tests and users may register more.

@@ -1,4 +1,4 @@
-"""An image as one vector: the mean and the standard deviation of its features over the valid cells.
+"""An image as one vector: the moments of its features over the valid cells, mean and standard deviation first.
 
 What the detectors that compare whole images share, and the way back from a distance between such vectors to the cells.
 """
@@ -10,16 +10,31 @@ from anomalib_med.models.pooling import valid_cells
 TINY = torch.finfo(torch.float32).tiny  # keeps a division by nothing from being one
 
 
-def describe(features: torch.Tensor) -> torch.Tensor:
-    """Mean and standard deviation, float32 ``(2 D,)``, of features ``(D, cells)``."""
+def describe(features: torch.Tensor, moments: int = 2) -> torch.Tensor:
+    """Moments of features ``(D, cells)``, float32 ``(moments * D,)``.
+
+    Parameters
+    ----------
+    moments
+        2: mean and standard deviation. 4: also the skewness and the logarithm of the kurtosis, which see what fills a
+        part of the image.
+    """
     values = features.float()
     mean = values.mean(1)
+    centred = values - mean[:, None]
+    squares = centred.square()
     # torch.std gives the same at ten times the time.
-    return torch.cat([mean, (values - mean[:, None]).square().mean(1).sqrt()])
+    deviation = squares.mean(1).sqrt()
+    if moments == 2:
+        return torch.cat([mean, deviation])
+    scale = deviation.clamp_min(1e-6)
+    skewness = (squares * centred).mean(1) / scale**3
+    kurtosis = squares.square().mean(1) / scale**4
+    return torch.cat([mean, deviation, skewness, kurtosis.clamp_min(1e-6).log()])
 
 
-def describe_batch(features: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Descriptions, float32 ``(B, 2 D)``, of features ``(B, D, h, w)`` over the valid cells.
+def describe_batch(features: torch.Tensor, valid: torch.Tensor, moments: int = 2) -> torch.Tensor:
+    """Descriptions, float32 ``(B, moments * D)``, of features ``(B, D, h, w)`` over the valid cells.
 
     Parameters
     ----------
@@ -28,11 +43,12 @@ def describe_batch(features: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """
     cells = valid_cells(valid, (features.shape[2], features.shape[3])).to(features.device)
     # One image at a time: a sum over a batch rounds differently.
-    return torch.stack([describe(grid.flatten(1)[:, c.flatten()]) for grid, c in zip(features, cells, strict=True)])
+    parts = zip(features, cells, strict=True)
+    return torch.stack([describe(grid.flatten(1)[:, c.flatten()], moments) for grid, c in parts])
 
 
 def spread(described: torch.Tensor) -> torch.Tensor:
-    """Standard deviation ``(2 D,)`` of each number among descriptions ``(N, 2 D)``; 1 where it does not vary."""
+    """Standard deviation ``(K,)`` of each number among descriptions ``(N, K)``; 1 where it does not vary."""
     if len(described) < 2:
         return torch.ones_like(described[0])
     deviation = described.std(0)

@@ -1,0 +1,202 @@
+"""TwoView: an image is looked at as a whole and patch by patch, and each view counts by how rare it is among normals.
+
+A method of this package. The whole: nearest neighbours of pooled features (Bergman et al., 2020,
+https://arxiv.org/abs/2002.10445) on four moments. The patches: PatchCore (Roth et al., CVPR 2022,
+https://arxiv.org/abs/2106.08265) with the cosine distance of AnomalyDINO (Damm et al., WACV 2025,
+https://arxiv.org/abs/2405.14529).
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, JsonValue
+
+from anomalib_med.errors import FitError
+from anomalib_med.models.base import Detector, FeatureConfig, TrainingFrames
+from anomalib_med.models.memory_bank.coreset import k_center
+from anomalib_med.models.memory_bank.description import describe_batch, spread
+from anomalib_med.models.memory_bank.neighbours import Engine, NearestNeighbours
+from anomalib_med.models.memory_bank.patch_pool import PatchPool
+from anomalib_med.models.pooling import pool, valid_cells
+
+MOMENTS = 4
+HELD_OUT = 5  # every fifth patient is kept out of the bank
+MOST_JUDGED = 200  # images that the views are standardised on
+
+
+class TwoView(Detector):
+    """Adds what is unusual of the image as a whole to what is unusual in its patches.
+
+    Disease that changes the whole image shows in its description, a lesion in the patches, and neither sees both. Each
+    view gives a distance to the normals. Every fifth patient is at first kept out of the bank, and each view is
+    standardised with its mean and standard deviation on those patients, so that both speak in one unit; then they join
+    the bank. The score is the sum of both views. The anomaly map is the cosine distance of each patch to the nearest of
+    the bank.
+    """
+
+    name = "twoview"
+    title = "TwoView (whole image and patches, this package)"
+
+    class Config(FeatureConfig):
+        """Settings of TwoView. `pooling` is that of the view on patches.
+
+        Parameters
+        ----------
+        neighbours
+            Normal images whose distances are averaged in the view of the whole.
+        bank_size
+            Patches in the bank.
+        max_bank_mb
+            Memory for the patches that the bank is chosen from, in MiB of float16 features; when it is full, what it
+            holds is replaced by its coreset.
+        engine
+            Neighbour search, see :class:`anomalib_med.models.memory_bank.neighbours.NearestNeighbours`.
+        """
+
+        neighbours: int = Field(5, ge=1)
+        bank_size: int = Field(2000, ge=1)
+        max_bank_mb: float = Field(256.0, gt=0)
+        engine: Engine = "auto"
+
+    config: Config
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)
+        self._described = torch.empty(0)  # (N, 4 D), the moments of each normal
+        self._bank = torch.empty(0)  # (M, D), of unit length
+        self._normal = torch.zeros(2, 2, dtype=torch.float64)  # mean and deviation of the whole, and of the patches
+        self._search: NearestNeighbours | None = None
+
+    def fit(self, frames: TrainingFrames) -> None:
+        """Describe the normals, choose the bank and standardise both views.
+
+        Raises
+        ------
+        FitError
+            Where no image could be read.
+        """
+        extractor = self.extractor
+        assert extractor is not None
+        patches = PatchPool(self._capacity(), extractor.channels, self._reduced)
+        described: list[torch.Tensor] = []
+        patients: list[str] = []
+        numbers: dict[str, int] = {}  # of the patients, in the order of their first image
+        period = max(HELD_OUT, math.ceil(len(frames) / MOST_JUDGED))
+        held_out: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # row, features and valid area
+        first: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # in their place, where there is one patient only
+        for batch in frames.batches(extractor.batch_size):
+            features = self.features(batch.x)
+            described += list(describe_batch(features, batch.valid, MOMENTS))
+            for grid, valid, patient in zip(features.cpu(), batch.valid, batch.patients, strict=True):
+                number = numbers.setdefault(patient, len(numbers))
+                if number % period == 1:
+                    if len(held_out) < MOST_JUDGED:
+                        held_out.append((len(patients), grid, valid))
+                else:
+                    patches.add(_valid_patches(grid, valid))
+                    if not number and len(first) < HELD_OUT:
+                        first.append((len(patients), grid, valid))
+                patients.append(patient)
+        if not described:
+            raise FitError("no normal image could be read: see the failures listed, or check the folder")
+        self._set(torch.stack(described), self._reduced(patches.patches), self._normal)
+        self._standardise(held_out or first, patients)
+        late = [_valid_patches(grid, valid) for _, grid, valid in held_out]
+        self._set(self._described, self._reduced(torch.cat([self._bank.cpu(), *late])), self._normal)
+
+    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Cosine distances ``(B, h, w)`` from 0 to 2 to the nearest patches, on the grid of the finest layer."""
+        return torch.stack([self._map(grid) for grid in self.features(x)])
+
+    def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Scores ``(B,)``: both views in standard deviations above the normals' mean, added."""
+        described = describe_batch(self.features(x), valid, MOMENTS)
+        whole = torch.stack([self._distance(own, self._described) for own in described])
+        views = torch.stack([whole, pool(maps, valid, self.config.pooling)], 1).double()
+        mean, deviation = self._normal.to(views.device)
+        score: torch.Tensor = ((views - mean) / deviation).sum(1)
+        return score
+
+    def merge(self, other: Detector) -> None:
+        """Keep the descriptions of both, choose the bank anew from both, average what the views are standardised by."""
+        assert isinstance(other, TwoView)
+        ours, theirs = len(self._described), len(other._described)
+        normal = (ours * self._normal + theirs * other._normal) / (ours + theirs)
+        described = torch.cat([self._described.cpu(), other._described.cpu()])
+        self._set(described, self._reduced(torch.cat([self._bank.cpu(), other._bank.cpu()])), normal)
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]]:
+        """Descriptions float32 ``(N, 4 D)``, bank float16 ``(M, D)``; mean and deviation of both views ``(2, 2)``."""
+        return {"described": self._described.cpu(), "bank": self._bank.cpu(), "normal": self._normal}, {}
+
+    def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
+        """Take what :meth:`state` gave."""
+        self._set(tensors["described"], tensors["bank"], tensors["normal"])
+
+    def to(self, device: torch.device) -> "TwoView":
+        """Move the extractor and what was learnt."""
+        super().to(device)
+        if len(self._bank):
+            self._set(self._described, self._bank, self._normal)
+        return self
+
+    def _set(self, described: torch.Tensor, bank: torch.Tensor, normal: torch.Tensor) -> None:
+        self._described, self._bank = described.to(self.device), bank.to(self.device).contiguous()
+        self._normal = normal
+        self._scale = spread(self._described)
+        self._search = NearestNeighbours(self._bank, self.config.engine)
+
+    def _standardise(self, judged: list[tuple[int, torch.Tensor, torch.Tensor]], patients: list[str]) -> None:
+        """Mean and deviation of both views on images whose patients are not compared with themselves."""
+        views = []
+        for row, grid, valid in judged:
+            others = [i for i, patient in enumerate(patients) if patient != patients[row]]
+            others = others or [i for i in range(len(patients)) if i != row] or [row]
+            whole = self._distance(self._described[row], self._described[others])
+            patch = pool(self._map(grid.to(self.device))[None], valid[None], self.config.pooling)[0]
+            views.append(torch.stack([whole, patch]).double().cpu())
+        mean, deviation = torch.stack(views).mean(0), torch.stack(views).std(0, correction=0)
+        # A deviation of few images, or of equal ones, is no measure: then a tenth of the mean stands for it.
+        self._normal = torch.stack([mean, deviation.clamp_min(0.1 * mean).clamp_min(1e-6)])
+
+    def _map(self, grid: torch.Tensor) -> torch.Tensor:
+        """Cosine distances ``(h, w)`` of features ``(D, h, w)``."""
+        if self._search is None:
+            raise FitError("TwoView is not fitted: call fit, or load a saved model")
+        # Of unit vectors, half the squared distance is one less the cosine.
+        return self._search.search(_unit(grid))[0][:, 0].square().reshape(grid.shape[1:]) / 2
+
+    def _distance(self, own: torch.Tensor, normals: torch.Tensor) -> torch.Tensor:
+        """Mean distance of a description ``(4 D,)`` to the nearest of ``(N, 4 D)``."""
+        distances: torch.Tensor = ((normals - own) / self._scale).norm(dim=1)
+        return distances.topk(min(self.config.neighbours, len(distances)), largest=False).values.mean()
+
+    def _capacity(self) -> int:
+        extractor = self.extractor
+        assert extractor is not None
+        return max(4, int(self.config.max_bank_mb * 2**20 / (2 * extractor.channels)))
+
+    def _reduced(self, patches: torch.Tensor) -> torch.Tensor:
+        """The coreset of patches ``(P, D)``: `bank_size` of them, and no more than a quarter of what can be held."""
+        count = min(len(patches), self.config.bank_size, max(1, self._capacity() // 4))
+        if count == len(patches):
+            return patches.clone()
+        picks = k_center(
+            patches.to(self.device),
+            count,
+            seed=self.config.seed,
+            progress=lambda done, total: self.progress("choosing the bank", done, total),
+        )
+        return patches[picks.cpu()]
+
+
+def _unit(grid: torch.Tensor) -> torch.Tensor:
+    """Patches ``(h w, D)`` of unit length, float16, of features ``(D, h, w)``."""
+    return F.normalize(grid.flatten(1).float(), dim=0).T.half().contiguous()
+
+
+def _valid_patches(grid: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Those patches of features ``(D, h, w)`` that lie in the valid area ``(H, W)``."""
+    return _unit(grid)[valid_cells(valid[None], (grid.shape[1], grid.shape[2]))[0].flatten()]
