@@ -15,12 +15,14 @@ import numpy as np
 
 from anomalib_med.datasets.readers import FORMATS, HeaderInfo, header, is_image, samples_from_array
 from anomalib_med.datasets.sample import Box, Sample
+from anomalib_med.datasets.series import PLACE, VOLUME, assembled, place_text
 from anomalib_med.errors import ConfigError, InputError, ReadError
 
 Source = str | Path | np.ndarray | Sequence[str] | Sequence[Path] | Sequence[np.ndarray] | Sequence[Sample]
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 COLUMNS = ("path", "id", "patient", "study", "label", "mask", "frame", "boxes")
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mhd", ".mha")
 LABELS = {"0": 0, "0.0": 0, "normal": 0, "1": 1, "1.0": 1, "abnormal": 1, "": None}
 
 _IGNORED_FOLDERS = {"__macosx"}
@@ -74,7 +76,8 @@ def discover(
     Returns
     -------
     Samples with unique ids. A file of several images gives one for each frame, ``<id>#000``. A file whose header cannot
-    be read gives one sample, so that reading it fails where failures are listed.
+    be read gives one sample, so that reading it fails where failures are listed. Slices of a DICOM series come one
+    after the other by their place in the patient, see :func:`anomalib_med.datasets.series.assembled`.
 
     Raises
     ------
@@ -86,7 +89,7 @@ def discover(
     if label not in (None, 0, 1):
         raise ConfigError(f"label = {label}: 0 for normal or 1 for abnormal")
     pattern = _compiled(patient_pattern)
-    samples = list(_samples(source, pattern, keep_patient_ids))
+    samples = assembled(list(_samples(source, pattern, keep_patient_ids)))
     if label is not None:
         samples = [s if s.label is not None else dataclasses.replace(s, label=label) for s in samples]
     _check_unique(samples)
@@ -288,6 +291,10 @@ def _expanded(listed: list[_Listed], pattern: re.Pattern[str] | None, keep_patie
         info = headers[item.path]
         patient = item.patient or _matched(pattern, item.id) or info.patient or item.id
         known = {"modality": info.modality, "view": info.view, "sex": info.sex, "series": info.series}
+        if info.place is not None and info.modality:
+            known[PLACE] = place_text(info.place)
+        elif item.path.name.lower().endswith(VOLUME_SUFFIXES):
+            known[VOLUME] = item.id
         sample = Sample(
             id=item.id,
             path=item.path,

@@ -1,6 +1,6 @@
 """Image -> Frame: resize, window, mark the valid area. The only way from pixels to a model, at fit and at score."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import cv2
@@ -53,13 +53,13 @@ def prepare(image: Image, settings: Preprocessing, *, display: bool = False) -> 
         raise ReadError(
             f"{image.sample.id}: every pixel has the value {image.pixels.flat[0]:g}; the image is empty, leave it out"
         )
-    geometry = fit_geometry(image.shape, settings)
+    geometry = replace(fit_geometry(image.shape, settings), flips=image.flips)
     rows, columns = geometry.content[2:]
-    planes = resize(_planes(image.pixels, colour=settings.colour), (rows, columns))
+    planes = resize(_turned(_planes(image.pixels, colour=settings.colour), image.flips), (rows, columns))
     present = (
         np.ones((rows, columns), bool)
         if image.missing is None
-        else resize(image.missing.astype(np.float32), (rows, columns)) < 0.5
+        else resize(_turned(image.missing, image.flips).astype(np.float32), (rows, columns)) < 0.5
     )
     grey = planes if planes.ndim == 2 else planes @ LUMINANCE
     hounsfield = all(window in CT_WINDOWS for window in settings.windows) or image.modality == "CT"
@@ -70,6 +70,11 @@ def prepare(image: Image, settings: Preprocessing, *, display: bool = False) -> 
     stack = np.concatenate([c[None] if c.ndim == 2 else np.moveaxis(c, 2, 0) for c in channels])
     shown = _display(image, _limits(settings.windows[0], image, grey[valid])) if display else None
     return Frame(_pad(stack, geometry), _pad_mask(valid, geometry), geometry, image.sample, shown)
+
+
+def _turned(grid: np.ndarray, flips: tuple[bool, bool]) -> np.ndarray:
+    """A grid ``(H, W, ...)`` with rows and columns reversed where asked for."""
+    return np.ascontiguousarray(grid[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1]) if any(flips) else grid
 
 
 def fit_geometry(shape: tuple[int, int], settings: Preprocessing) -> Geometry:

@@ -173,3 +173,15 @@ def test_display_is_8_bit_in_the_geometry_of_the_image() -> None:
     frame = prepare(image(normal_picture(0, (600, 1500)).astype(np.float32)), FULL, display=True)
     assert frame.display is not None
     assert frame.display.dtype == np.uint8 and frame.display.shape == (410, 1024)
+
+
+def test_a_turned_image_gives_the_same_input_and_its_map_comes_back_turned() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(0, 300, (96, 64)).astype(np.float32)
+    settings = Preprocessing(size=64, windows=((-1000.0, 1000.0),), valid="all")
+    upright = prepare(Image(pixels, Sample("a")), settings)
+    prone = prepare(Image(pixels[::-1, ::-1], Sample("a"), flips=(True, True)), settings)
+    np.testing.assert_array_equal(prone.pixels, upright.pixels)
+    grid = rng.random((6, 4)).astype(np.float32)
+    there, back = upright.geometry.to_original(grid), prone.geometry.to_original(grid)
+    np.testing.assert_array_equal(back, there[::-1, ::-1])

@@ -12,7 +12,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
-from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
 from anomalib_med.datasets.sample import Image, Sample
 from anomalib_med.errors import OutputError, ReadError
@@ -81,6 +81,40 @@ def read_volume(path: Path) -> np.ndarray:
     return slices
 
 
+def slice_affine(path: Path) -> np.ndarray:
+    """The affine ``(4, 4)`` from ``(column, row, slice)``, as `read` gives them, to mm in the patient (RAS).
+
+    Raises
+    ------
+    ReadError
+        As `count_frames`.
+    """
+    volume = _open(path)
+    orientation = _orientation(volume)
+    canonical = volume.affine @ inv_ornt_aff(orientation, volume.shape[:3])
+    sizes = [volume.shape[int(np.flatnonzero(orientation[:, 0] == i)[0])] for i in (0, 1)]
+    shown = np.diag([-1.0, -1.0, 1.0, 1.0])
+    shown[0, 3], shown[1, 3] = sizes[0] - 1, sizes[1] - 1
+    affine: np.ndarray = canonical @ shown
+    return affine
+
+
+def write_slices(maps: np.ndarray, affine: np.ndarray, out: Path) -> None:
+    """Write maps ``(slices, H, W)`` of a scan that is no NIfTI file, with the affine of `slice_affine`'s kind.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    image = nibabel.Nifti1Image(maps.transpose(2, 1, 0), affine)
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = b"anomaly map"
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1, strip_shears=True)
+    _written(image, out)
+
+
 def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
     """Write the maps of all slices of a volume as one NIfTI file in the volume's orientation, affine and voxel order.
 
@@ -116,9 +150,14 @@ def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
     header.extensions.clear()  # they may hold a DICOM header with the patient's name
     header["descrip"], header["intent_name"], header["db_name"], header["aux_file"] = b"anomaly map", b"", b"", b""
     header["cal_min"] = header["cal_max"] = 0
+    _written(type(volume)(data, volume.affine, header), out)
+
+
+def _written(image: nibabel.Nifti1Image, out: Path) -> None:
+    suffix = ".nii.gz" if out.name.lower().endswith(".gz") else ".nii"
     partial = out.with_name(f".{out.name}.{os.getpid()}{suffix}")
     try:
-        type(volume)(data, volume.affine, header).to_filename(partial)
+        image.to_filename(partial)
         partial.replace(out)
     except OSError as error:
         raise OutputError(
