@@ -236,6 +236,7 @@ class FittedModel:
             grid=grid,
             geometry=frame.geometry,
             smoothing=self.detector.config.smoothing,
+            area=frame.area,
         )
 
 

@@ -45,6 +45,14 @@ Examples:
     help="How the image is fitted to it.  [default: keep; trained: stretch]",
 )
 @click.option(
+    "--spacing", type=float, metavar="MM", help="Millimetres of a pixel of the model input, instead of --size."
+)
+@click.option(
+    "--valid",
+    metavar="AREA",
+    help="Where to look: auto (in CT the body), body, lung, all, or a function of your own.  [default: auto]",
+)
+@click.option(
     "--window",
     "windows",
     multiple=True,
@@ -80,6 +88,8 @@ def command(
     layers: str | None,
     size: int | None,
     aspect: str | None,
+    spacing: float | None,
+    valid: str | None,
     windows: tuple[str, ...],
     calibration: float | None,
     seed: int | None,
@@ -107,7 +117,8 @@ def command(
     chosen |= parse_settings(settings)
     detector = detector_class(name or str(default_name))(**chosen)
     images: dict[str, JsonValue] = dict(planned.get("preprocessing", {}))
-    sized: dict[str, JsonValue] = {"size": size, "aspect": aspect, "windows": [_window(w) for w in windows] or None}
+    sized: dict[str, JsonValue] = {"size": size, "aspect": aspect, "spacing": spacing, "valid": valid}
+    sized["windows"] = [_window(w) for w in windows] or None
     images |= {key: value for key, value in sized.items() if value is not None}
     planned_share = _planned_share(planned.get("fit", {}))
     check_writable(output, overwrite=overwrite)

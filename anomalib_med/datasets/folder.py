@@ -61,7 +61,8 @@ def discover(
         - a glob, quoted on the command line, or one file;
         - a table, ``.csv`` or ``.tsv``: a column ``path``, relative to the table's folder, and optionally ``patient``,
           ``study``, ``label`` (0, 1, normal, abnormal), ``mask``, ``frame``, ``boxes`` (JSON, ``[[x, y, width,
-          height], ...]``) and ``id``; every other column goes to `Sample.meta`;
+          height], ...]``), ``id`` and ``area`` (a mask of what is to be looked at, see
+          :func:`anomalib_med.datasets.masks.read_area`); every other column goes to `Sample.meta`;
         - a list of files and folders; a file listed by name is kept whatever it is, and fails when it is read;
         - an array ``(N, H, W)`` or ``(N, H, W, 3)``, or a list of arrays;
         - samples, which are passed through.
@@ -253,6 +254,9 @@ def _row(row: Mapping[str, str | list[str] | None], table: Path, line: int) -> _
     if frame and not re.fullmatch(r"[0-9]+(\.0)?", frame):
         raise InputError(f"{table}, line {line}: frame {frame!r} is not a whole number from 0")
     path = table.parent / Path(cells["path"]).expanduser()
+    meta = {name: cell for name, cell in cells.items() if name not in COLUMNS and name and cell}
+    if "area" in meta:
+        meta["area"] = str(table.parent / Path(meta["area"]).expanduser())
     return _Listed(
         path=path,
         id=cells.get("id") or _below(path, table.parent),
@@ -262,7 +266,7 @@ def _row(row: Mapping[str, str | list[str] | None], table: Path, line: int) -> _
         mask=table.parent / Path(cells["mask"]).expanduser() if cells.get("mask") else None,
         frame=int(float(frame)) if frame else None,
         boxes=_boxes(cells.get("boxes", ""), table, line),
-        meta={name: cell for name, cell in cells.items() if name not in COLUMNS and name and cell},
+        meta=meta,
     )
 
 

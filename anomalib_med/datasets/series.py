@@ -83,7 +83,7 @@ def assembled(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def plane(place: Place) -> str:
-    """ "axial", "coronal", "sagittal" or "oblique" of a slice with axes; "" without."""
+    """Name the plane of a slice: axial, coronal, sagittal or oblique; "" where it has no axes."""
     if place.axes is None:
         return ""
     normal = np.abs(np.cross(place.axes[:3], place.axes[3:]))
