@@ -69,3 +69,22 @@ def write_capture(path: Path, **tags: object) -> Path:
         setattr(ds, keyword, value)
     ds.save_as(path)
     return path
+
+
+def chest_volume(seed: int, slices: int = 12, size: int = 128) -> np.ndarray:
+    """A body with two lungs and a spine in Hounsfield units, ``(slices, size, size)``; alike but for its seed."""
+    rng = np.random.default_rng(seed)
+    y, x = (np.mgrid[:size, :size].astype(np.float32) + 0.5) / size
+    across, deep, up = rng.uniform(0.97, 1.03, 3)
+
+    def inside(cx: float, cy: float, rx: float, ry: float) -> np.ndarray:
+        return np.asarray(((x - cx) / (rx * across)) ** 2 + ((y - cy) / (ry * deep)) ** 2 < 1)
+
+    volume = np.full((slices, size, size), -1000.0, np.float32)
+    for k in range(slices):
+        grow = 1 + 0.1 * np.sin(3.0 * up * k / slices)
+        volume[k][inside(0.5, 0.5, 0.44, 0.36)] = 30
+        for cx in (0.3, 0.7):
+            volume[k][inside(cx, 0.48, 0.13 * grow, 0.22 * grow)] = -850
+        volume[k][inside(0.5, 0.72, 0.05, 0.05)] = 400
+    return volume + rng.normal(0, 20, volume.shape).astype(np.float32)

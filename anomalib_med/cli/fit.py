@@ -66,6 +66,11 @@ Examples:
     metavar="SHARE",
     help="Share of the normals, by patient, held out for p-values; 0 for none.  [default: 0.2]",
 )
+@click.option(
+    "--volume-score",
+    metavar="HOW",
+    help="From slices to a volume: max, mean, top<k> or run<mm>mm.  [default: run10mm]",
+)
 @click.option("--seed", type=int, help="Of every random choice.  [default: 0]")
 @click.option("--cache", type=FOLDER, help="Folder that keeps backbone features for the next fit.")
 @click.option(
@@ -92,6 +97,7 @@ def command(
     valid: str | None,
     windows: tuple[str, ...],
     calibration: float | None,
+    volume_score: str | None,
     seed: int | None,
     cache: Path | None,
     max_minutes: float | None,
@@ -100,6 +106,7 @@ def command(
     device: str,
 ) -> int:
     """Learn what is normal from NORMALS: a folder (searched through), a file, a glob or a CSV with a `path` column."""
+    from anomalib_med.calibration import DEFAULT_HOW
     from anomalib_med.cards import read_recipe
     from anomalib_med.fitting import fit
     from anomalib_med.model_file import check_writable
@@ -132,6 +139,7 @@ def command(
             normals,
             calibration=planned_share if calibration is None else calibration,
             preprocessing=parse_config(Preprocessing, images, "preprocessing"),
+            volume_score=volume_score or DEFAULT_HOW,
             device=device,
             cache=cache,
             checkpoint=checkpoint,

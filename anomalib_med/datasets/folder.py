@@ -90,11 +90,11 @@ def discover(
     if label not in (None, 0, 1):
         raise ConfigError(f"label = {label}: 0 for normal or 1 for abnormal")
     pattern = _compiled(patient_pattern)
-    samples = assembled(list(_samples(source, pattern, keep_patient_ids)))
+    samples = list(_samples(source, pattern, keep_patient_ids))
     if label is not None:
         samples = [s if s.label is not None else dataclasses.replace(s, label=label) for s in samples]
     _check_unique(samples)
-    return samples
+    return assembled(samples)
 
 
 def _samples(source: Source, pattern: re.Pattern[str] | None, keep_patient_ids: bool) -> Iterable[Sample]:
@@ -297,7 +297,7 @@ def _expanded(listed: list[_Listed], pattern: re.Pattern[str] | None, keep_patie
         known = {"modality": info.modality, "view": info.view, "sex": info.sex, "series": info.series}
         if info.place is not None and info.modality:
             known[PLACE] = place_text(info.place)
-        elif item.path.name.lower().endswith(VOLUME_SUFFIXES):
+        elif item.path.name.lower().endswith(VOLUME_SUFFIXES) and (info.frames > 1 or item.frame is not None):
             known[VOLUME] = item.id
         sample = Sample(
             id=item.id,

@@ -53,11 +53,12 @@ def assembled(samples: Sequence[Sample]) -> list[Sample]:
 
     Returns
     -------
-    The same samples. A series stands where its first file stood, its slices from the feet to the head (of other
-    orientations along the slice normal), with the id of their volume in ``meta["volume"]`` and what a reader must know
-    of it in ``meta["volume_note"]``. Slices without position are in the order of InstanceNumber. In a study that has
-    CT slices, these get ``meta["set_aside"]`` with the reason: localizers, secondary captures, objects without pixels,
-    other modalities, reformats in other planes, and second slices at one place.
+    The same samples. Slices of a volume in one file come in their order. A DICOM series stands where its first file
+    stood, its slices from the feet to the head (of other orientations along the slice normal), with the id of their
+    volume in ``meta["volume"]`` and what a reader must know of it in ``meta["volume_note"]``. Slices without position
+    are in the order of InstanceNumber. In a study that has CT slices, these get ``meta["set_aside"]`` with the reason:
+    localizers, secondary captures, objects without pixels, other modalities, reformats in other planes, and second
+    slices at one place.
     """
     places = {sample.id: place for sample in samples if (place := place_of(sample)) is not None}
     scanned = {_study(s) for s in samples if s.id in places and _is_slice(s, places[s.id])}
@@ -65,17 +66,19 @@ def assembled(samples: Sequence[Sample]) -> list[Sample]:
         _study(s) for s in samples if s.id in places and _is_slice(s, places[s.id]) and plane(places[s.id]) == "axial"
     }
     series: dict[str, list[_Slice]] = defaultdict(list)
+    files: dict[str, list[Sample]] = defaultdict(list)
     done: dict[str, list[Sample]] = {}
     for sample in samples:
-        if sample.id not in places or _study(sample) not in scanned:
-            rest = {key: text for key, text in sample.meta.items() if key != PLACE}
-            done[sample.id] = [dataclasses.replace(sample, meta=rest) if PLACE in sample.meta else sample]
-            continue
-        reason = _no_slice(sample, places[sample.id], axial=_study(sample) in axial)
-        if reason:
+        if VOLUME in sample.meta:
+            files[sample.meta[VOLUME]].append(sample)
+        elif sample.id not in places or _study(sample) not in scanned:
+            done[sample.id] = [_without_place(sample)]
+        elif reason := _no_slice(sample, places[sample.id], axial=_study(sample) in axial):
             done[sample.id] = [_with(sample, {SET_ASIDE: reason})]
         else:
             series[_series(sample)].append((sample, places[sample.id]))
+    for frames in files.values():
+        done[frames[0].id] = sorted(frames, key=lambda sample: sample.frame or 0)
     taken: Counter[str] = Counter()
     for slices in series.values():
         done[slices[0][0].id] = _volumes(slices, taken)
@@ -105,6 +108,12 @@ def _series(sample: Sample) -> str:
 
 def _with(sample: Sample, more: dict[str, str]) -> Sample:
     return dataclasses.replace(sample, meta={**sample.meta, **more})
+
+
+def _without_place(sample: Sample) -> Sample:
+    if PLACE not in sample.meta:
+        return sample
+    return dataclasses.replace(sample, meta={key: text for key, text in sample.meta.items() if key != PLACE})
 
 
 def _no_slice(sample: Sample, place: Place, *, axial: bool) -> str:

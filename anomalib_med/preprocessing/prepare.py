@@ -118,7 +118,7 @@ def fit_geometry(
     ReadError
         `settings.spacing` is given, and the image has no spacing or would become too large.
     """
-    if settings.spacing is not None:
+    if settings.spacing > 0:
         return _of_spacing(shape, settings.spacing, settings.multiple, spacing)
     size = _rounded(settings.size, settings.multiple)
     if settings.aspect == "stretch":

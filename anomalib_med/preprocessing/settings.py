@@ -46,7 +46,7 @@ class Preprocessing(BaseModel):
         function of your own, see :func:`.areas.register_area`.
     spacing
         Millimetres of a pixel of the input, so that anatomy keeps its size whatever the field of view; `size` and
-        `aspect` are then of no use. None to resize to `size`.
+        `aspect` are then of no use. 0 to resize to `size`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,7 +57,7 @@ class Preprocessing(BaseModel):
     windows: tuple[Window, ...] = Field(("auto",), min_length=1, max_length=3)
     colour: bool = False
     valid: str = "auto"
-    spacing: float | None = Field(None, ge=0.1, le=10)
+    spacing: float = Field(0.0, ge=0, le=10)
 
     @field_validator("windows")
     @classmethod
