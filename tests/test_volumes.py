@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import cv2
 import nibabel
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from anomalib_med import FittedModel, PatchCore, Preprocessing, fit, load, score_to_folder
 from anomalib_med.datasets.folder import discover
 from anomalib_med.datasets.volumes import volumes_of
+from tests.cli.command import anomed
 from tests.made_up_files import write_nifti
 from tests.made_up_series import chest_volume, write_capture, write_series, write_slice
 
@@ -191,3 +193,33 @@ def test_a_run_cut_off_in_a_volume_ends_with_the_same_tables(
     score_to_folder(model, scans, tmp_path / "whole", overlays=False)
     for table in ("scores.csv", "volumes.csv", "candidates.csv", "patients.csv"):
         assert (tmp_path / "parts" / table).read_bytes() == (tmp_path / "whole" / table).read_bytes()
+
+
+@pytest.mark.real
+def test_a_real_series_goes_end_to_end(real_data: Path, tmp_path: Path) -> None:
+    samples = real_data / "reader_samples"
+    normals = tmp_path / "normals"
+    for patient in (1, 2):
+        slices = sorted((real_data / "ct_chest_normal_slices/normal").glob(f"p{patient}_*.jpg"))[5::6]
+        hu = np.stack([cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in slices]) * (1500 / 255) - 1350
+        normals.mkdir(exist_ok=True)
+        write_nifti(
+            normals / f"p{patient}.nii.gz", np.round(hu[:, ::-1, ::-1]).astype(np.int16).T, np.diag([0.7, 0.7, 6, 1])
+        )
+    options = ("-s", "bank_size=1000", "--valid", "lung", "--calibration", "0.5", "--device", "cpu")
+    assert anomed("fit", normals, "-o", tmp_path / "model", *options).code == 0
+    outcome = anomed(
+        "score", tmp_path / "model", samples / "ct_dicom_series", "-o", tmp_path / "out", "--maps", "nifti"
+    )
+    assert outcome.code == 0, outcome.err
+    (row,) = rows(tmp_path / "out/volumes.csv")
+    assert (row["slices"], row["scored"], row["area"], row["note"]) == ("24", "24", "lung 24", "")
+    image = nibabel.load(tmp_path / "out" / row["map"])
+    assert image.shape == (512, 512, 24)
+    (volume,) = volumes_of(discover(samples / "ct_dicom_series"))
+    assert volume.affine is not None
+    np.testing.assert_allclose(image.affine, volume.affine, atol=1e-4)
+    scan = samples / "nifti/brats_pat0002_flair.nii.gz"
+    assert anomed("score", tmp_path / "model", scan, "-o", tmp_path / "head", "--maps", "nifti").code in (0, 3)
+    (row,) = rows(tmp_path / "head/volumes.csv")
+    np.testing.assert_array_equal(nibabel.load(tmp_path / "head" / row["map"]).affine, nibabel.load(scan).affine)
