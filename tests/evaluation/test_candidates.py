@@ -20,7 +20,7 @@ from anomalib_med.outputs.tables import csv_record
 from anomalib_med.outputs.volumes import VOLUMES
 from tests.cli.command import anomed
 from tests.datasets.layout_files import metaimage
-from tests.made_up_files import write_table
+from tests.made_up_files import write_nifti, write_table
 from tests.made_up_series import chest_volume
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*held out")
@@ -121,3 +121,25 @@ def test_luna16_runs_end_to_end(tmp_path: Path) -> None:
     assert candidate_froc(found, patients, replicates=100)["sensitivity@1fp/scan"].value == 1.0
     assert isinstance(model.volume_rule, VolumeRule)
     assert all(volume.affine is not None for volume in volumes_of(discover(scans)))
+
+
+def test_msd_lung_runs_end_to_end(tmp_path: Path) -> None:
+    """Ten volumes, so that some lie on each side of the split by hash; each has a bright ball in its middle slices."""
+    for kind in ("imagesTr", "labelsTr"):
+        (tmp_path / "Task06_Lung" / kind).mkdir(parents=True)
+    z, y, x = np.mgrid[:30, :96, :96]
+    ball = ((z - 15) * 3) ** 2 + ((y - 48) * 3.5) ** 2 + ((x - 30) * 3.5) ** 2 < 20**2
+    for k in range(10):
+        hu = np.where(ball, 200, chest_volume(k, 30, 96))
+        for kind, voxels in (("imagesTr", np.round(hu).astype(np.int16)), ("labelsTr", ball.astype(np.uint8))):
+            path = tmp_path / f"Task06_Lung/{kind}/lung_{k:03d}.nii.gz"
+            write_nifti(path, voxels[:, ::-1, ::-1].T, np.diag([3.5, 3.5, 3.0, 1.0]))
+    benchmark = open_benchmark("msd_lung", tmp_path)
+    preprocessing = Preprocessing(size=192, valid="lung", windows=("lung",))
+    model = fit(
+        PatchCore(bank_size=500), list(benchmark.train), calibration=0, preprocessing=preprocessing, device="cpu"
+    )
+    measured = evaluate_model(model, benchmark.test, replicates=100).metrics
+    assert measured["auroc"].value > 0.9
+    assert measured["pixel_auroc"].value > 0.9
+    assert measured["froc_cpm"].value > 0.5

@@ -3,11 +3,15 @@
 # nibabel leaves most of its functions without types.
 # mypy: disallow-untyped-calls=False
 
+import gzip
+import mmap
 import os
 import threading
 import zlib
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import nibabel
 import numpy as np
@@ -107,12 +111,14 @@ def write_slices(maps: np.ndarray, affine: np.ndarray, out: Path) -> None:
     OutputError
         The file cannot be written.
     """
-    image = nibabel.Nifti1Image(maps.transpose(2, 1, 0), affine)
-    image.header.set_xyzt_units("mm")
-    image.header["descrip"] = b"anomaly map"
-    image.set_sform(affine, 1)
-    image.set_qform(affine, 1, strip_shears=True)
-    _written(image, out)
+    data = maps.transpose(2, 1, 0)
+    header = nibabel.Nifti1Image(np.empty((1, 1, 1), np.float32), affine).header
+    header.set_data_shape(data.shape)
+    header.set_xyzt_units("mm")
+    header["descrip"] = b"anomaly map"
+    header.set_sform(affine, 1)
+    header.set_qform(affine, 1, strip_shears=True)
+    _write(data, header, out)
 
 
 def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
@@ -150,14 +156,23 @@ def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
     header.extensions.clear()  # they may hold a DICOM header with the patient's name
     header["descrip"], header["intent_name"], header["db_name"], header["aux_file"] = b"anomaly map", b"", b"", b""
     header["cal_min"] = header["cal_max"] = 0
-    _written(type(volume)(data, volume.affine, header), out)
+    _write(data, header, out)
 
 
-def _written(image: nibabel.Nifti1Image, out: Path) -> None:
+def _write(data: np.ndarray, header: nibabel.Nifti1Header, out: Path) -> None:
+    """Write slab after slab, so that of a memory map one slab is resident and not the volume."""
     suffix = ".nii.gz" if out.name.lower().endswith(".gz") else ".nii"
     partial = out.with_name(f".{out.name}.{os.getpid()}{suffix}")
+    header.set_slope_inter(1, 0)
+    header.set_data_offset(0)
+    mapped: mmap.mmap | None = getattr(data, "_mmap", None)
     try:
-        image.to_filename(partial)
+        with partial.open("wb") as raw, _compressed(raw, suffix) as file:
+            header.write_to(file)
+            for k in range(data.shape[2]):
+                file.write(np.asarray(data[:, :, k], header.get_data_dtype()).tobytes(order="F"))
+                if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+                    mapped.madvise(mmap.MADV_DONTNEED)
         partial.replace(out)
     except OSError as error:
         raise OutputError(
@@ -165,6 +180,12 @@ def _written(image: nibabel.Nifti1Image, out: Path) -> None:
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _compressed(raw: BinaryIO, suffix: str) -> AbstractContextManager[BinaryIO]:
+    if suffix == ".nii":
+        return nullcontext(raw)
+    return cast(BinaryIO, gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0))
 
 
 def _open(path: Path) -> nibabel.Nifti1Image:
