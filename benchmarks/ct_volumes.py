@@ -34,10 +34,11 @@ def main() -> None:
     parser.add_argument("-b", "--backbone", action="append", required=True, metavar="NAME[=WEIGHTS]")
     parser.add_argument("--valid", action="append", required=True)
     parser.add_argument("--bank-size", type=int, default=2000)
+    parser.add_argument("--every", type=int, default=1, help="Take every n-th slice.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        lesions = {name: write(root, name, slices) for name, slices in volumes(options.folder).items()}
+        lesions = {name: write(root, name, slices) for name, slices in volumes(options.folder, options.every).items()}
         for backbone in options.backbone:
             for valid in options.valid:
                 rows = [measure(root, name, backbone, valid, options.bank_size, lesions[name]) for name in lesions]
@@ -47,7 +48,7 @@ def main() -> None:
                 )
 
 
-def volumes(folder: Path) -> dict[str, tuple[np.ndarray, float]]:
+def volumes(folder: Path, every: int) -> dict[str, tuple[np.ndarray, float]]:
     """Hounsfield units ``(slices, H, W)`` and mm between slices, by patient."""
     files: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     for path in folder.rglob("*_z*.jpg"):
@@ -55,7 +56,7 @@ def volumes(folder: Path) -> dict[str, tuple[np.ndarray, float]]:
         files[patient].append((int(number), path))
     found = {}
     for patient, numbered in sorted(files.items()):
-        numbers = sorted(numbered)
+        numbers = sorted(numbered)[::every]
         step = float(np.median(np.diff([n for n, _ in numbers])))
         hu = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) * (1500 / 255) - 1350 for _, path in numbers]
         found[patient] = np.stack(hu).astype(np.float32), step
