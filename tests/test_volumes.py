@@ -178,7 +178,7 @@ def test_a_run_cut_off_in_a_volume_ends_with_the_same_tables(
     class StopError(Exception):
         pass
 
-    def stop(stage: str, done: int, total: int) -> None:
+    def stop(stage: str, done: int, total: int, note: str = "") -> None:
         if done == 17:
             raise StopError
 

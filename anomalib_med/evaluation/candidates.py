@@ -16,7 +16,7 @@ import numpy as np
 
 from anomalib_med.errors import InputError
 from anomalib_med.evaluation.froc import FALSE_DETECTIONS, MISSED, Found, cpm, froc_curve, sensitivity_at
-from anomalib_med.evaluation.intervals import LEVEL, REPLICATES, Interval, bootstrap_statistic
+from anomalib_med.evaluation.intervals import LEVEL, REPLICATES, Interval, draws, patient_counts, score_interval
 from anomalib_med.outputs.candidates import CANDIDATES
 from anomalib_med.outputs.tables import iter_records
 from anomalib_med.outputs.volumes import CANDIDATES_CSV, VOLUMES, VOLUMES_CSV
@@ -129,16 +129,20 @@ def candidate_froc(
     if not sum(len(f.lesions) for f in found):
         raise InputError("FROC needs lesions: the table has none in the scans that were scored")
     labels = np.array([len(f.lesions) > 0 for f in found])
+    cases = min(patient_counts(labels, patients))
+    values = _values(found, np.ones((1, len(found))))
+    drawn = [_values(found, rows) for rows in draws(labels, patients, replicates=replicates, seed=0)]
+    return {
+        name: score_interval(float(value[0]), np.concatenate([part[name] for part in drawn]), cases, level)
+        for name, value in values.items()
+    }
 
-    def interval(point: float | None) -> Interval:
-        def statistic(rows: np.ndarray) -> np.ndarray:
-            curve = froc_curve(found, rows)
-            return np.asarray(cpm(curve) if point is None else sensitivity_at(curve, point))
 
-        return bootstrap_statistic(statistic, labels, patients, replicates=replicates, level=level)
-
-    points = {f"sensitivity@{point:g}fp/scan": interval(point) for point in FALSE_DETECTIONS}
-    return {"froc_cpm": interval(None), **points}
+def _values(found: Sequence[Found], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """CPM and sensitivities ``(r,)`` of weights ``(r, n)`` of the scans."""
+    curve = froc_curve(found, rows)
+    points = {f"sensitivity@{point:g}fp/scan": sensitivity_at(curve, point) for point in FALSE_DETECTIONS}
+    return {name: np.asarray(value) for name, value in {"froc_cpm": cpm(curve), **points}.items()}
 
 
 def _found(candidates: Sequence[tuple[float, ...]], lesions: Sequence[Lesion]) -> Found:

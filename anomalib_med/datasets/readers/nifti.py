@@ -118,7 +118,7 @@ def write_slices(maps: np.ndarray, affine: np.ndarray, out: Path) -> None:
     header["descrip"] = b"anomaly map"
     header.set_sform(affine, 1)
     header.set_qform(affine, 1, strip_shears=True)
-    _write(data, header, out)
+    _write(data, header, out, _mapping(maps))
 
 
 def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
@@ -156,16 +156,20 @@ def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
     header.extensions.clear()  # they may hold a DICOM header with the patient's name
     header["descrip"], header["intent_name"], header["db_name"], header["aux_file"] = b"anomaly map", b"", b"", b""
     header["cal_min"] = header["cal_max"] = 0
-    _write(data, header, out)
+    _write(data, header, out, _mapping(maps))
 
 
-def _write(data: np.ndarray, header: nibabel.Nifti1Header, out: Path) -> None:
+def _mapping(maps: np.ndarray) -> mmap.mmap | None:
+    """What a memory map is read through."""
+    return getattr(maps, "_mmap", None)
+
+
+def _write(data: np.ndarray, header: nibabel.Nifti1Header, out: Path, mapped: mmap.mmap | None) -> None:
     """Write slab after slab, so that of a memory map one slab is resident and not the volume."""
     suffix = ".nii.gz" if out.name.lower().endswith(".gz") else ".nii"
     partial = out.with_name(f".{out.name}.{os.getpid()}{suffix}")
     header.set_slope_inter(1, 0)
     header.set_data_offset(0)
-    mapped: mmap.mmap | None = getattr(data, "_mmap", None)
     try:
         with partial.open("wb") as raw, _compressed(raw, suffix) as file:
             header.write_to(file)
