@@ -7,7 +7,7 @@ STAMP := $(VENV)/.set-up
 
 .PHONY: setup demo test check format clean bench
 .PHONY: bench-growth bench-aupro bench-coverage bench-coreset bench-search bench-pipeline bench-throughput bench-extractors
-.PHONY: bench-training false-alarms
+.PHONY: bench-training bench-ct bench-lungs false-alarms
 
 setup: $(STAMP)
 
@@ -59,6 +59,12 @@ bench-pipeline: setup
 
 bench-throughput: setup
 	$(BIN)/python benchmarks/throughput.py $(ARGS)
+
+bench-ct: setup
+	$(BIN)/python benchmarks/ct_volumes.py $(ARGS)
+
+bench-lungs: setup
+	$(BIN)/python benchmarks/lung_fields.py $(ARGS)
 
 bench-extractors: setup
 	$(BIN)/python benchmarks/extractors.py $(ARGS)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
-from anomalib_med.calibration import Calibration
+from anomalib_med.calibration import Calibration, VolumeRule
 from anomalib_med.datasets.folder import Source, discover
 from anomalib_med.datasets.sample import Sample
 from anomalib_med.device import choose_device
@@ -42,6 +42,8 @@ class FittedModel:
     ----------
     detector, preprocessing, calibration
         Its parts; `calibration` is None where no normals were held out.
+    volume_rule
+        How volumes are judged.
     map_range
         Lowest and highest value of the colour scale of every map, from normals.
     training
@@ -60,6 +62,7 @@ class FittedModel:
         map_range: tuple[float, float],
         training: Json,
         notes: Sequence[str] = (),
+        volume_rule: VolumeRule | None = None,
     ) -> None:
         self.detector = detector
         self.preprocessing = preprocessing
@@ -68,6 +71,7 @@ class FittedModel:
         self.training = training
         self.notes = list(notes)
         self.failures: dict[str, str] = {}
+        self.volume_rule = volume_rule or VolumeRule()
 
     def score(
         self,
@@ -164,6 +168,7 @@ class FittedModel:
                 "false_alarm_rate": DEFAULT_RATE,
                 "score": threshold if threshold is not None and np.isfinite(threshold) else None,
             },
+            "volumes": {"score": self.volume_rule.how, "candidate_threshold": self.volume_rule.threshold},
             "training": self.training,
             "notes": cast(JsonValue, self.notes),
         }
@@ -173,8 +178,9 @@ class FittedModel:
         digest = hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode())
         for key, value in sorted(self.detector.state()[0].items()):
             digest.update(key.encode() + value.contiguous().numpy().tobytes())
-        if self.calibration is not None:
-            digest.update(self.calibration.scores.tobytes() + self.calibration.patients.tobytes())
+        for part in (self.calibration, self.volume_rule.scores, self.volume_rule.peaks):
+            if part is not None:
+                digest.update(part.scores.tobytes() + part.patients.tobytes())
         return digest.hexdigest()
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -192,6 +198,13 @@ class FittedModel:
         calibration: Json = {}
         if self.calibration is not None:
             calibration = {"scores": self.calibration.scores.tolist(), "patients": self.calibration.patients.tolist()}
+        rule = self.volume_rule
+        if rule.scores is not None and rule.peaks is not None:
+            calibration["volumes"] = {
+                "scores": rule.scores.scores.tolist(),
+                "peaks": rule.peaks.scores.tolist(),
+                "patients": rule.scores.patients.tolist(),
+            }
         write_model(
             Path(folder), ModelFiles({**self.describe(), "state": extra}, everything, calibration), overwrite=overwrite
         )
@@ -236,6 +249,7 @@ class FittedModel:
             grid=grid,
             geometry=frame.geometry,
             smoothing=self.detector.config.smoothing,
+            area=frame.area,
         )
 
 
@@ -261,6 +275,16 @@ def check_rate(false_alarm_rate: float) -> None:
 def _result(sample: Sample, score: float, **rest: object) -> Result:
     path = "" if sample.path is None else str(sample.path)
     return Result(sample.id, path, sample.frame, sample.patient, score, **rest)  # type: ignore[arg-type]
+
+
+def _volume_rule(settings: Json, calibration: Json) -> VolumeRule:
+    how, threshold = str(settings["score"]), cast(float | None, settings["candidate_threshold"])
+    if "volumes" not in calibration:
+        return VolumeRule(how, threshold)
+    kept = cast(dict[str, list[float]], calibration["volumes"])
+    patients = np.array(kept["patients"], np.int64)
+    scores, peaks = (Calibration(np.array(kept[name], float), patients) for name in ("scores", "peaks"))
+    return VolumeRule(how, threshold, scores, peaks)
 
 
 def load(folder: str | Path, *, device: str = "auto") -> FittedModel:
@@ -292,9 +316,9 @@ def load(folder: str | Path, *, device: str = "auto") -> FittedModel:
         calibration = Calibration(np.array(c["scores"], float), np.array(c["patients"], np.int64)) if c else None
         low, high = cast(list[float], d["map_range"])
         settings = Preprocessing.model_validate(d["preprocessing"])
-        model = FittedModel(
-            detector, settings, calibration, (low, high), cast(Json, d["training"]), cast(list[str], d["notes"])
-        )
+        notes = cast(list[str], d["notes"])
+        rule = _volume_rule(cast(Json, d["volumes"]), c)
+        model = FittedModel(detector, settings, calibration, (low, high), cast(Json, d["training"]), notes, rule)
     except (KeyError, ValueError, ConfigError) as error:
         raise ModelError(
             f"{folder}: the model does not fit this version of anomalib-med ({error}); fit again"

@@ -1,18 +1,21 @@
 """fit: from normal images to a FittedModel: split by patient, choose the window, fit the detector, calibrate."""
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from anomalib_med.calibration import Calibration, patients_needed
+from anomalib_med.calibration import DEFAULT_HOW, Calibration, VolumeRule, patients_needed
+from anomalib_med.calibration import volume_score as join_slices
+from anomalib_med.calibration.volumes import CANDIDATE_SHARE
 from anomalib_med.datasets.folder import Source, discover
 from anomalib_med.datasets.readers import read
-from anomalib_med.datasets.sample import Image, Sample
+from anomalib_med.datasets.sample import Geometry, Image, Sample
 from anomalib_med.datasets.splits import ids_hash, split_by_patient
+from anomalib_med.datasets.volumes import volumes_of
 from anomalib_med.device import choose_device
 from anomalib_med.errors import ConfigError, FitError, InputError, ReadError
 from anomalib_med.features import RANDOM_WARNING
@@ -22,7 +25,7 @@ from anomalib_med.model_file import Json
 from anomalib_med.models.base import Detector, Progress, silent
 from anomalib_med.models.registry import detector_class
 from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.preprocessing import Frames, Preprocessing
+from anomalib_med.preprocessing import Frame, Frames, Preprocessing
 
 LOOKED_AT = 16  # images that the window is chosen from
 
@@ -34,6 +37,7 @@ def fit(
     calibration: float = 0.2,
     preprocessing: Preprocessing | None = None,
     seed: int | None = None,
+    volume_score: str = DEFAULT_HOW,
     device: str = "auto",
     cache: str | Path | None = None,
     checkpoint: str | Path | None = None,
@@ -55,6 +59,8 @@ def fit(
         How images become inputs; by default what suits the normals.
     seed
         Of the split; by default the detector's.
+    volume_score
+        From the scores of slices to that of a volume, see :func:`anomalib_med.calibration.volume_score`.
     device
         "auto", "cpu", "cuda" or "cuda:<n>".
     cache
@@ -86,7 +92,7 @@ def fit(
     detector.progress = progress
     if isinstance(detector, TrainedDetector):
         detector.checkpoint = None if checkpoint is None else Path(checkpoint)
-    model = FittedModel(detector, preprocessing, None, (0.0, 1.0), {})
+    model = FittedModel(detector, preprocessing, None, (0.0, 1.0), {}, volume_rule=VolumeRule(volume_score))
     if cache is not None:
         model.use_cache(cache)
     fit_detector(detector, kept, model, progress)
@@ -177,6 +183,7 @@ def calibrate(model: FittedModel, kept: Sequence[Sample], held_out: Sequence[Sam
     patients: list[str] = []
     middles: list[float] = []
     peaks: list[float] = []
+    slices: dict[str, tuple[float, float]] = {}  # score and peak of the map as it is written
     for sample, outcome in model.score_frames(frames):
         if isinstance(outcome, ReadError):
             continue
@@ -184,6 +191,7 @@ def calibrate(model: FittedModel, kept: Sequence[Sample], held_out: Sequence[Sam
         patients.append(sample.patient)
         middles.append(float(np.median(outcome[2])))
         peaks.append(float(outcome[2].max()))
+        slices[sample.id] = outcome[1], _shown_peak(outcome[0], outcome[2], model.detector.config.smoothing)
     model.failures.update(frames.failures)
     if not scores:
         raise FitError(
@@ -192,8 +200,34 @@ def calibrate(model: FittedModel, kept: Sequence[Sample], held_out: Sequence[Sam
     if held_out:
         model.calibration = Calibration.of(scores, patients)
     low, high = float(np.median(middles)), float(np.quantile(peaks, 0.95))
+    model.volume_rule = _volume_rule(model.volume_rule.how, held_out, slices)
     # Half as far again as a normal peak: normal images stay in the dark half of the scale.
     model.map_range = (low, high + 0.5 * (high - low) if high > low else low + 1.0)
+
+
+def _shown_peak(frame: Frame, grid: np.ndarray, smoothing: float) -> float:
+    """Highest value of a map as it is written; enlarging to the original image does not raise it."""
+    inner = frame.geometry.content[2:]
+    geometry = Geometry(inner, frame.geometry.input, frame.geometry.content)
+    return float(geometry.to_original(grid, smoothing).max())
+
+
+def _volume_rule(how: str, held_out: Sequence[Sample], slices: Mapping[str, tuple[float, float]]) -> VolumeRule:
+    """What is normal of a volume, from the held-out ones."""
+    threshold = float(np.quantile([peak for _, peak in slices.values()], 1 - CANDIDATE_SHARE))
+    scores: list[float] = []
+    peaks: list[float] = []
+    patients: list[str] = []
+    for volume in volumes_of(held_out):
+        known = [(slices[s.id], slot) for s, slot in zip(volume.samples, volume.slots, strict=True) if s.id in slices]
+        if known:
+            slots = [slot for _, slot in known]
+            scores.append(join_slices([score for (score, _), _ in known], slots, volume.thickness, how))
+            peaks.append(max(peak for (_, peak), _ in known))
+            patients.append(volume.patient)
+    if not scores:
+        return VolumeRule(how, threshold)
+    return VolumeRule(how, threshold, Calibration.of(scores, patients), Calibration.of(peaks, patients))
 
 
 def training_record(

@@ -122,7 +122,7 @@ def merge_models(
 def _copy(model: FittedModel, device: str, cache: str | Path | None) -> FittedModel:
     detector = _unfitted(model.detector)
     detector.load_state(*model.detector.state())
-    copy = FittedModel(detector, model.preprocessing, None, model.map_range, {})
+    copy = FittedModel(detector, model.preprocessing, None, model.map_range, {}, volume_rule=model.volume_rule)
     copy.detector.to(choose_device(device))
     if cache is not None:
         copy.use_cache(cache)

@@ -10,6 +10,7 @@ import numpy as np
 
 from anomalib_med.datasets.folder import Source, discover
 from anomalib_med.datasets.sample import Sample
+from anomalib_med.datasets.volumes import Volume, volumes_of
 from anomalib_med.errors import InputError
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel, check_rate
 from anomalib_med.models.base import Progress, silent
@@ -31,6 +32,8 @@ class Summary:
         How many of them an earlier run had dealt with.
     report
         The HTML report, or None.
+    volumes
+        How many volumes are in volumes.csv.
     """
 
     scored: int
@@ -38,6 +41,7 @@ class Summary:
     failed: int
     resumed: int
     report: Path | None
+    volumes: int = 0
 
 
 def score_to_folder(
@@ -84,7 +88,8 @@ def score_to_folder(
     check_rate(false_alarm_rate)
     found = discover(images, patient_pattern=patient_pattern, keep_patient_ids=keep_patient_ids)
     samples = _outside(found, Path(out))
-    writer = _writer(model, samples, Path(out), false_alarm_rate, table, maps, overlays or report, overwrite)
+    volumes = volumes_of(samples)
+    writer = _writer(model, samples, volumes, Path(out), false_alarm_rate, table, maps, overlays or report, overwrite)
     with writer:
         done = writer.done
         left = [sample for sample in samples if sample.id not in done]
@@ -99,7 +104,7 @@ def score_to_folder(
             writer.write(result, display)
     page = _report(model, Path(out), samples, false_alarm_rate) if report else None
     counts = writer.counts
-    return Summary(counts["scored"], counts["flagged"], counts["failed"], offset, page)
+    return Summary(counts["scored"], counts["flagged"], counts["failed"], offset, page, len(volumes))
 
 
 def _outside(samples: Sequence[Sample], out: Path) -> list[Sample]:
@@ -114,7 +119,8 @@ def _outside(samples: Sequence[Sample], out: Path) -> list[Sample]:
 def write_scores(scores: Scores, out: Path) -> Path:
     """Write scores that are in memory as `score_to_folder` does, reading the images again for their pictures."""
     model = scores.model
-    with _writer(model, scores.samples, out, scores.false_alarm_rate, "csv", "npy", True, False) as writer:
+    volumes, rate = volumes_of(scores.samples), scores.false_alarm_rate
+    with _writer(model, scores.samples, volumes, out, rate, "csv", "npy", True, False) as writer:
         frames = Frames(scores.samples, model.preprocessing, display=True)
         for result, (_, frame) in zip(scores.results, frames.outcomes(), strict=True):
             if result.id not in writer.done:
@@ -125,6 +131,7 @@ def write_scores(scores: Scores, out: Path) -> Path:
 def _writer(
     model: FittedModel,
     samples: list[Sample],
+    volumes: Sequence[Volume],
     out: Path,
     rate: float,
     table: TableKind,
@@ -140,6 +147,9 @@ def _writer(
         table=table,
         maps=maps,
         overlays=overlays,
+        volumes=volumes,
+        rule=model.volume_rule,
+        false_alarm_rate=rate,
         overwrite=overwrite,
     )
 

@@ -56,7 +56,7 @@ def test_a_higher_score_never_has_a_higher_p_value(small_model: FittedModel) -> 
 def test_the_csv_is_the_table_of_the_command(small_model: FittedModel, tmp_path: Path) -> None:
     scores = small_model.score(PICTURES)
     lines = scores.to_csv(tmp_path / "scores.csv").read_text().splitlines()
-    assert lines[0] == "id,path,frame,patient,score,p_value,flagged,map"
+    assert lines[0] == "id,path,frame,patient,score,p_value,flagged,area,map"
     assert [float(line.split(",")[4]) for line in lines[1:]] == scores.scores.tolist()
 
 

@@ -45,6 +45,14 @@ Examples:
     help="How the image is fitted to it.  [default: keep; trained: stretch]",
 )
 @click.option(
+    "--spacing", type=float, metavar="MM", help="Millimetres of a pixel of the model input, instead of --size."
+)
+@click.option(
+    "--valid",
+    metavar="AREA",
+    help="Where to look: auto (in CT the body), body, lung, all, or a function of your own.  [default: auto]",
+)
+@click.option(
     "--window",
     "windows",
     multiple=True,
@@ -57,6 +65,11 @@ Examples:
     type=float,
     metavar="SHARE",
     help="Share of the normals, by patient, held out for p-values; 0 for none.  [default: 0.2]",
+)
+@click.option(
+    "--volume-score",
+    metavar="HOW",
+    help="From slices to a volume: max, mean, top<k> or run<mm>mm.  [default: run10mm]",
 )
 @click.option("--seed", type=int, help="Of every random choice.  [default: 0]")
 @click.option("--cache", type=FOLDER, help="Folder that keeps backbone features for the next fit.")
@@ -80,8 +93,11 @@ def command(
     layers: str | None,
     size: int | None,
     aspect: str | None,
+    spacing: float | None,
+    valid: str | None,
     windows: tuple[str, ...],
     calibration: float | None,
+    volume_score: str | None,
     seed: int | None,
     cache: Path | None,
     max_minutes: float | None,
@@ -90,6 +106,7 @@ def command(
     device: str,
 ) -> int:
     """Learn what is normal from NORMALS: a folder (searched through), a file, a glob or a CSV with a `path` column."""
+    from anomalib_med.calibration import DEFAULT_HOW
     from anomalib_med.cards import read_recipe
     from anomalib_med.fitting import fit
     from anomalib_med.model_file import check_writable
@@ -107,7 +124,8 @@ def command(
     chosen |= parse_settings(settings)
     detector = detector_class(name or str(default_name))(**chosen)
     images: dict[str, JsonValue] = dict(planned.get("preprocessing", {}))
-    sized: dict[str, JsonValue] = {"size": size, "aspect": aspect, "windows": [_window(w) for w in windows] or None}
+    sized: dict[str, JsonValue] = {"size": size, "aspect": aspect, "spacing": spacing, "valid": valid}
+    sized["windows"] = [_window(w) for w in windows] or None
     images |= {key: value for key, value in sized.items() if value is not None}
     planned_share = _planned_share(planned.get("fit", {}))
     check_writable(output, overwrite=overwrite)
@@ -121,6 +139,7 @@ def command(
             normals,
             calibration=planned_share if calibration is None else calibration,
             preprocessing=parse_config(Preprocessing, images, "preprocessing"),
+            volume_score=volume_score or DEFAULT_HOW,
             device=device,
             cache=cache,
             checkpoint=checkpoint,

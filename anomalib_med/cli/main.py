@@ -16,6 +16,7 @@ VERBS = {
     "fit": "Learn what is normal from a folder of normal images.",
     "score": "Score images with a fitted model: table, maps, overlays, report.",
     "evaluate": "Measure a fitted model on labelled images, every number with its interval.",
+    "froc": "Measure candidates of scored volumes against a list of lesions.",
     "bench": "Compare detectors on named data sets.",
     "add": "Fit a model on further normals, without the old ones.",
     "merge": "One model of two, for example of two hospitals, without their images.",

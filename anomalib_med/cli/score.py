@@ -106,6 +106,8 @@ def command(
     )
     click.echo(f"scored {summary.scored} images{resumed}{flagged}")
     click.echo(f"table: {output / 'scores.csv'}")
+    if summary.volumes:
+        click.echo(f"volumes: {output / 'volumes.csv'}, their candidates: {output / 'candidates.csv'}")
     if summary.report:
         click.echo(f"report: {summary.report}")
     if summary.failed:

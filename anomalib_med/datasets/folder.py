@@ -15,12 +15,14 @@ import numpy as np
 
 from anomalib_med.datasets.readers import FORMATS, HeaderInfo, header, is_image, samples_from_array
 from anomalib_med.datasets.sample import Box, Sample
+from anomalib_med.datasets.series import PLACE, VOLUME, assembled, place_text
 from anomalib_med.errors import ConfigError, InputError, ReadError
 
 Source = str | Path | np.ndarray | Sequence[str] | Sequence[Path] | Sequence[np.ndarray] | Sequence[Sample]
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 COLUMNS = ("path", "id", "patient", "study", "label", "mask", "frame", "boxes")
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mhd", ".mha")
 LABELS = {"0": 0, "0.0": 0, "normal": 0, "1": 1, "1.0": 1, "abnormal": 1, "": None}
 
 _IGNORED_FOLDERS = {"__macosx"}
@@ -59,7 +61,8 @@ def discover(
         - a glob, quoted on the command line, or one file;
         - a table, ``.csv`` or ``.tsv``: a column ``path``, relative to the table's folder, and optionally ``patient``,
           ``study``, ``label`` (0, 1, normal, abnormal), ``mask``, ``frame``, ``boxes`` (JSON, ``[[x, y, width,
-          height], ...]``) and ``id``; every other column goes to `Sample.meta`;
+          height], ...]``), ``id`` and ``area`` (a mask of what is to be looked at, see
+          :func:`anomalib_med.datasets.masks.read_area`); every other column goes to `Sample.meta`;
         - a list of files and folders; a file listed by name is kept whatever it is, and fails when it is read;
         - an array ``(N, H, W)`` or ``(N, H, W, 3)``, or a list of arrays;
         - samples, which are passed through.
@@ -74,7 +77,8 @@ def discover(
     Returns
     -------
     Samples with unique ids. A file of several images gives one for each frame, ``<id>#000``. A file whose header cannot
-    be read gives one sample, so that reading it fails where failures are listed.
+    be read gives one sample, so that reading it fails where failures are listed. Slices of a DICOM series come one
+    after the other by their place in the patient, see :func:`anomalib_med.datasets.series.assembled`.
 
     Raises
     ------
@@ -90,7 +94,7 @@ def discover(
     if label is not None:
         samples = [s if s.label is not None else dataclasses.replace(s, label=label) for s in samples]
     _check_unique(samples)
-    return samples
+    return assembled(samples)
 
 
 def _samples(source: Source, pattern: re.Pattern[str] | None, keep_patient_ids: bool) -> Iterable[Sample]:
@@ -250,6 +254,9 @@ def _row(row: Mapping[str, str | list[str] | None], table: Path, line: int) -> _
     if frame and not re.fullmatch(r"[0-9]+(\.0)?", frame):
         raise InputError(f"{table}, line {line}: frame {frame!r} is not a whole number from 0")
     path = table.parent / Path(cells["path"]).expanduser()
+    meta = {name: cell for name, cell in cells.items() if name not in COLUMNS and name and cell}
+    if "area" in meta:
+        meta["area"] = str(table.parent / Path(meta["area"]).expanduser())
     return _Listed(
         path=path,
         id=cells.get("id") or _below(path, table.parent),
@@ -259,7 +266,7 @@ def _row(row: Mapping[str, str | list[str] | None], table: Path, line: int) -> _
         mask=table.parent / Path(cells["mask"]).expanduser() if cells.get("mask") else None,
         frame=int(float(frame)) if frame else None,
         boxes=_boxes(cells.get("boxes", ""), table, line),
-        meta={name: cell for name, cell in cells.items() if name not in COLUMNS and name and cell},
+        meta=meta,
     )
 
 
@@ -288,6 +295,10 @@ def _expanded(listed: list[_Listed], pattern: re.Pattern[str] | None, keep_patie
         info = headers[item.path]
         patient = item.patient or _matched(pattern, item.id) or info.patient or item.id
         known = {"modality": info.modality, "view": info.view, "sex": info.sex, "series": info.series}
+        if info.place is not None and info.modality:
+            known[PLACE] = place_text(info.place)
+        elif item.path.name.lower().endswith(VOLUME_SUFFIXES) and (info.frames > 1 or item.frame is not None):
+            known[VOLUME] = item.id
         sample = Sample(
             id=item.id,
             path=item.path,

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from anomalib_med.datasets.sample import Box, Sample
 from anomalib_med.errors import ReadError
 
 Mask = NDArray[np.bool_]
+AREA = "area"
 
 
 def read_mask(sample: Sample, shape: tuple[int, int] | None = None) -> Mask | None:
@@ -49,6 +51,23 @@ def read_mask(sample: Sample, shape: tuple[int, int] | None = None) -> Mask | No
         masks = [decode_rle(part, (rows, columns), relative=texts[0] == MASK_RLE_RELATIVE) for part in parts]
         return np.asarray(np.logical_or.reduce(masks), np.bool_)
     return filled_boxes(sample.boxes, (rows, columns))
+
+
+def read_area(sample: Sample, shape: tuple[int, int]) -> Mask | None:
+    """The area that is to be looked at, from the file in ``meta["area"]``: of a volume the slice `Sample.frame`.
+
+    Returns
+    -------
+    bool ``(H, W)`` in the geometry of the image, True where it is not zero; None where no file is named.
+
+    Raises
+    ------
+    ReadError
+        The file cannot be read, or is of another shape than the image.
+    """
+    if AREA not in sample.meta:
+        return None
+    return _from_file(replace(sample, mask=Path(sample.meta[AREA]), meta={}), shape)
 
 
 def has_mask(sample: Sample) -> bool:

@@ -74,6 +74,9 @@ class Image:
         Lowest and highest value to be shown, as the file states it (VOI), or None.
     missing
         bool ``(H, W)``, True where the file holds no measurement (pixel padding value, NaN), or None.
+    flips
+        Whether rows and columns run against the common frame (row 0 anterior, column 0 the patient's right): an axial
+        CT of a prone patient, or one entered feet first. The model input is turned, maps come back as stored.
     """
 
     pixels: np.ndarray
@@ -82,6 +85,7 @@ class Image:
     modality: str = ""
     window: tuple[float, float] | None = None
     missing: np.ndarray | None = None
+    flips: tuple[bool, bool] = (False, False)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -101,11 +105,14 @@ class Geometry:
         Rows and columns of the model input.
     content
         ``(top, left, height, width)`` of the resized image inside the input; the rest of the input is padding.
+    flips
+        Whether rows and columns of the input run against those of the original image.
     """
 
     original: tuple[int, int]
     input: tuple[int, int]
     content: tuple[int, int, int, int]
+    flips: tuple[bool, bool] = (False, False)
 
     def to_original(self, grid: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
         """Bring an anomaly map of any resolution that spans the input back to the original pixels.
@@ -127,6 +134,8 @@ class Geometry:
             full = cv2.GaussianBlur(full, (0, 0), smoothing, borderType=cv2.BORDER_REFLECT_101)
         top, left, rows, columns = self.content
         full = full[top : top + rows, left : left + columns]
+        if any(self.flips):
+            full = full[:: -1 if self.flips[0] else 1, :: -1 if self.flips[1] else 1]
         if full.shape == self.original:
             return np.ascontiguousarray(full)
-        return cv2.resize(full, self.original[::-1], interpolation=cv2.INTER_LINEAR)
+        return cv2.resize(np.ascontiguousarray(full), self.original[::-1], interpolation=cv2.INTER_LINEAR)

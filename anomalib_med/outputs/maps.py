@@ -7,7 +7,6 @@ pixels beyond the scale).
 """
 
 import io
-import math
 import struct
 import zlib
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from anomalib_med.datasets.volumes import Volume
 from anomalib_med.errors import OutputError
 from anomalib_med.outputs.files import TEMPORARY, output_errors, write_atomic
 
@@ -108,34 +108,31 @@ def clipped_pixels(path: Path) -> int:
         return int(_texts(path, handle.read(512))["anomed:clipped"])
 
 
-def is_volume(path: str, frame: int | None) -> bool:
-    """Whether an image is a slice of a NIfTI volume."""
-    return frame is not None and path.lower().endswith((".nii", ".nii.gz"))
-
-
 class VolumeMaps:
-    """The maps of one NIfTI volume, gathered slice by slice in a file so that memory holds one slice.
+    """The maps of one volume, gathered slice by slice in a file so that memory holds one slice.
 
     Parameters
     ----------
-    source
-        The volume that is scored: the map gets its orientation and affine.
+    volume
+        What is scored; the map lies over it: of a NIfTI file it gets the orientation and affine, of a DICOM series or
+        MetaImage its slices and the affine of `Volume`.
     out
         The ``.nii.gz`` to write; the slices lie beside it until `write` or `discard`.
     """
 
-    def __init__(self, source: Path, out: Path) -> None:
-        self.source = source
+    def __init__(self, volume: Volume, out: Path) -> None:
+        self.volume = volume
         self.out = out
         self.shape: tuple[int, int] | None = None
-        self._frames: set[int] = set()
+        self._slots = dict(zip((sample.id for sample in volume.samples), volume.slots, strict=True))
+        self._filled: set[int] = set()
         self._temporary = out.with_name(out.name + ".slices" + TEMPORARY)
         with output_errors(out):
             # Plain writes, not a writable memory map: a full disk is then an error and not the end of the process.
             self._handle = self._temporary.open("wb")
 
-    def add(self, frame: int, map: np.ndarray) -> None:
-        """Store the float ``(H, W)`` map of one slice.
+    def add(self, id: str, map: np.ndarray) -> None:
+        """Store the float ``(H, W)`` map of the slice of a sample.
 
         Raises
         ------
@@ -145,11 +142,8 @@ class VolumeMaps:
         if self.shape is None:
             self.shape = (map.shape[0], map.shape[1])
         if map.shape != self.shape:
-            raise OutputError(f"{self.source}: slice {frame} is {map.shape}, the others {self.shape}: use --maps npy")
-        with output_errors(self.out):
-            self._handle.seek(frame * math.prod(self.shape) * 4)
-            self._handle.write(np.ascontiguousarray(map, np.float32).data)
-        self._frames.add(frame)
+            raise OutputError(f"{id}: the slice is {map.shape}, the others {self.shape}: use --maps npy")
+        self._put(self._slots[id], map)
 
     def write(self) -> None:
         """Write the volume of maps, with NaN in slices that were not scored, and remove the gathered slices.
@@ -159,20 +153,24 @@ class VolumeMaps:
         OutputError
             The file cannot be written.
         """
-        from anomalib_med.datasets.readers.nifti import count_frames, write_volume
+        from anomalib_med.datasets.readers.nifti import SUFFIXES, write_slices, write_volume
 
         if self.shape is None:
             self.discard()
             return
-        frames = max(count_frames(self.source), max(self._frames) + 1)
         nothing = np.full(self.shape, np.nan, np.float32)
-        for frame in sorted(set(range(frames)) - self._frames):
-            self.add(frame, nothing)
+        for slot in sorted(set(range(self.volume.length)) - self._filled):
+            self._put(slot, nothing)
+        source = self.volume.path
         try:
             with output_errors(self.out):
                 self._handle.close()
-                maps = np.memmap(self._temporary, np.float32, "r", shape=(frames, *self.shape))
-                write_volume(maps, self.source, self.out)
+                maps = np.memmap(self._temporary, np.float32, "r", shape=(self.volume.length, *self.shape))
+                if source is not None and source.name.lower().endswith(SUFFIXES):
+                    write_volume(maps, source, self.out)
+                else:
+                    assert self.volume.affine is not None
+                    write_slices(maps, self.volume.affine, self.out)
         finally:
             self.discard()
 
@@ -181,6 +179,12 @@ class VolumeMaps:
         with output_errors(self.out):
             self._handle.close()
             self._temporary.unlink(missing_ok=True)
+
+    def _put(self, slot: int, map: np.ndarray) -> None:
+        with output_errors(self.out):
+            self._handle.seek(slot * map.size * 4)
+            self._handle.write(np.ascontiguousarray(map, np.float32).data)
+        self._filled.add(slot)
 
 
 def _text_chunk(key: str, value: str) -> bytes:

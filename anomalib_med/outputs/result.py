@@ -29,6 +29,8 @@ class Result:
         Brings `grid` back to the original pixels.
     smoothing
         Standard deviation of the Gaussian applied to the map, in pixels of the model input.
+    area
+        What was looked at, see :class:`anomalib_med.preprocessing.Frame`.
     map
         Where the map was written, relative to the output folder, or "".
     """
@@ -44,6 +46,7 @@ class Result:
     grid: np.ndarray | None = field(default=None, repr=False, compare=False)
     geometry: Geometry | None = field(default=None, repr=False)
     smoothing: float = 0.0
+    area: str = ""
     map: str = ""
 
     @property

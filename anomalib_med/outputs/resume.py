@@ -1,6 +1,6 @@
 """What an output folder already holds: the rows a resumed run keeps, and the files that an overwrite removes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from anomalib_med.outputs.result import Result
 from anomalib_med.outputs.tables import SCORES, DamagedTableError, iter_failures, iter_records, parse_score
 
 SCORES_CSV, FAILURES_CSV, REPORT = "scores.csv", "failures.csv", "report.html"
+VOLUME_TABLES = ("volumes.csv", "candidates.csv", "patients.csv")
 MAPS, OVERLAYS, SCALE = "maps", "overlays", "scale.json"
 
 
@@ -26,7 +27,7 @@ class Kept:
     done
         Ids of the images that need no scoring.
     volumes
-        Paths of the NIfTI volumes whose map is written.
+        Ids of the volumes that are complete.
     failures
         Rows of failures.csv to keep.
     scored, flagged, clipped
@@ -42,18 +43,21 @@ class Kept:
     clipped: int = 0
 
 
-def kept_rows(out: Path, *, whole_volumes: bool) -> Kept:
+def kept_rows(out: Path, volume_of: Mapping[str, str], *, complete: bool) -> Kept:
     """Find the rows that stay: all up to a torn one, or to the first whose map is gone.
 
     A failure is not kept, so it is tried again: its cause may have been removed. The exception is a slice of a volume
-    whose map is written already.
+    that is complete.
 
     Parameters
     ----------
     out
         The output folder.
-    whole_volumes
-        The rows of a volume at the end of the table are dropped, because a crash may have torn the group.
+    volume_of
+        Id of the volume by the id of its slices.
+    complete
+        The run was: otherwise the rows of a volume at the end of the table are dropped, because a crash may have torn
+        the group.
 
     Raises
     ------
@@ -64,14 +68,14 @@ def kept_rows(out: Path, *, whole_volumes: bool) -> Kept:
     table = out / SCORES_CSV
     if table.exists():
         rows = _rows_with_maps(out)
-        if whole_volumes:
-            rows = _without_last_volume(rows)
+        rows = _whole_volumes(rows, volume_of, table.stat().st_size if complete else -1)
         for result, end in rows:
-            _count(kept, out, result)
+            _count(kept, out, result, volume_of)
             kept.scores_end = end
         kept.scores_end = kept.scores_end or _header_end(table)
     if kept.volumes and (out / FAILURES_CSV).exists():
-        kept.failures = [failure for failure in iter_failures(out / FAILURES_CSV) if failure.path in kept.volumes]
+        failures = iter_failures(out / FAILURES_CSV)
+        kept.failures = [failure for failure in failures if volume_of.get(failure.id) in kept.volumes]
         kept.done.update(failure.id for failure in kept.failures)
     return kept
 
@@ -95,7 +99,7 @@ def remove_results(out: Path) -> None:
         for folder in (out / MAPS, out / OVERLAYS):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-        tables = (SCORES_CSV, "scores.parquet", "scores.jsonl", FAILURES_CSV, REPORT)
+        tables = (SCORES_CSV, "scores.parquet", "scores.jsonl", FAILURES_CSV, REPORT, *VOLUME_TABLES)
         for name in tables:
             (out / name).unlink(missing_ok=True)
 
@@ -138,25 +142,29 @@ def _rows_with_maps(out: Path) -> Iterator[tuple[Result, int]]:
         yield result, end
 
 
-def _without_last_volume(rows: Iterator[tuple[Result, int]]) -> Iterator[tuple[Result, int]]:
+def _whole_volumes(
+    rows: Iterator[tuple[Result, int]], volume_of: Mapping[str, str], whole: int
+) -> Iterator[tuple[Result, int]]:
+    """All rows but those of a volume at the end, unless the rows end where a complete table does."""
     group: list[tuple[Result, int]] = []
     for row in rows:
-        if group and group[-1][0].map != row[0].map:
+        volume = volume_of.get(row[0].id)
+        if group and volume_of.get(group[-1][0].id) != volume:
             yield from group
             group = []
         group.append(row)
-        if not row[0].map.endswith(".nii.gz"):
+        if volume is None or row[1] == whole:
             yield from group
             group = []
 
 
-def _count(kept: Kept, out: Path, result: Result) -> None:
+def _count(kept: Kept, out: Path, result: Result, volume_of: Mapping[str, str]) -> None:
     kept.done.add(result.id)
     kept.scored += 1
     kept.flagged += bool(result.flagged)
-    if result.map.endswith(".nii.gz"):
-        kept.volumes.add(result.path)
-    elif result.map.endswith(".png"):
+    if result.id in volume_of:
+        kept.volumes.add(volume_of[result.id])
+    if result.map.endswith(".png"):
         kept.clipped += clipped_pixels(out / result.map)
 
 

@@ -20,7 +20,7 @@ from anomalib_med.errors import OutputError
 from anomalib_med.outputs.files import output_errors, replace_with
 from anomalib_med.outputs.result import Result
 
-SCORES = ("id", "path", "frame", "patient", "score", "p_value", "flagged", "map")
+SCORES = ("id", "path", "frame", "patient", "score", "p_value", "flagged", "area", "map")
 FAILURES = ("id", "path", "frame", "reason")
 
 Value = str | int | float | bool | None
@@ -44,7 +44,7 @@ def score_values(result: Result) -> tuple[Value, ...]:
     p_value = None if result.p_value is None else float(result.p_value)
     flagged = None if result.flagged is None else bool(result.flagged)
     frame = None if result.frame is None else int(result.frame)
-    return result.id, result.path, frame, result.patient, float(result.score), p_value, flagged, result.map
+    return result.id, result.path, frame, result.patient, float(result.score), p_value, flagged, result.area, result.map
 
 
 def failure_values(result: Result) -> tuple[Value, ...]:
@@ -130,7 +130,7 @@ def parse_score(path: Path, number: int, cells: Sequence[str]) -> Result:
     OutputError
         A cell is not what its column holds.
     """
-    id, where, frame, patient, score, p_value, flagged, map = cells
+    id, where, frame, patient, score, p_value, flagged, area, map = cells
     try:
         return Result(
             id,
@@ -140,6 +140,7 @@ def parse_score(path: Path, number: int, cells: Sequence[str]) -> Result:
             float(score),
             float(p_value) if p_value else None,
             {"true": True, "false": False, "": None}[flagged],
+            area=area,
             map=map,
         )
     except (ValueError, KeyError) as error:
@@ -172,7 +173,17 @@ def _to_parquet(table: Path, out: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = (pa.string(), pa.string(), pa.int64(), pa.string(), pa.float64(), pa.float64(), pa.bool_(), pa.string())
+    types = (
+        pa.string(),
+        pa.string(),
+        pa.int64(),
+        pa.string(),
+        pa.float64(),
+        pa.float64(),
+        pa.bool_(),
+        pa.string(),
+        pa.string(),
+    )
     schema = pa.schema(list(zip(SCORES, types, strict=True)))
     rows = (tuple(map(_encodable, score_values(result))) for result in iter_scores(table))
     with pq.ParquetWriter(out, schema) as writer:
@@ -205,7 +216,7 @@ def _iter_parquet(path: Path) -> Iterator[Result]:
 
 
 def _result(values: Sequence[Value]) -> Result:
-    id, where, frame, patient, score, p_value, flagged, map = values
+    id, where, frame, patient, score, p_value, flagged, area, map = values
     return Result(
         str(id),
         str(where),
@@ -214,6 +225,7 @@ def _result(values: Sequence[Value]) -> Result:
         math.nan if score is None else float(score),
         None if p_value is None else float(p_value),
         None if flagged is None else bool(flagged),
+        area=str(area),
         map=str(map),
     )
 

@@ -3,8 +3,9 @@
     OUT/run.json        which run this is, and whether it is complete
     OUT/scores.csv      one row for each scored image; scores.parquet or scores.jsonl beside it on request
     OUT/failures.csv    one row for each image that could not be scored, with the reason
-    OUT/maps/           one anomaly map for each image, or for each NIfTI volume
+    OUT/maps/           one anomaly map for each image, or for each volume
     OUT/overlays/       one picture for each image
+    OUT/volumes.csv, candidates.csv, patients.csv   where slices of volumes are scored, see `outputs.volumes`
 
 A row is written after its map and its overlay, in the order in which the results come. An interrupted run that is taken
 up again ends with the same bytes in scores.csv as one that was not interrupted. Files reach the system at once, not the
@@ -13,7 +14,7 @@ disk: a killed process loses nothing, a power cut may lose the last rows, and th
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -21,14 +22,17 @@ from typing import Literal, Self
 
 import numpy as np
 
-from anomalib_med.errors import ConfigError, OutputError
+from anomalib_med.calibration.volumes import VolumeRule
+from anomalib_med.datasets.volumes import Volume
+from anomalib_med.errors import ConfigError
 from anomalib_med.outputs import resume, runfile
 from anomalib_med.outputs.files import AppendFile, output_errors, write_atomic
-from anomalib_med.outputs.maps import VolumeMaps, is_volume, png_scale, write_npy, write_png
+from anomalib_med.outputs.maps import png_scale, write_npy, write_png
 from anomalib_med.outputs.names import safe_stem
 from anomalib_med.outputs.overlay import write_overlay
 from anomalib_med.outputs.result import Result
 from anomalib_med.outputs.tables import FAILURES, SCORES, convert_scores, csv_record, failure_values, score_values
+from anomalib_med.outputs.volumes import VolumeOutputs
 
 TableKind = Literal["csv", "parquet", "jsonl"]
 MapKind = Literal["npy", "png", "nifti", "none"]
@@ -49,13 +53,17 @@ class ResultWriter:
     table
         Form of the table beside scores.csv, made when the run completes; "csv" for none.
     maps
-        "npy": float32. "png": 16 bits on the scale in maps/scale.json. "nifti": one ``.nii.gz`` for each NIfTI volume
-        with its affine and orientation, whose slices must come one after the other; slices that failed are NaN;
-        images that are no NIfTI volumes get ``.npy``. "none".
+        "npy": float32. "png": 16 bits on the scale in maps/scale.json. "nifti": one ``.nii.gz`` for each volume that
+        lies over it; slices that failed or are missing are NaN; images that are no slices, and volumes without an
+        affine, get ``.npy``. "none".
     overlays
         Whether to write image | map | overlay as JPEG.
     colour_range
         Values at the two ends of the colour scale and of the colour bar, fixed for the run.
+    volumes
+        The volumes among the images; their slices must come one after the other, and their rows are written together.
+    rule, false_alarm_rate
+        How volumes are judged, see :class:`anomalib_med.outputs.volumes.VolumeOutputs`.
     overwrite
         Remove the results of another run from `out` first. Other files stay.
 
@@ -84,6 +92,9 @@ class ResultWriter:
         table: TableKind = "csv",
         maps: MapKind = "npy",
         overlays: bool = True,
+        volumes: Sequence[Volume] = (),
+        rule: VolumeRule | None = None,
+        false_alarm_rate: float = 0.05,
         overwrite: bool = False,
     ) -> None:
         lo, hi = float(colour_range[0]), float(colour_range[1])
@@ -93,9 +104,9 @@ class ResultWriter:
         self._table, self._maps, self._overlays, self._colours = table, maps, overlays, (lo, hi)
         self._fingerprint = dict(fingerprint)
         self._outputs = {"maps": maps, "overlays": str(overlays).lower(), "colour_range": f"{lo!r} {hi!r}"}
-        self._volume: VolumeMaps | None = None
-        self._volume_rows: list[Result] = []
-        self._open(overwrite)
+        kept = self._open({sample.id: volume.id for volume in volumes for sample in volume.samples}, overwrite)
+        folder = resume.MAPS if maps == "nifti" else ""
+        self._volumes = VolumeOutputs(self.out, volumes, rule or VolumeRule(), false_alarm_rate, folder, kept)
 
     def write(self, result: Result, display: np.ndarray | None) -> Result:
         """Write the map, the overlay and the row of one image.
@@ -110,31 +121,34 @@ class ResultWriter:
 
         Returns
         -------
-        The result with `map` filled in. The row of a slice of a NIfTI volume is written with the volume's last one.
+        The result with `map` filled in. The row of a slice of a volume is written with the volume's last one.
 
         Raises
         ------
         OutputError
             The disk is full or a file cannot be written; what was written before stays valid.
         """
+        volume = self._volumes.of(result.id)
+        if volume is not self._volumes.current:
+            self._finish_volume()
+            if volume is not None:
+                self._volumes.begin(volume)
         if not result.ok:
             self._failures.append(csv_record(failure_values(result)))
             self.counts["failed"] += 1
             return result
-        in_volume = self._maps == "nifti" and is_volume(result.path, result.frame)
-        if self._volume is not None and not (in_volume and Path(result.path) == self._volume.source):
-            self._finish_volume()
         shown = display if self._overlays else None
         stem = safe_stem(result.id)
-        if self._maps != "none" or shown is not None:
+        map = None
+        if self._maps != "none" or shown is not None or (volume is not None and self._volumes.wants_maps):
             map = result.anomaly_map()
-            result = replace(result, map=self._write_map(result, stem, map, in_volume=in_volume))
-            if shown is not None:
-                write_overlay(self.out / resume.OVERLAYS / f"{stem}.jpg", shown, map, self._colours)
-        if in_volume:
-            self._volume_rows.append(replace(result, grid=None))
-        else:
-            self._write_rows([result])
+        if map is not None and not (volume is not None and self._volumes.has_map):
+            result = replace(result, map=self._write_map(stem, map))
+        if map is not None and shown is not None:
+            write_overlay(self.out / resume.OVERLAYS / f"{stem}.jpg", shown, map, self._colours)
+        if volume is not None:
+            return self._volumes.add(result, map)
+        self._write_rows([result])
         return result
 
     def finish(self) -> None:
@@ -147,6 +161,7 @@ class ResultWriter:
         """
         self._finish_volume()
         self.close()
+        self._volumes.write_patients()
         table = self.out / resume.SCORES_CSV
         for kind in ("parquet", "jsonl"):
             # One made by an earlier run is made again: it must not differ from scores.csv.
@@ -156,9 +171,8 @@ class ResultWriter:
 
     def close(self) -> None:
         """Close the files; the slices of an unfinished volume are forgotten and will be scored again."""
-        if self._volume is not None:
-            self._volume.discard()
-            self._volume, self._volume_rows = None, []
+        self._volumes.discard()
+        self._volumes.close()
         self._scores.close()
         self._failures.close()
 
@@ -174,17 +188,18 @@ class ResultWriter:
         finally:
             self.close()
 
-    def _open(self, overwrite: bool) -> None:
+    def _open(self, volume_of: Mapping[str, str], overwrite: bool) -> set[str]:
+        """Take up what is there; returns the ids of the volumes that are complete."""
         kept = resume.Kept()
         if overwrite and (self.out / runfile.NAME).exists():
             resume.remove_results(self.out)
             runfile.write_run(self.out, runfile.Run(self._fingerprint, self._outputs, False, {}))
         elif runfile.claim(self.out, self._fingerprint, self._outputs) == "resume":
             resume.remove_temporary(self.out)
-            kept = resume.kept_rows(self.out, whole_volumes=not runfile.read_run(self.out).complete)
+            kept = resume.kept_rows(self.out, volume_of, complete=runfile.read_run(self.out).complete)
             runfile.write_run(self.out, runfile.Run(self._fingerprint, self._outputs, False, {}))
         self._make_folders()
-        self.done, self._volumes = kept.done, kept.volumes
+        self.done = kept.done
         self.counts = {
             "scored": kept.scored,
             "flagged": kept.flagged,
@@ -198,6 +213,7 @@ class ResultWriter:
         self._failures.append(csv_record(FAILURES))
         for failure in kept.failures:
             self._failures.append(csv_record(failure_values(failure)))
+        return kept.volumes
 
     def _make_folders(self) -> None:
         with output_errors(self.out):
@@ -211,11 +227,9 @@ class ResultWriter:
             scale = {"value": "lo + png * step", "lo": lo, "step": step}
             write_atomic(self.out / resume.MAPS / resume.SCALE, (json.dumps(scale, indent=2) + "\n").encode())
 
-    def _write_map(self, result: Result, stem: str, map: np.ndarray, *, in_volume: bool) -> str:
+    def _write_map(self, stem: str, map: np.ndarray) -> str:
         if self._maps == "none":
             return ""
-        if in_volume:
-            return self._add_slice(result, map)
         name = f"{stem}.png" if self._maps == "png" else f"{stem}.npy"
         path = self.out / resume.MAPS / name
         if self._maps == "png":
@@ -224,25 +238,10 @@ class ResultWriter:
             write_npy(path, map)
         return f"{resume.MAPS}/{name}"
 
-    def _add_slice(self, result: Result, map: np.ndarray) -> str:
-        name = f"{safe_stem(result.id.rpartition('#')[0] or result.id)}.nii.gz"
-        if self._volume is None:
-            if result.path in self._volumes:
-                raise OutputError(
-                    f"{result.path}: its slices do not come one after the other: list them so, or use --maps npy"
-                )
-            self._volume = VolumeMaps(Path(result.path), self.out / resume.MAPS / name)
-        assert result.frame is not None
-        self._volume.add(result.frame, map)
-        return f"{resume.MAPS}/{name}"
-
     def _finish_volume(self) -> None:
-        if self._volume is None:
-            return
-        self._volume.write()
-        self._volumes.add(str(self._volume.source))
-        self._write_rows(self._volume_rows)
-        self._volume, self._volume_rows = None, []
+        rows = self._volumes.finish()
+        if rows:
+            self._write_rows(rows)
 
     def _write_rows(self, results: list[Result]) -> None:
         self._scores.append(b"".join(csv_record(score_values(result)) for result in results))

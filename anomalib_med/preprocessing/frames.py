@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from anomalib_med.datasets.masks import read_area
 from anomalib_med.datasets.readers import read
 from anomalib_med.datasets.sample import Sample
 from anomalib_med.errors import ReadError
@@ -110,9 +111,12 @@ class Frames:
 
     def _load(self, sample: Sample) -> Frame | ReadError:
         try:
-            return prepare(read(sample), self.preprocessing, display=self.display)
+            image = read(sample)
+            own = None if self.preprocessing.valid == "all" else read_area(sample, image.shape)
+            return prepare(image, self.preprocessing, display=self.display, own=own)
         except ReadError as error:
-            return error
+            told = str(error)
+            return error if sample.id in told or str(sample.path) in told else ReadError(f"{sample.id}: {told}")
 
     def _next(self, pending: deque[tuple[Sample, "Future[Frame | ReadError]"]]) -> tuple[Sample, Frame | ReadError]:
         sample, future = pending.popleft()

@@ -1,6 +1,6 @@
 """Image -> Frame: resize, window, mark the valid area. The only way from pixels to a model, at fit and at score."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import cv2
@@ -8,11 +8,12 @@ import numpy as np
 
 from anomalib_med.datasets.sample import Geometry, Image, Sample
 from anomalib_med.errors import ReadError
+from anomalib_med.preprocessing.areas import Area, find_area
 from anomalib_med.preprocessing.settings import CT_WINDOWS, Preprocessing, Window
-from anomalib_med.preprocessing.valid_area import valid_area
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 LARGEST_DISPLAY = 1024
+LARGEST_INPUT = 2048
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +30,9 @@ class Frame:
         The way back to the original pixels.
     sample
         Where it came from.
+    area
+        What `valid` shows: "all", "borders", "body", "lung", "own" or the name of a user's function; after a colon why
+        it is not what was asked for, as in "body: no lung field found".
     display
         uint8 ``(H', W')`` or ``(H', W', 3)``: the original image windowed for the eye, at most 1024 pixels a side;
         None unless asked for.
@@ -38,42 +42,84 @@ class Frame:
     valid: np.ndarray
     geometry: Geometry
     sample: Sample
+    area: str = ""
     display: np.ndarray | None = None
 
 
-def prepare(image: Image, settings: Preprocessing, *, display: bool = False) -> Frame:
+def prepare(image: Image, settings: Preprocessing, *, display: bool = False, own: np.ndarray | None = None) -> Frame:
     """Turn an image into a model input.
+
+    Parameters
+    ----------
+    image
+        As read.
+    settings
+        How; its windows must be resolved.
+    display
+        Whether the picture for the eye is made.
+    own
+        bool ``(H, W)``, an area of the user's own in the geometry of the image; it replaces the one of `settings`.
 
     Raises
     ------
     ReadError
-        Where the image is constant: it holds nothing to score.
+        Where the image is constant: it holds nothing to score. Where `settings.spacing` is given and the image has
+        none.
     """
     if float(np.ptp(image.pixels)) == 0:
         raise ReadError(
             f"{image.sample.id}: every pixel has the value {image.pixels.flat[0]:g}; the image is empty, leave it out"
         )
-    geometry = fit_geometry(image.shape, settings)
+    geometry = replace(fit_geometry(image.shape, settings, image.spacing), flips=image.flips)
     rows, columns = geometry.content[2:]
-    planes = resize(_planes(image.pixels, colour=settings.colour), (rows, columns))
+    planes = resize(_turned(_planes(image.pixels, colour=settings.colour), image.flips), (rows, columns))
     present = (
         np.ones((rows, columns), bool)
         if image.missing is None
-        else resize(image.missing.astype(np.float32), (rows, columns)) < 0.5
+        else resize(_turned(image.missing, image.flips).astype(np.float32), (rows, columns)) < 0.5
     )
     grey = planes if planes.ndim == 2 else planes @ LUMINANCE
-    hounsfield = all(window in CT_WINDOWS for window in settings.windows) or image.modality == "CT"
-    valid = present & valid_area(grey, hounsfield=hounsfield) if settings.valid == "auto" else present
+    if own is None:
+        hounsfield = all(window in CT_WINDOWS for window in settings.windows) or image.modality == "CT"
+        area = find_area(settings.valid, grey, _pixel_size(image, geometry), hounsfield=hounsfield)
+    else:
+        inside = resize(_turned(own, image.flips).astype(np.float32), (rows, columns)) >= 0.5
+        area = Area(inside, "own") if inside.any() else Area(np.ones_like(inside), "all: the mask is empty")
+    valid = present & area.mask
     if not valid.any():
-        valid = np.ones_like(valid)
+        area = Area(np.ones_like(valid), f"all: nothing was measured in the area ({area.status})")
+        valid = area.mask
     channels = [apply_window(planes, _limits(window, image, grey[valid])) for window in settings.windows]
     stack = np.concatenate([c[None] if c.ndim == 2 else np.moveaxis(c, 2, 0) for c in channels])
     shown = _display(image, _limits(settings.windows[0], image, grey[valid])) if display else None
-    return Frame(_pad(stack, geometry), _pad_mask(valid, geometry), geometry, image.sample, shown)
+    return Frame(_pad(stack, geometry), _pad_mask(valid, geometry), geometry, image.sample, area.status, shown)
 
 
-def fit_geometry(shape: tuple[int, int], settings: Preprocessing) -> Geometry:
-    """Rows and columns of the model input for an image of `shape`, and where the image lies in it."""
+def _turned(grid: np.ndarray, flips: tuple[bool, bool]) -> np.ndarray:
+    """A grid ``(H, W, ...)`` with rows and columns reversed where asked for."""
+    return np.ascontiguousarray(grid[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1]) if any(flips) else grid
+
+
+def _pixel_size(image: Image, geometry: Geometry) -> tuple[float, float] | None:
+    """Millimetres between rows and between columns of the resized image, or None."""
+    if image.spacing is None:
+        return None
+    rows, columns = geometry.content[2:]
+    return image.spacing[0] * image.shape[0] / rows, image.spacing[1] * image.shape[1] / columns
+
+
+def fit_geometry(
+    shape: tuple[int, int], settings: Preprocessing, spacing: tuple[float, float] | None = None
+) -> Geometry:
+    """Rows and columns of the model input for an image of `shape`, and where the image lies in it.
+
+    Raises
+    ------
+    ReadError
+        `settings.spacing` is given, and the image has no spacing or would become too large.
+    """
+    if settings.spacing > 0:
+        return _of_spacing(shape, settings.spacing, settings.multiple, spacing)
     size = _rounded(settings.size, settings.multiple)
     if settings.aspect == "stretch":
         return Geometry(shape, (size, size), (0, 0, size, size))
@@ -83,6 +129,20 @@ def fit_geometry(shape: tuple[int, int], settings: Preprocessing) -> Geometry:
         return Geometry(shape, (size, size), ((size - rows) // 2, (size - columns) // 2, rows, columns))
     rows, columns = _nearest_shape(shape[0] / shape[1], size, settings.multiple)
     return Geometry(shape, (rows, columns), (0, 0, rows, columns))
+
+
+def _of_spacing(shape: tuple[int, int], wanted: float, multiple: int, spacing: tuple[float, float] | None) -> Geometry:
+    if spacing is None:
+        raise ReadError(
+            f"the file does not say how large a pixel is, and the model wants {wanted:g} mm: fit without spacing"
+        )
+    rows, columns = (max(1, round(side * mm / wanted)) for side, mm in zip(shape, spacing, strict=True))
+    height, width = (-(-side // multiple) * multiple for side in (rows, columns))
+    if max(height, width) > LARGEST_INPUT:
+        raise ReadError(
+            f"an input of {height} x {width} pixels at {wanted:g} mm is too large: fit with a larger spacing"
+        )
+    return Geometry(shape, (height, width), ((height - rows) // 2, (width - columns) // 2, rows, columns))
 
 
 def _rounded(value: float, multiple: int) -> int:

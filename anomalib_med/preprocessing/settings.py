@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from anomalib_med.datasets.sample import Image
+from anomalib_med.preprocessing.areas import OWN_AREA, area_names
 
 # Lowest and highest Hounsfield unit shown. Width / level as radiologists quote them: 1500 / -600, 400 / 40, 1800 / 400.
 CT_WINDOWS: dict[str, tuple[float, float]] = {
@@ -39,8 +40,13 @@ class Preprocessing(BaseModel):
     colour
         Keep red, green and blue of colour images as channels instead of their luminance.
     valid
-        "auto": leave padding, constant borders and, in CT, everything outside the body out of banks and scores;
-        "all": use every pixel.
+        Where banks, maps and scores are taken from. "auto": padding, constant borders and, in CT, everything outside
+        the body are left out; "body": the same, as CT whatever the file says; "lung": in CT the lung fields, see
+        :func:`.lungs.lung_field`, and the body where they cannot be found; "all": every pixel; or the name of a
+        function of your own, see :func:`.areas.register_area`.
+    spacing
+        Millimetres of a pixel of the input, so that anatomy keeps its size whatever the field of view; `size` and
+        `aspect` are then of no use. 0 to resize to `size`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,7 +56,8 @@ class Preprocessing(BaseModel):
     multiple: int = Field(16, ge=1, le=64)
     windows: tuple[Window, ...] = Field(("auto",), min_length=1, max_length=3)
     colour: bool = False
-    valid: Literal["auto", "all"] = "auto"
+    valid: str = "auto"
+    spacing: float = Field(0.0, ge=0, le=10)
 
     @field_validator("windows")
     @classmethod
@@ -59,6 +66,13 @@ class Preprocessing(BaseModel):
             if isinstance(window, tuple) and not window[0] < window[1]:
                 raise ValueError(f"window {window}: the first value must be below the second")
         return windows
+
+    @field_validator("valid")
+    @classmethod
+    def _known_area(cls, valid: str) -> str:
+        if valid not in area_names():
+            raise ValueError(f"area {valid!r} is not known: there are {', '.join(area_names())}; {OWN_AREA}")
+        return valid
 
     def resolved(self, images: Sequence[Image]) -> "Preprocessing":
         """Replace "auto" by the window that suits these images, so that every later image is treated alike.

@@ -26,9 +26,9 @@ def valid_area(pixels: np.ndarray, *, hounsfield: bool) -> np.ndarray:
     return body(pixels) if hounsfield else inside_borders(pixels)
 
 
-def body(pixels: np.ndarray) -> np.ndarray:
-    """The largest connected region denser than air, its holes (the lungs) filled; everything where there is none."""
-    dense: np.ndarray = (pixels > AIR_TISSUE_BOUNDARY).astype(np.uint8)
+def body(pixels: np.ndarray, boundary: float = AIR_TISSUE_BOUNDARY) -> np.ndarray:
+    """The largest connected region above `boundary`, its holes (the lungs) filled; everything where there is none."""
+    dense: np.ndarray = (pixels > boundary).astype(np.uint8)
     # Opening parts the body from the thin table below it.
     side = max(3, round(0.012 * max(pixels.shape)) | 1)
     dense = cv2.morphologyEx(dense, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))

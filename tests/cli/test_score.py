@@ -47,7 +47,7 @@ def test_the_table_has_a_row_for_each_image_with_the_scores_of_python(
 ) -> None:
     _, out = scored
     table = rows(out / "scores.csv")
-    assert list(table[0]) == ["id", "path", "frame", "patient", "score", "p_value", "flagged", "map"]
+    assert list(table[0]) == ["id", "path", "frame", "patient", "score", "p_value", "flagged", "area", "map"]
     scores = load(saved_model, device="cpu").score(images_folder, false_alarm_rate=0.3)
     assert [row["id"] for row in table] == scores.ids
     assert [float(row["score"]) for row in table] == scores.scores.tolist()

@@ -52,15 +52,23 @@ def dicom(path: Path, patient: str = "p") -> None:
     write_dicom(path, np.arange(24 * 20, dtype=np.uint16).reshape(24, 20), PatientID=patient)
 
 
-def metaimage(path: Path, voxels: np.ndarray, *, origin: tuple[float, float, float], flip: bool = False) -> None:
-    """A volume as LUNA16 publishes it: spacing 0.7, 0.7, 2.5 mm; `flip` stores rows and columns backwards."""
+def metaimage(
+    path: Path,
+    voxels: np.ndarray,
+    *,
+    origin: tuple[float, float, float],
+    flip: bool = False,
+    spacing: tuple[float, float, float] = (0.7, 0.7, 2.5),
+) -> None:
+    """A volume as LUNA16 publishes it; spacing of x, y, z in mm; `flip` stores rows and columns backwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
     size = " ".join(map(str, voxels.shape[::-1]))
+    steps = " ".join(map(str, spacing))
     sign = "-1 0 0 0 -1 0 0 0 1" if flip else "1 0 0 0 1 0 0 0 1"
     header = (
         "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nCompressedData = False\n"
         f"TransformMatrix = {sign}\nOffset = {' '.join(map(str, origin))}\nCenterOfRotation = 0 0 0\n"
-        f"AnatomicalOrientation = RAI\nElementSpacing = 0.7 0.7 2.5\nDimSize = {size}\nElementType = MET_SHORT\n"
+        f"AnatomicalOrientation = RAI\nElementSpacing = {steps}\nDimSize = {size}\nElementType = MET_SHORT\n"
         f"ElementDataFile = {path.stem}.raw\n"
     )
     path.write_text(header)

@@ -118,11 +118,11 @@ def test_a_full_disk_leaves_the_earlier_file_and_no_other(tmp_path, monkeypatch)
     path = saved(tmp_path / "a.nii")
     (tmp_path / "map.nii").write_bytes(b"earlier")
 
-    def full(self, name):
-        Path(name).write_bytes(b"begun")
+    def full(self, file):
+        file.write(b"begun")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(nibabel.Nifti1Image, "to_filename", full)
+    monkeypatch.setattr(nibabel.Nifti1Header, "write_to", full)
     with pytest.raises(OutputError, match=r"map\.nii: cannot be written \(No space left on device\)"):
         write_volume(np.zeros((4, 7, 5), np.float32), path, tmp_path / "map.nii")
     assert (tmp_path / "map.nii").read_bytes() == b"earlier"

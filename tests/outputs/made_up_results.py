@@ -3,7 +3,8 @@
 import nibabel
 import numpy as np
 
-from anomalib_med.datasets.sample import Geometry
+from anomalib_med.datasets.sample import Geometry, Sample
+from anomalib_med.datasets.volumes import volumes_of
 from anomalib_med.outputs.result import Result
 
 RANGE = (0.0, 2.0)
@@ -31,3 +32,14 @@ def volume(folder, name, frames=4, shape=(6, 5)):
     voxels = np.zeros((shape[1], shape[0], frames), np.float32)
     nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1.0, 1.0, 2.0, 1.0])), path)
     return path, [scored(f"{name}#{k}", k + 1.0, shape=shape, path=str(path), frame=k) for k in range(frames)]
+
+
+def volumes_in(folder):
+    """The volumes that `volume` made in a folder."""
+    samples = [
+        Sample(f"{path.name}#{k}", path, k, "patient", meta={"volume": path.name})
+        for path in sorted(folder.glob("*.nii*"))
+        if path.name[0] in "vw"
+        for k in range(nibabel.load(path).shape[2])
+    ]
+    return volumes_of(samples)

@@ -1,13 +1,12 @@
 import nibabel
 import numpy as np
 import pytest
-from made_up_results import RANGE, volume
+from made_up_results import RANGE, volume, volumes_in
 
 from anomalib_med.errors import OutputError
 from anomalib_med.outputs.maps import (
     VolumeMaps,
     clipped_pixels,
-    is_volume,
     png_scale,
     read_png,
     write_npy,
@@ -49,17 +48,11 @@ def test_a_png_of_another_program_is_refused(tmp_path):
         read_png(tmp_path / "a.png")
 
 
-def test_only_slices_of_nifti_files_are_slices_of_volumes():
-    assert is_volume("/a/B.NII.GZ", 0)
-    assert not is_volume("/a/b.nii", None)
-    assert not is_volume("/a/b.dcm", 0)
-
-
 def test_a_volume_of_maps_has_the_affine_of_its_volume_and_nan_where_a_slice_is_missing(tmp_path):
     path, results = volume(tmp_path, "v.nii.gz")
-    maps = VolumeMaps(path, tmp_path / "out.nii.gz")
+    maps = VolumeMaps(volumes_in(tmp_path)[0], tmp_path / "out.nii.gz")
     for k in (3, 1):
-        maps.add(k, results[k].anomaly_map())
+        maps.add(results[k].id, results[k].anomaly_map())
     maps.write()
     written, source = nibabel.load(tmp_path / "out.nii.gz"), nibabel.load(path)
     assert np.array_equal(written.affine, source.affine)
@@ -71,17 +64,17 @@ def test_a_volume_of_maps_has_the_affine_of_its_volume_and_nan_where_a_slice_is_
 
 
 def test_a_discarded_volume_leaves_nothing(tmp_path):
-    path, results = volume(tmp_path, "v.nii")
-    maps = VolumeMaps(path, tmp_path / "out.nii.gz")
-    maps.add(0, results[0].anomaly_map())
+    _, results = volume(tmp_path, "v.nii")
+    maps = VolumeMaps(volumes_in(tmp_path)[0], tmp_path / "out.nii.gz")
+    maps.add(results[0].id, results[0].anomaly_map())
     maps.discard()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["v.nii"]
 
 
 def test_slices_of_different_size_are_refused(tmp_path):
-    path, _ = volume(tmp_path, "v.nii")
-    maps = VolumeMaps(path, tmp_path / "out.nii.gz")
-    maps.add(0, np.zeros((6, 5), np.float32))
-    with pytest.raises(OutputError, match="slice 1"):
-        maps.add(1, np.zeros((6, 4), np.float32))
+    volume(tmp_path, "v.nii")
+    maps = VolumeMaps(volumes_in(tmp_path)[0], tmp_path / "out.nii.gz")
+    maps.add("v.nii#0", np.zeros((6, 5), np.float32))
+    with pytest.raises(OutputError, match=r"v\.nii#1: the slice"):
+        maps.add("v.nii#1", np.zeros((6, 4), np.float32))
     maps.discard()

@@ -38,12 +38,14 @@ AWKWARD = [
 
 
 def test_a_row_holds_the_columns_in_order():
-    line = csv_record(score_values(scored("a.png", 1.5, p_value=0.05, flagged=True, frame=3, map="maps/a.npy")))
-    assert line == b"a.png,/data/a.png,3,patient,1.5,0.05,true,maps/a.npy\n"
+    line = csv_record(
+        score_values(scored("a.png", 1.5, p_value=0.05, flagged=True, frame=3, area="lung", map="maps/a.npy"))
+    )
+    assert line == b"a.png,/data/a.png,3,patient,1.5,0.05,true,lung,maps/a.npy\n"
 
 
 def test_unknown_values_are_empty():
-    assert csv_record(score_values(scored("a", 1.0, p_value=None, flagged=None))) == b"a,/data/a,,patient,1.0,,,\n"
+    assert csv_record(score_values(scored("a", 1.0, p_value=None, flagged=None))) == b"a,/data/a,,patient,1.0,,,,\n"
 
 
 def test_awkward_rows_come_back_exactly(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from made_up_results import FINGERPRINT, RANGE, failed, grey, scored, volume
+from made_up_results import FINGERPRINT, RANGE, failed, grey, scored, volume, volumes_in
 
 from anomalib_med.errors import ConfigError, OutputError
 from anomalib_med.outputs.files import TEMPORARY, AppendFile
@@ -19,6 +19,7 @@ from anomalib_med.outputs.writer import ResultWriter
 
 
 def writer(out, **options):
+    options = {"volumes": volumes_in(Path(out).parent), **options}
     return ResultWriter(out, **{"fingerprint": FINGERPRINT, "colour_range": RANGE, **options})
 
 

@@ -173,3 +173,49 @@ def test_display_is_8_bit_in_the_geometry_of_the_image() -> None:
     frame = prepare(image(normal_picture(0, (600, 1500)).astype(np.float32)), FULL, display=True)
     assert frame.display is not None
     assert frame.display.dtype == np.uint8 and frame.display.shape == (410, 1024)
+
+
+def test_a_turned_image_gives_the_same_input_and_its_map_comes_back_turned() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(0, 300, (96, 64)).astype(np.float32)
+    settings = Preprocessing(size=64, windows=((-1000.0, 1000.0),), valid="all")
+    upright = prepare(Image(pixels, Sample("a")), settings)
+    prone = prepare(Image(pixels[::-1, ::-1], Sample("a"), flips=(True, True)), settings)
+    np.testing.assert_array_equal(prone.pixels, upright.pixels)
+    grid = rng.random((6, 4)).astype(np.float32)
+    there, back = upright.geometry.to_original(grid), prone.geometry.to_original(grid)
+    np.testing.assert_array_equal(back, there[::-1, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing"), [((512, 512), (0.7, 0.7)), ((100, 60), (3.0, 2.0)), ((64, 640), (1.0, 0.5))]
+)
+def test_a_chosen_spacing_keeps_anatomy_at_its_size_and_maps_come_back(
+    shape: tuple[int, int], spacing: tuple[float, float]
+) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(0, 300, shape).astype(np.float32)
+    mark = (round(0.3 * shape[0]), round(0.7 * shape[1]))
+    frame = prepare(
+        Image(pixels, Sample("a"), spacing=spacing), Preprocessing(spacing=2.0, valid="all", windows=("lung",))
+    )
+    top, left, rows, columns = frame.geometry.content
+    assert abs(rows * 2.0 - shape[0] * spacing[0]) <= 1
+    assert abs(columns * 2.0 - shape[1] * spacing[1]) <= 1
+    assert frame.pixels.shape[1] % 16 == frame.pixels.shape[2] % 16 == 0
+    assert frame.valid.sum() == rows * columns
+    grid = np.zeros(frame.geometry.input, np.float32)
+    grid[top + round(mark[0] / shape[0] * rows), left + round(mark[1] / shape[1] * columns)] = 1
+    back = frame.geometry.to_original(grid)
+    assert back.shape == shape
+    peak = np.unravel_index(int(np.argmax(back)), shape)
+    assert abs(peak[0] - mark[0]) * spacing[0] <= 3
+    assert abs(peak[1] - mark[1]) * spacing[1] <= 3
+
+
+def test_a_chosen_spacing_needs_an_image_that_states_its_own() -> None:
+    pixels = np.random.default_rng(0).normal(0, 300, (64, 64)).astype(np.float32)
+    with pytest.raises(ReadError, match="does not say how large a pixel is"):
+        prepare(Image(pixels, Sample("a")), Preprocessing(spacing=2.0, windows=("lung",)))
+    with pytest.raises(ReadError, match="too large"):
+        prepare(Image(pixels, Sample("a"), spacing=(90.0, 90.0)), Preprocessing(spacing=0.5, windows=("lung",)))

@@ -16,6 +16,7 @@ from anomalib_med.errors import ReadError
 __all__ = [
     "CROP",
     "FORMATS",
+    "SET_ASIDE",
     "HeaderInfo",
     "count_frames",
     "header",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 CROP = "crop"
+SET_ASIDE = "set_aside"
 FORMATS = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage, .npy"
 
 
@@ -48,6 +50,8 @@ def read(sample: Sample) -> Image:
     if sample.path is None:
         raise ReadError(f"{sample.id}: the sample has neither a file nor an array: give one of them")
     path = Path(sample.path)
+    if SET_ASIDE in sample.meta:
+        raise ReadError(f"{path}: set aside: {sample.meta[SET_ASIDE]}")
     if sample.frame is not None and sample.frame < 0:
         raise ReadError(f"{path}: there is no frame {sample.frame}: frames count from 0")
     try:

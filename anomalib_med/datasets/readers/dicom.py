@@ -31,25 +31,58 @@ from anomalib_med.errors import ReadError
 
 SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 RADIOGRAPHS = ("CR", "DX", "MG", "IO", "PX", "RG", "RF", "XA")
+AXIAL = 0.8
+"""Least cosine between the axes of an axial slice and the axes of the patient."""
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 CT_PADDING = -2000.0
 """Hounsfield units at and below which no scanner measures: the filling outside the reconstructed circle."""
 
 _HEADER_TAGS = [
     *("PatientID", "PatientSex", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "ViewPosition"),
-    *("NumberOfFrames", "Rows"),
+    *("NumberOfFrames", "Rows", "Columns", "SOPClassUID", "ImageType", "SamplesPerPixel"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "InstanceNumber", "AcquisitionNumber"),
 ]
 _IMAGE_TAGS = [
     *("SOPClassUID", "Modality", "NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
-    *("PixelPaddingValue", "PixelPaddingRangeLimit", "PixelSpacing", "ImagerPixelSpacing"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit", "PixelSpacing", "ImagerPixelSpacing", "ImageOrientationPatient"),
     *("RedPaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData"),
     *("GreenPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableData"),
     *("BluePaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableData"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 _EXTRA = 'pip install "anomalib-med[dicom]"'
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a slice lies in the patient and in its series.
+
+    Parameters
+    ----------
+    kind
+        "slice", "localizer", "secondary capture", or "no image" for an object without pixels.
+    position
+        Centre of the first pixel, mm (LPS), or None.
+    axes
+        Directions along a row and down a column, six cosines (LPS), or None.
+    spacing
+        Millimetres between rows and between columns, or None.
+    shape
+        Rows and columns.
+    instance, acquisition
+        InstanceNumber and AcquisitionNumber, 0 where the file has none.
+    """
+
+    kind: str
+    position: tuple[float, ...] | None
+    axes: tuple[float, ...] | None
+    spacing: tuple[float, float] | None
+    shape: tuple[int, int]
+    instance: int
+    acquisition: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +97,8 @@ class HeaderInfo:
         Pseudonyms (``dicom-``, ``study-``, ``series-`` and 12 hexadecimal digits), or the identifiers if asked for.
     modality, view, sex
         DICOM's codes: Modality, ViewPosition, PatientSex.
+    place
+        Of a DICOM file with one image, None for every other.
     """
 
     frames: int = 1
@@ -73,6 +108,7 @@ class HeaderInfo:
     modality: str = ""
     view: str = ""
     sex: str = ""
+    place: Place | None = None
 
 
 def is_dicom(path: Path) -> bool:
@@ -84,7 +120,7 @@ def is_dicom(path: Path) -> bool:
 def header(path: Path, *, keep_patient_ids: bool = False) -> HeaderInfo:
     """Read who and what a file is; pixels, name and birth date are left in the file.
 
-    The patient is PatientID, or the study where the file has none, or "".
+    The patient is PatientID, or the study or series where the file has none, or "".
 
     Raises
     ------
@@ -99,14 +135,18 @@ def header(path: Path, *, keep_patient_ids: bool = False) -> HeaderInfo:
             return value
         return f"{prefix}-{hashlib.sha256(value.encode()).hexdigest()[:12]}"
 
+    frames = min(_frames(tags), path.stat().st_size)  # a damaged number must not become a billion samples
     return HeaderInfo(
-        frames=min(_frames(tags), path.stat().st_size),  # a damaged number must not become a billion samples
-        patient=named("PatientID", "dicom") or named("StudyInstanceUID", "dicom"),
+        frames=frames,
+        patient=named("PatientID", "dicom")
+        or named("StudyInstanceUID", "dicom")
+        or named("SeriesInstanceUID", "dicom"),
         study=named("StudyInstanceUID", "study"),
         series=named("SeriesInstanceUID", "series"),
         modality=str(tags.get("Modality") or ""),
         view=str(tags.get("ViewPosition") or ""),
         sex=str(tags.get("PatientSex") or ""),
+        place=_place(tags) if frames == 1 else None,
     )
 
 
@@ -148,7 +188,52 @@ def read(sample: Sample, path: Path) -> Image:
         total = limits[0] + limits[1]
         pixels = total - pixels
         window = window and (total - window[1], total - window[0])
-    return Image(pixels, sample, spacing=spacing, modality=modality, window=window, missing=missing)
+    flips = _flips(tags, modality)
+    return Image(pixels, sample, spacing=spacing, modality=modality, window=window, missing=missing, flips=flips)
+
+
+def _place(tags: Dataset) -> Place:
+    """Where a slice lies; a tag that makes no sense counts as missing."""
+    flavour = {str(word).upper() for word in tags.get("ImageType") or []}
+    sop = str(tags.get("SOPClassUID") or "")
+    if "Rows" not in tags:
+        kind = "no image"
+    elif flavour & {"LOCALIZER", "SCOUT"}:
+        kind = "localizer"
+    elif sop.startswith(_SECONDARY_CAPTURE) or int(tags.get("SamplesPerPixel") or 1) > 1:
+        kind = "secondary capture"
+    else:
+        kind = "slice"
+    position, axes = _finite(tags, "ImagePositionPatient", 3), _finite(tags, "ImageOrientationPatient", 6)
+    return Place(
+        kind,
+        position if axes else None,
+        axes if position else None,
+        _spacing(tags, 0),
+        (int(tags.get("Rows") or 0), int(tags.get("Columns") or 0)),
+        int(tags.get("InstanceNumber") or 0),
+        int(tags.get("AcquisitionNumber") or 0),
+    )
+
+
+def _finite(tags: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    """A tag of `count` finite numbers, not all of them zero where they are directions; None for anything else."""
+    values = _numbers(tags, 0, "", keyword)
+    if (
+        len(values) != count
+        or not np.isfinite(values).all()
+        or (count == 6 and abs(np.linalg.norm(values) - 2**0.5) > 0.1)
+    ):
+        return None
+    return tuple(values)
+
+
+def _flips(tags: Dataset, modality: str) -> tuple[bool, bool]:
+    """Whether rows run to the front and columns to the right of the patient in an axial CT: against what is usual."""
+    axes = _finite(tags, "ImageOrientationPatient", 6) if modality == "CT" else None
+    if axes is None or abs(axes[0]) < AXIAL or abs(axes[4]) < AXIAL:
+        return False, False
+    return axes[4] < 0, axes[0] < 0
 
 
 def _tags(path: Path, keywords: list[str]) -> Dataset:

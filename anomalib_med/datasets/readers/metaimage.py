@@ -70,6 +70,24 @@ class Volume:
         return place[0], place[1], place[2]
 
 
+def slice_affine(path: Path) -> np.ndarray:
+    """The affine ``(4, 4)`` from ``(column, row, slice)``, as `read` gives them, to mm in the patient (RAS).
+
+    Raises
+    ------
+    ReadError
+        As `read_header`.
+    """
+    volume = read_header(path)
+    affine = np.eye(4)
+    for axis, sign in enumerate((-1, -1, 1)):  # MetaImage counts to the left and to the back, RAS does not
+        at = 2 - axis
+        reach = (volume.shape[at] - 1) * volume.spacing[at] if volume.flipped[at] else 0.0
+        affine[axis, axis] = sign * volume.spacing[at]
+        affine[axis, 3] = sign * (volume.origin[axis] - reach)
+    return affine
+
+
 def count_frames(path: Path) -> int:
     """Axial slices; only the header is read.
 

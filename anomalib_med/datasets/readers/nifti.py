@@ -3,16 +3,20 @@
 # nibabel leaves most of its functions without types.
 # mypy: disallow-untyped-calls=False
 
+import gzip
+import mmap
 import os
 import threading
 import zlib
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import nibabel
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
-from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
 from anomalib_med.datasets.sample import Image, Sample
 from anomalib_med.errors import OutputError, ReadError
@@ -81,6 +85,42 @@ def read_volume(path: Path) -> np.ndarray:
     return slices
 
 
+def slice_affine(path: Path) -> np.ndarray:
+    """The affine ``(4, 4)`` from ``(column, row, slice)``, as `read` gives them, to mm in the patient (RAS).
+
+    Raises
+    ------
+    ReadError
+        As `count_frames`.
+    """
+    volume = _open(path)
+    orientation = _orientation(volume)
+    canonical = volume.affine @ inv_ornt_aff(orientation, volume.shape[:3])
+    sizes = [volume.shape[int(np.flatnonzero(orientation[:, 0] == i)[0])] for i in (0, 1)]
+    shown = np.diag([-1.0, -1.0, 1.0, 1.0])
+    shown[0, 3], shown[1, 3] = sizes[0] - 1, sizes[1] - 1
+    affine: np.ndarray = canonical @ shown
+    return affine
+
+
+def write_slices(maps: np.ndarray, affine: np.ndarray, out: Path) -> None:
+    """Write maps ``(slices, H, W)`` of a scan that is no NIfTI file, with the affine of `slice_affine`'s kind.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    data = maps.transpose(2, 1, 0)
+    header = nibabel.Nifti1Image(np.empty((1, 1, 1), np.float32), affine).header
+    header.set_data_shape(data.shape)
+    header.set_xyzt_units("mm")
+    header["descrip"] = b"anomaly map"
+    header.set_sform(affine, 1)
+    header.set_qform(affine, 1, strip_shears=True)
+    _write(data, header, out, _mapping(maps))
+
+
 def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
     """Write the maps of all slices of a volume as one NIfTI file in the volume's orientation, affine and voxel order.
 
@@ -116,9 +156,27 @@ def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
     header.extensions.clear()  # they may hold a DICOM header with the patient's name
     header["descrip"], header["intent_name"], header["db_name"], header["aux_file"] = b"anomaly map", b"", b"", b""
     header["cal_min"] = header["cal_max"] = 0
+    _write(data, header, out, _mapping(maps))
+
+
+def _mapping(maps: np.ndarray) -> mmap.mmap | None:
+    """What a memory map is read through."""
+    return getattr(maps, "_mmap", None)
+
+
+def _write(data: np.ndarray, header: nibabel.Nifti1Header, out: Path, mapped: mmap.mmap | None) -> None:
+    """Write slab after slab, so that of a memory map one slab is resident and not the volume."""
+    suffix = ".nii.gz" if out.name.lower().endswith(".gz") else ".nii"
     partial = out.with_name(f".{out.name}.{os.getpid()}{suffix}")
+    header.set_slope_inter(1, 0)
+    header.set_data_offset(0)
     try:
-        type(volume)(data, volume.affine, header).to_filename(partial)
+        with partial.open("wb") as raw, _compressed(raw, suffix) as file:
+            header.write_to(file)
+            for k in range(data.shape[2]):
+                file.write(np.asarray(data[:, :, k], header.get_data_dtype()).tobytes(order="F"))
+                if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+                    mapped.madvise(mmap.MADV_DONTNEED)
         partial.replace(out)
     except OSError as error:
         raise OutputError(
@@ -126,6 +184,12 @@ def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _compressed(raw: BinaryIO, suffix: str) -> AbstractContextManager[BinaryIO]:
+    if suffix == ".nii":
+        return nullcontext(raw)
+    return cast(BinaryIO, gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0))
 
 
 def _open(path: Path) -> nibabel.Nifti1Image:

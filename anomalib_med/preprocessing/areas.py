@@ -1,0 +1,102 @@
+"""Which part of an image is looked at: the body, the lung fields, everything, or what a function of the user's says."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from anomalib_med.errors import ConfigError, ReadError
+from anomalib_med.preprocessing.lungs import lung_field
+from anomalib_med.preprocessing.valid_area import body, inside_borders
+
+AreaFunction = Callable[[np.ndarray, tuple[float, float] | None], np.ndarray]
+OWN_AREA = "one of your own is made known with register_area before the model is loaded"
+_BUILT_IN = ("auto", "body", "lung", "all")
+_own: dict[str, AreaFunction] = {}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Area:
+    """Where to look.
+
+    Parameters
+    ----------
+    mask
+        bool ``(H, W)``.
+    status
+        What it is: "all", "borders", "body", "lung" or the name of a user's function; after a colon why it is not what
+        was asked for.
+    """
+
+    mask: np.ndarray
+    status: str
+
+
+def area_names() -> list[str]:
+    """Names that ``Preprocessing.valid`` takes."""
+    return [*_BUILT_IN, *sorted(_own)]
+
+
+def register_area(name: str, function: AreaFunction) -> None:
+    """Make a function of your own known under a name, for ``Preprocessing(valid=name)``.
+
+    A model that was fitted with it keeps the name: register it again before the model is loaded.
+
+    Parameters
+    ----------
+    name
+        Not one of the built-in names.
+    function
+        From pixels float32 ``(h, w)`` of the resized image (Hounsfield units in CT) and the millimetres between its
+        rows and between its columns (None where not known) to a mask ``(h, w)``, non-zero where to look. Where it is
+        zero everywhere, the body is taken.
+
+    Raises
+    ------
+    ConfigError
+        The name is a built-in one.
+    """
+    if name in _BUILT_IN:
+        raise ConfigError(f'area "{name}" is built in: choose another name for your own')
+    _own[name] = function
+
+
+def find_area(name: str, pixels: np.ndarray, spacing: tuple[float, float] | None, *, hounsfield: bool) -> Area:
+    """Find the area of one image.
+
+    Parameters
+    ----------
+    name
+        One of `area_names`.
+    pixels
+        float ``(H, W)``, in Hounsfield units where `hounsfield` is true.
+    spacing
+        Millimetres between rows and between columns, or None.
+    hounsfield
+        Whether tissue can be told from air by its value.
+
+    Raises
+    ------
+    ReadError
+        A function of the user's failed, or gave a mask of another shape.
+    """
+    if name == "all":
+        return Area(np.ones(pixels.shape, bool), "all")
+    fallback = Area(body(pixels), "body") if hounsfield or name == "body" else Area(inside_borders(pixels), "borders")
+    if name == "lung":
+        mask, problem = lung_field(pixels, spacing, hounsfield=hounsfield)
+        return Area(mask, "lung") if mask is not None else Area(fallback.mask, f"{fallback.status}: {problem}")
+    if name in _own:
+        mask = _own_mask(name, pixels, spacing)
+        return Area(mask, name) if mask.any() else Area(fallback.mask, f"{fallback.status}: {name} found nothing")
+    return fallback
+
+
+def _own_mask(name: str, pixels: np.ndarray, spacing: tuple[float, float] | None) -> np.ndarray:
+    try:
+        mask: np.ndarray = np.asarray(_own[name](pixels, spacing) != 0)
+    except Exception as error:  # whatever it raises concerns this image only
+        raise ReadError(f"the area function {name} failed ({type(error).__name__}: {error})") from error
+    if mask.shape != pixels.shape:
+        raise ReadError(f"the area function {name} gave a mask of {mask.shape} for pixels of {pixels.shape}")
+    return mask
