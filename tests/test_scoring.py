@@ -84,14 +84,14 @@ def test_labels_of_a_table_reach_the_report(model: FittedModel, tmp_path: Path) 
 def test_progress_goes_on_from_what_an_earlier_run_did(model: FittedModel, tmp_path: Path) -> None:
     images = write_pictures(tmp_path / "images", 4)
 
-    def stop(stage: str, done: int, total: int) -> None:
+    def stop(stage: str, done: int, total: int, note: str = "") -> None:
         if done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         score_to_folder(model, images, tmp_path / "out", progress=stop)
     said: list[tuple[str, int, int]] = []
-    summary = score_to_folder(model, images, tmp_path / "out", progress=lambda *step: said.append(step))
+    summary = score_to_folder(model, images, tmp_path / "out", progress=lambda *step: said.append(step[:3]))
     assert said == [("scoring", done, 4) for done in range(summary.resumed + 1, 5)]
     assert summary.resumed > 0
 
