@@ -10,7 +10,7 @@ from anomalib_med.datasets.synthetic.write import write_chest_dataset
 from anomalib_med.evaluation import image_auroc, pixel_auroc
 from anomalib_med.fitting import fit
 from anomalib_med.models.base import Progress, silent
-from anomalib_med.models.memory_bank.patchcore import PatchCore
+from anomalib_med.models.memory_bank.two_view import TwoView
 from anomalib_med.outputs.tables import iter_scores
 from anomalib_med.scoring import score_to_folder
 
@@ -40,7 +40,7 @@ def run_demo(
     """Write phantoms to ``folder/data``, a model to ``folder/model``, results to ``folder/results``."""
     data = folder / "data"
     write_chest_dataset(data, train=train, normal=test, abnormal=test, seed=seed)
-    model = fit(PatchCore(seed=seed), data / "train" / "normal", device=device, progress=progress)
+    model = fit(TwoView(seed=seed), data / "train" / "normal", device=device, progress=progress)
     model.save(folder / "model", overwrite=True)
     results = folder / "results"
     summary = score_to_folder(

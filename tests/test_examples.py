@@ -13,7 +13,7 @@ import cv2
 import pytest
 import timm
 
-from anomalib_med import PatchCore, Preprocessing
+from anomalib_med import PatchCore, Preprocessing, detectors
 from anomalib_med.cli.main import VERBS, cli, main
 from anomalib_med.features.backbones import create
 from tests.conftest import abnormal_picture, normal_picture
@@ -184,14 +184,15 @@ def test_targets_of_make_that_are_named_exist() -> None:
         assert set(named) <= targets, page
 
 
-def test_recipe_of_patchcore_is_the_defaults() -> None:
-    recipe = tomllib.loads((ROOT / "models" / "patchcore" / "recipe.toml").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", [name for name in detectors() if (ROOT / "models" / name / "recipe.toml").exists()])
+def test_recipe_is_the_defaults(name: str) -> None:
+    recipe = tomllib.loads((ROOT / "models" / name / "recipe.toml").read_text(encoding="utf-8"))
     detector = recipe["detector"]
-    assert detector.pop("name") == "patchcore"
-    assert set(detector) == set(PatchCore.Config.model_fields)
-    assert PatchCore(**detector).config == PatchCore().config
-    assert set(recipe["preprocessing"]) == set(Preprocessing.model_fields)
-    assert Preprocessing(**recipe["preprocessing"]) == Preprocessing()
+    assert detector.pop("name") == name
+    known = detectors()[name]
+    assert known(**detector).config == known().config
+    expected = Preprocessing(size=known.input_size, aspect="stretch" if known.square else "keep")
+    assert Preprocessing(**recipe["preprocessing"]) == expected
     assert recipe["fit"] == {"calibration": 0.2}
 
 
@@ -209,7 +210,7 @@ def test_card_of_patchcore_states_every_default() -> None:
 
 def test_recipe_runs_on_the_command_line(workplace: Path) -> None:
     recipe = str(ROOT / "models" / "patchcore" / "recipe.toml")
-    assert main(["fit", "normals", "-o", "plain", "--size", "64"]) == 0
+    assert main(["fit", "normals", "-o", "plain", "-m", "patchcore", "--size", "64"]) == 0
     assert main(["fit", "normals", "-o", "planned", "--recipe", recipe, "--size", "64"]) == 0
     assert (workplace / "plain/weights.safetensors").read_bytes() == (
         workplace / "planned/weights.safetensors"

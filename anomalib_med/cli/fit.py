@@ -24,7 +24,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("normals", type=EXISTING_OR_GLOB)
 @click.option("-o", "--output", required=True, type=FOLDER, help="Folder for the model.")
-@click.option("-m", "--model", "name", metavar="NAME", help="Detector, see `anomed models`.  [default: patchcore]")
+@click.option("-m", "--model", "name", metavar="NAME", help="Detector, see `anomed models`.  [default: twoview]")
 @click.option(
     "--recipe", type=FOLDER, help="TOML file with [detector], [preprocessing] and [fit]; options given beside it win."
 )
@@ -117,7 +117,7 @@ def command(
 
     planned = read_recipe(recipe) if recipe else {}
     chosen: dict[str, JsonValue] = dict(planned.get("detector", {}))
-    default_name = chosen.pop("name", "patchcore")
+    default_name = chosen.pop("name", "twoview")
     named: dict[str, JsonValue] = {"backbone": backbone, "weights": weights, "layers": layers, "seed": seed}
     named["max_minutes"] = max_minutes
     chosen |= {key: value for key, value in named.items() if value is not None}
