@@ -1,7 +1,7 @@
 """Unsupervised anomaly detection for medical images: train on the healthy, find what is not.
 
->>> from anomalib_med import PatchCore, fit, load
->>> model = fit(PatchCore(), "normals/")          # doctest: +SKIP
+>>> from anomalib_med import TwoView, fit, load
+>>> model = fit(TwoView(), "normals/")            # doctest: +SKIP
 >>> scores = model.score("new_images/")           # doctest: +SKIP
 >>> model.save("model/"); load("model/")          # doctest: +SKIP
 """
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from anomalib_med.merging import add_normals, merge_models
     from anomalib_med.models.base import Detector, DetectorConfig, FeatureConfig
     from anomalib_med.models.memory_bank.patchcore import PatchCore
+    from anomalib_med.models.memory_bank.two_view import TwoView
     from anomalib_med.models.registry import detectors
     from anomalib_med.outputs.result import Result
     from anomalib_med.outputs.scores import Scores
@@ -38,6 +39,7 @@ __all__ = [
     "Sample",
     "Scores",
     "Summary",
+    "TwoView",
     "__version__",
     "add_normals",
     "detectors",
@@ -61,6 +63,7 @@ _HOMES = {
     "Sample": "anomalib_med.datasets.sample",
     "Scores": "anomalib_med.outputs.scores",
     "Summary": "anomalib_med.scoring",
+    "TwoView": "anomalib_med.models.memory_bank.two_view",
     "add_normals": "anomalib_med.merging",
     "detectors": "anomalib_med.models.registry",
     "fit": "anomalib_med.fitting",

@@ -17,7 +17,7 @@ import numpy as np
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
-from anomalib_med import PatchCore, fit, score_to_folder
+from anomalib_med import TwoView, fit, score_to_folder
 from anomalib_med.datasets.synthetic import add_lesion, chest_phantom
 from anomalib_med.outputs.tables import read_scores
 
@@ -38,7 +38,7 @@ def main() -> None:
         write_studies(images, patients=range(45, 49), ill=True)
 
     # Patients are told apart by PatientID: half of them calibrate, and no patient is on both sides.
-    model = fit(PatchCore(), normals, calibration=0.5)
+    model = fit(TwoView(), normals, calibration=0.5)
     print(f"fitted on {model.training['patients']} patients, calibrated on {model.training['held_out_patients']}")
 
     # Maps have the rows and columns of the DICOM image; results of an earlier run are replaced.

@@ -6,7 +6,7 @@ python examples/quickstart.py [FOLDER]
 import argparse
 from pathlib import Path
 
-from anomalib_med import PatchCore, fit, load, score_to_folder
+from anomalib_med import TwoView, fit, load, score_to_folder
 from anomalib_med.datasets.synthetic import write_chest_dataset
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     write_chest_dataset(data, train=60, normal=5, abnormal=8)
 
     # 20 of the 60 are held out to calibrate: a false-alarm rate of 5 % needs at least 19.
-    model = fit(PatchCore(), data / "train" / "normal", calibration=1 / 3)
+    model = fit(TwoView(), data / "train" / "normal", calibration=1 / 3)
     model.save(saved, overwrite=True)
 
     images = f"{data}/test/*normal/*.png"

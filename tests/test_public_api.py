@@ -25,6 +25,7 @@ PUBLIC = [
     "Sample",
     "Scores",
     "Summary",
+    "TwoView",
     "__version__",
     "add_normals",
     "detectors",

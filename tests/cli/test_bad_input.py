@@ -271,10 +271,10 @@ def test_abnormal_images_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("-s", "bank_sise=10"), r'detector patchcore has no option "bank_sise": did you mean "bank_size"\?'),
+        (("-s", "bank_sise=10"), r'detector twoview has no option "bank_sise": did you mean "bank_size"\?'),
         (("-s", "bank_size"), r"-s bank_size: write it as key=value"),
-        (("-s", "bank_size=many"), r'detector patchcore, option "bank_size": .*number.*many'),
-        (("-s", "bank_size=-1"), r'option "bank_size": .*greater than 0'),
+        (("-s", "bank_size=many"), r'detector twoview, option "bank_size": .*integer.*many'),
+        (("-s", "bank_size=-1"), r'option "bank_size": .*greater than or equal to 1'),
         (("-m", "patchcor"), r'detector "patchcor" is not known: did you mean "patchcore"\?'),
         (("--size", "8"), r'preprocessing, option "size": .*32'),
         (("--window", "lungs"), r'preprocessing, option "windows'),

@@ -20,9 +20,7 @@ def test_fit_says_what_was_fitted_and_held_out(normals_folder: Path, tmp_path: P
     pattern = ("--patient-pattern", r"(patient\d+)")
     outcome = anomed("fit", normals_folder, "-o", tmp_path / "model", *SMALL_FIT, *pattern)
     assert outcome.code == 0
-    assert (
-        "fitted patchcore on 24 images of 12 patients; 6 images of 3 patients held out for calibration" in outcome.out
-    )
+    assert "fitted twoview on 24 images of 12 patients; 6 images of 3 patients held out for calibration" in outcome.out
     assert (
         "note: only 3 patients were held out: nothing can be flagged below a false-alarm rate of 0.250" in outcome.out
     )
@@ -37,7 +35,7 @@ def test_fit_takes_a_glob_and_a_table(normals_folder: Path, tmp_path: Path) -> N
     for number, source in enumerate((f"{normals_folder}/*_0.png", table)):
         outcome = anomed("fit", source, "-o", tmp_path / str(number), *SMALL_FIT)
         assert outcome.code == 0
-        assert "fitted patchcore on 12 images of 12 patients; 3 images of 3 patients held out" in outcome.out
+        assert "fitted twoview on 12 images of 12 patients; 3 images of 3 patients held out" in outcome.out
 
 
 def test_a_model_in_the_way_needs_overwrite_and_is_found_before_the_work(tmp_path: Path) -> None:
@@ -59,7 +57,18 @@ def test_an_empty_folder_is_a_place_for_a_model(tmp_path: Path) -> None:
 
 def test_settings_reach_the_model(tmp_path: Path) -> None:
     images = write_pictures(tmp_path / "images", 6)
-    options = ("-s", "pooling=max", "-s", "bank_size=0.05", "--window", "10,200", "--window", "percentile")
+    options = (
+        "-m",
+        "patchcore",
+        "-s",
+        "pooling=max",
+        "-s",
+        "bank_size=0.05",
+        "--window",
+        "10,200",
+        "--window",
+        "percentile",
+    )
     more = (
         "--window",
         "voi",

@@ -154,7 +154,7 @@ def test_ctrl_c_while_fitting_leaves_nothing(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("anomalib_med.models.memory_bank.patchcore.k_center", interrupt)
+    monkeypatch.setattr("anomalib_med.models.memory_bank.two_view.k_center", interrupt)
     outcome = anomed("fit", normals_folder, "-o", tmp_path / "model", *SMALL_FIT)
     assert outcome.code == 130
     assert list(tmp_path.iterdir()) == []
