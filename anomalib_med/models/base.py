@@ -3,7 +3,7 @@
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar, get_origin
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
@@ -211,7 +211,7 @@ class Detector(ABC):
 
 
 def parse_config(config: type[C], settings: Mapping[str, object], owner: str) -> C:
-    """Validate settings; text is accepted for numbers, as on the command line.
+    """Validate settings; text is accepted for numbers and, with commas, for lists, as on the command line.
 
     Raises
     ------
@@ -224,8 +224,13 @@ def parse_config(config: type[C], settings: Mapping[str, object], owner: str) ->
             hint = f'did you mean "{close[0]}"?' if close else f"it has {', '.join(config.model_fields)}"
             raise ConfigError(f'{owner} has no option "{key}": {hint}')
     try:
-        return config(**settings)
+        return config(**{key: _listed(config, key, value) for key, value in settings.items()})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f'{owner}, option "{where}": {first["msg"]} (got {first["input"]!r})') from None
+
+
+def _listed(config: type[BaseModel], key: str, value: object) -> object:
+    is_list = get_origin(config.model_fields[key].annotation) is tuple
+    return [part.strip() for part in value.split(",") if part.strip()] if is_list and isinstance(value, str) else value

@@ -4,8 +4,11 @@ All take ``(B, C, H, W)``, compute in float32 also under autocast, and are at le
 """
 
 from functools import lru_cache
+from typing import Literal
 
 import torch
+
+PixelError = Literal["l2", "l1", "ssim"]
 
 C1, C2 = 0.01**2, 0.03**2  # Wang et al. 2004, for values between 0 and 1
 
@@ -24,8 +27,7 @@ def ssim(x: torch.Tensor, y: torch.Tensor, *, window: int = 11, sigma: float = 1
     """Structural similarity of each channel around each pixel.
 
     Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", IEEE TIP 2004, equation 13,
-    with a Gaussian window. At the border the window is cut and its weights sum to one again. The blur is two
-    products with a banded matrix: on a CPU, for hundreds of channels, that is far faster than a convolution.
+    with a Gaussian window, see :func:`gaussian_blur`.
 
     Parameters
     ----------
@@ -42,11 +44,9 @@ def ssim(x: torch.Tensor, y: torch.Tensor, *, window: int = 11, sigma: float = 1
     """
     with torch.autocast(x.device.type, enabled=False):
         x, y = x.float(), y.float()
-        rows = _blur_matrix(x.shape[2], window, sigma).to(x.device)
-        columns = _blur_matrix(x.shape[3], window, sigma).T.to(x.device)
 
         def blur(values: torch.Tensor) -> torch.Tensor:
-            return rows @ (values @ columns)
+            return gaussian_blur(values, window, sigma)
 
         mean_x, mean_y = blur(x), blur(y)
         variances = blur(x * x + y * y) - mean_x * mean_x - mean_y * mean_y
@@ -58,6 +58,16 @@ def ssim(x: torch.Tensor, y: torch.Tensor, *, window: int = 11, sigma: float = 1
 def ssim_error(x: torch.Tensor, y: torch.Tensor, *, window: int = 11, sigma: float = 1.5) -> torch.Tensor:
     """``1 - ssim``, from 0 to 2; see :func:`ssim`."""
     return 1 - ssim(x, y, window=window, sigma=sigma)
+
+
+def pixel_error(kind: PixelError, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The error of that name, ``(B, C, H, W)``, for images in [0, 1]."""
+    return {"l2": squared_error, "l1": absolute_error, "ssim": ssim_error}[kind](x, y)
+
+
+def pixel_loss(kind: PixelError, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Mean of the error of that name, as it is for images in [-1, 1], which papers weigh it for."""
+    return {"l2": 4.0, "l1": 2.0, "ssim": 1.0}[kind] * pixel_error(kind, x, y).mean()
 
 
 def perceptual_error(x: torch.Tensor, y: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
@@ -76,6 +86,25 @@ def perceptual_error(x: torch.Tensor, y: torch.Tensor, eps: float = 1e-6) -> tor
     """
     x, y = x.float(), y.float()
     return (x - y).abs().mean(1, keepdim=True) / (x.abs().mean((1, 2, 3), keepdim=True) + eps)
+
+
+def gaussian_blur(x: torch.Tensor, window: int, sigma: float) -> torch.Tensor:
+    """Gaussian mean around each pixel of ``(..., H, W)``.
+
+    At the border the window is cut and its weights sum to one again. The blur is two products with a banded matrix: on
+    a CPU, for hundreds of channels, that is far faster than a convolution.
+
+    Parameters
+    ----------
+    x
+        Float.
+    window
+        Side of the window in pixels, odd.
+    sigma
+        Its standard deviation.
+    """
+    rows = _blur_matrix(x.shape[-2], window, sigma).to(x.device)
+    return rows @ (x @ _blur_matrix(x.shape[-1], window, sigma).T.to(x.device))
 
 
 @lru_cache(maxsize=32)

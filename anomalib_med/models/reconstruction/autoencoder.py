@@ -3,6 +3,7 @@
 The variants and sizes of Cai et al., "MedIAnomaly: A comparative study of anomaly detection in medical images", Medical
 Image Analysis 2025, https://arxiv.org/abs/2404.04518. SSIM after Bergmann et al., VISAPP 2019,
 https://arxiv.org/abs/1807.02011; perceptual after Shvetsova et al., IEEE Access 2021, https://arxiv.org/abs/2006.13265.
+Constrained after Chen and Konukoglu, MIDL 2018, https://arxiv.org/abs/1806.04972.
 """
 
 from collections.abc import Iterator
@@ -48,6 +49,10 @@ class Autoencoder(TrainedDetector):
             Channels of the encoder at each halving of the image.
         hidden
             Width of the layer between the feature map and the latent numbers.
+        bottleneck
+            "dense": `latent` numbers for the whole image; "spatial": so many for each cell of the coarsest feature map.
+        constraint
+            Weight of the squared difference between the latent numbers of an image and of its reconstruction.
         """
 
         neighbourhood: int = Field(1, ge=1)
@@ -59,6 +64,8 @@ class Autoencoder(TrainedDetector):
         latent: int = Field(16, ge=1)
         widths: tuple[int, ...] = Field((16, 32, 64, 64), min_length=1)
         hidden: int = Field(1024, ge=1)
+        bottleneck: Literal["dense", "spatial"] = "dense"
+        constraint: float = Field(0.0, ge=0)
 
     config: Config
 
@@ -76,7 +83,8 @@ class Autoencoder(TrainedDetector):
     def build(self, shape: tuple[int, ...]) -> None:
         """The autoencoder, for images ``(C, H, W)``."""
         c = self.config
-        self.autoencoder = DenseAutoencoder(shape, c.widths, c.latent, c.hidden)
+        spatial = c.bottleneck == "spatial"
+        self.autoencoder = DenseAutoencoder(shape, c.widths, c.latent, c.hidden, spatial=spatial)
         if self.extractor is not None:
             self.standard = Standard(self.extractor.backbone.channels[0])
 
@@ -97,8 +105,20 @@ class Autoencoder(TrainedDetector):
         self.standard.deviation.copy_(deviation[:, None, None])
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
-        """The error of the reconstruction."""
-        return {self.config.loss: self._error(self.config.loss, batch.x, self.autoencoder(batch.x)).mean()}
+        """The error of the reconstruction, and of its latent numbers where that is asked for."""
+        c = self.config
+        z = self.autoencoder.encode(batch.x)
+        reconstructed = self.autoencoder.decode(z)
+        losses: dict[str, torch.Tensor] = {c.loss: self._error(c.loss, batch.x, reconstructed).mean()}
+        if c.constraint:
+            again = self.autoencoder.encode(reconstructed)
+            losses["constraint"] = c.constraint * squared_error(z, again).mean()
+        return losses
+
+    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+        """Reconstructions ``(B, C, H, W)``."""
+        self._check_trained()
+        return self.each(lambda one: self.autoencoder(one).float(), x.to(self.device))
 
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
         """Error ``(B, h, w)``, averaged over channels; h and w are those of the input, or of the frozen features."""

@@ -132,7 +132,7 @@ class DenseBottleneck(nn.Module):
     latent
         Length of the vector.
     hidden
-        Width of the layer between.
+        Width of the layer between; 0: no such layer.
     heads
         Vectors that `encode` gives, side by side (two for a mean and a variance).
     """
@@ -141,12 +141,12 @@ class DenseBottleneck(nn.Module):
         super().__init__()
         self.shape = shape
         flat = shape[0] * shape[1] * shape[2]
-        self.down = nn.Sequential(
-            nn.Linear(flat, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, heads * latent)
-        )
-        self.up = nn.Sequential(
-            nn.Linear(latent, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, flat)
-        )
+        if hidden:
+            self.down = nn.Sequential(_hidden(nn.Linear(flat, hidden)), nn.Linear(hidden, heads * latent))
+            self.up = nn.Sequential(_hidden(nn.Linear(latent, hidden)), nn.Linear(hidden, flat))
+        else:
+            self.down = nn.Sequential(nn.Linear(flat, heads * latent))
+            self.up = nn.Sequential(nn.Linear(latent, flat), leaky())
 
     def encode(self, features: torch.Tensor) -> torch.Tensor:
         """``(B, C, h, w)`` to ``(B, heads * latent)``."""
@@ -163,8 +163,37 @@ class DenseBottleneck(nn.Module):
         return self.decode(self.encode(features))
 
 
+class SpatialBottleneck(nn.Module):
+    """Convolutions of one pixel to a narrow feature map and back, which keep places apart.
+
+    Parameters
+    ----------
+    channels
+        Of the feature map.
+    latent
+        Channels of the narrow one.
+    hidden
+        Channels of the layer between.
+    """
+
+    def __init__(self, channels: int, latent: int, hidden: int) -> None:
+        super().__init__()
+        self.down = nn.Sequential(ConvBlock(channels, hidden, 1, activation=nn.ReLU), nn.Conv2d(hidden, latent, 1))
+        self.up = nn.Sequential(ConvBlock(latent, hidden, 1, activation=nn.ReLU), nn.Conv2d(hidden, channels, 1))
+
+    def encode(self, features: torch.Tensor) -> torch.Tensor:
+        """``(B, C, h, w)`` to ``(B, latent, h, w)``."""
+        z: torch.Tensor = self.down(features)
+        return z
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """``(B, latent, h, w)`` to ``(B, C, h, w)``."""
+        features: torch.Tensor = self.up(z)
+        return features
+
+
 class DenseAutoencoder(nn.Module):
-    """Encoder, dense bottleneck and decoder for images of one shape.
+    """Encoder, bottleneck and decoder for images of one shape.
 
     Values go from [0, 1] to [-1, 1] and back; the output is linear and may leave [0, 1].
 
@@ -178,6 +207,10 @@ class DenseAutoencoder(nn.Module):
         See :class:`DenseBottleneck`.
     outputs
         Channels of the output; by default those of the image.
+    norm, activation
+        After each convolution but the last.
+    spatial
+        Have a :class:`SpatialBottleneck` instead.
     """
 
     def __init__(
@@ -190,26 +223,65 @@ class DenseAutoencoder(nn.Module):
         heads: int = 1,
         outputs: int | None = None,
         norm: Norm = "batch",
+        activation: Activation = nn.ReLU,
+        spatial: bool = False,
     ) -> None:
         super().__init__()
         channels, height, width = shape
         coarse = (widths[-1], height >> len(widths), width >> len(widths))
-        self.encoder = Encoder(channels, widths, norm=norm, activation=nn.ReLU)
-        self.bottleneck = DenseBottleneck(coarse, latent, hidden, heads=heads)
-        self.decoder = Decoder(outputs or channels, widths, last_kernel=0, norm=norm, activation=nn.ReLU)
+        self.encoder = Encoder(channels, widths, norm=norm, activation=activation)
+        self.bottleneck = (
+            SpatialBottleneck(widths[-1], latent, hidden)
+            if spatial
+            else DenseBottleneck(coarse, latent, hidden, heads=heads)
+        )
+        self.decoder = Decoder(outputs or channels, widths, last_kernel=0, norm=norm, activation=activation)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Images ``(B, C, H, W)`` to ``(B, heads * latent)``."""
+        """Images ``(B, C, H, W)`` to ``(B, heads * latent)``, or ``(B, latent, h, w)`` where spatial."""
         return self.bottleneck.encode(self.encoder(2 * x - 1))
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """``(B, latent)`` to ``(B, outputs, H, W)``."""
+        """The way back from the latent numbers to ``(B, outputs, H, W)``."""
         y: torch.Tensor = self.decoder(self.bottleneck.decode(z))
         return (y + 1) / 2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The reconstruction ``(B, outputs, H, W)``."""
         return self.decode(self.encode(x))
+
+
+class VectorEncoder(nn.Module):
+    """Encoder, one hidden layer and a linear one: a discriminator, or an encoder of reconstructions.
+
+    Parameters
+    ----------
+    shape
+        Of an image, ``(C, H, W)``; sides are multiples of ``2 ** len(widths)``.
+    widths
+        Of the encoder.
+    hidden
+        Length of the features before the last layer.
+    outputs
+        Length of the vector.
+    """
+
+    def __init__(self, shape: tuple[int, ...], widths: Sequence[int], hidden: int, outputs: int) -> None:
+        super().__init__()
+        channels, height, width = shape
+        flat = widths[-1] * (height >> len(widths)) * (width >> len(widths))
+        self.encoder = nn.Sequential(Encoder(channels, widths), nn.Flatten(), _hidden(nn.Linear(flat, hidden)))
+        self.last = nn.Linear(hidden, outputs)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Images ``(B, C, H, W)`` to ``(B, hidden)``."""
+        features: torch.Tensor = self.encoder(2 * x - 1)
+        return features
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images ``(B, C, H, W)`` to ``(B, outputs)``."""
+        y: torch.Tensor = self.last(self.features(x))
+        return y
 
 
 class StandardisedConv(nn.Conv2d):
@@ -277,6 +349,10 @@ class UNet(nn.Module):
             x = block(torch.cat([across.pop(), coarse], dim=1))
         y: torch.Tensor = self.last(x)
         return y
+
+
+def _hidden(linear: nn.Linear) -> nn.Sequential:
+    return nn.Sequential(linear, nn.BatchNorm1d(linear.out_features), nn.ReLU(inplace=True))
 
 
 def _dropout(share: float) -> tuple[nn.Module, ...]:
