@@ -10,6 +10,7 @@ from anomalib_med import Detector, FittedModel, Preprocessing, detectors, fit, l
 from anomalib_med.datasets.synthetic import add_lesion, chest_phantom
 from anomalib_med.errors import ConfigError
 from anomalib_med.evaluation import image_auroc, pixel_auroc
+from anomalib_med.models.trainer import TrainedDetector
 from tests.conftest import abnormal_picture, normal_picture
 
 NORMALS = np.stack([normal_picture(i) for i in range(24)])
@@ -17,20 +18,36 @@ ABNORMALS = np.stack([abnormal_picture(2000 + i)[0] for i in range(16)])
 
 # Settings that make a detector small enough for a test; a detector that is quick by default needs none. Those that
 # score by the mean of their map, which suits disease of a whole lung, take a pooling that follows a small object.
+NARROW = {"steps": 300, "batch_size": 8, "hidden": 64, "widths": (8, 16, 32, 32), "learning_rate": 3e-3}
 SMALL: dict[str, dict[str, object]] = {
+    "aeu": NARROW | {"learning_rate": 2e-3},
     "autoencoder": {"epochs": 30, "batch_size": 8, "loss": "ssim", "pooling": "power8"},
+    "cevae": NARROW
+    | {"steps": 400, "hidden": 0, "widths": (16, 32, 64, 64), "latent": 32, "learning_rate": 2e-3, "beta": 1e-3}
+    | {"score": "combined", "image": "map", "pooling": "top10%"},
+    "cvad": {"steps": 500, "batch_size": 8, "widths": (8, 16, 32, 32), "latent": 16, "fine_latent": 16}
+    | {"learning_rate": 3e-3, "augment": True},
+    "dae": {"steps": 150, "batch_size": 4, "widths": (8, 16, 32), "learning_rate": 2e-3},
     "fae": {"steps": 60, "batch_size": 8, "grid": 16, "learning_rate": 2e-3, "pooling": "top10%"},
+    "ganomaly": NARROW | {"steps": 150, "learning_rate": 2e-3},
+    "memae": NARROW | {"pooling": "power8"},
     "patchcore": {"bank_size": 300},
     "twoview": {"bank_size": 300},
+    "vae": NARROW | {"steps": 500, "widths": (8, 16, 32), "loss": "ssim", "beta": 5e-4, "pooling": "power8"},
 }
+
+# Of the input in the test with lesions, where 128 pixels would take minutes.
+SIDES = {"cvad": 64, "vae": 64}
 
 # Detectors of the package; tests and users may register more.
 NAMES = [name for name, detector in detectors().items() if detector.__module__.startswith("anomalib_med.")]
 
 
 def fitted(name: str) -> FittedModel:
-    detector = detectors()[name](**SMALL.get(name, {}))
-    return fit(detector, NORMALS, preprocessing=Preprocessing(size=64), device="cpu")
+    kind, settings = detectors()[name], SMALL.get(name, {})
+    if issubclass(kind, TrainedDetector):
+        settings = settings | {"steps": 10}  # what is promised here does not depend on how well it is trained
+    return fit(kind(**settings), NORMALS, preprocessing=Preprocessing(size=64), device="cpu")
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -111,7 +128,7 @@ def test_finds_planted_lesions_better_than_the_difference_to_the_mean_image(name
     healthy, no_masks = phantoms(range(1000, 1012))
     diseased, masks = phantoms(range(2000, 2012), "foreign")
     detector = detectors()[name](**SMALL.get(name, {}))
-    scores = fit(detector, normals, preprocessing=Preprocessing(size=128), device="cpu").score(
+    scores = fit(detector, normals, preprocessing=Preprocessing(size=SIDES.get(name, 128)), device="cpu").score(
         np.concatenate([healthy, diseased])
     )
     labels = [0] * len(healthy) + [1] * len(diseased)

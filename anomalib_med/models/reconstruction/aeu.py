@@ -1,0 +1,82 @@
+"""AE-U: an autoencoder that also says how sure it is of each pixel.
+
+Mao et al., "Abnormality Detection in Chest X-ray Images Using Uncertainty Prediction Autoencoders", MICCAI 2020, in
+the sizes of MedIAnomaly, https://arxiv.org/abs/2404.04518.
+"""
+
+from typing import Literal
+
+import torch
+
+from anomalib_med.models.losses import squared_error
+from anomalib_med.models.normals import StepBatch
+from anomalib_med.models.reconstruction.blocks import DenseAutoencoder
+from anomalib_med.models.reconstruction.settings import CodeConfig
+from anomalib_med.models.trainer import TrainedDetector
+
+BOUND = 10.0  # of a log-variance: where all normals are alike, such as black air, it would fall for ever
+
+
+class UncertaintyAutoencoder(TrainedDetector):
+    """Reconstructs an image and predicts the variance of each pixel; an error counts where the variance is low.
+
+    So the edges of ribs and heart, which no autoencoder gets right, are not taken for anomalies.
+    """
+
+    name = "aeu"
+    title = "AE-U, uncertainty prediction autoencoder (Mao et al., MICCAI 2020)"
+    input_size = 64
+
+    class Config(CodeConfig):
+        """Settings of the uncertainty autoencoder.
+
+        Parameters
+        ----------
+        score
+            The map: the squared error divided by the predicted variance ("uncertainty"), or the error alone ("l2").
+        """
+
+        score: Literal["uncertainty", "l2"] = "uncertainty"
+
+    config: Config
+
+    @property
+    def multiple(self) -> int:
+        """Sides are halved once for each width."""
+        return self.config.multiple
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """The autoencoder, for images ``(C, H, W)``."""
+        c = self.config
+        self.autoencoder = DenseAutoencoder(shape, c.widths, c.latent, c.hidden, outputs=2 * shape[0])
+
+    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+        """Gaussian negative log-likelihood, up to a factor and a constant."""
+        reconstructed, log_variance = self._passed(batch.x)
+        return {"likelihood": (_weighted(batch.x, reconstructed, log_variance) + log_variance).mean()}
+
+    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+        """Reconstructions ``(B, C, H, W)``."""
+        self._check_trained()
+        return self.each(lambda one: self._passed(one)[0], x.to(self.device))
+
+    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Error over predicted variance ``(B, H, W)``, mean over channels; about 1 where an image is normal."""
+        self._check_trained()
+        return self.each(self._map, x.to(self.device))
+
+    def _map(self, x: torch.Tensor) -> torch.Tensor:
+        reconstructed, log_variance = self._passed(x)
+        if self.config.score == "l2":
+            return squared_error(x, reconstructed).mean(1)
+        return _weighted(x, reconstructed, log_variance).mean(1)
+
+    def _passed(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reconstruction, and the logarithm of the variance for values in [-1, 1]."""
+        reconstructed, raised = self.autoencoder(x).float().chunk(2, dim=1)
+        return reconstructed, (2 * raised - 1).clamp(-BOUND, BOUND)
+
+
+def _weighted(x: torch.Tensor, reconstructed: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+    # The paper's images lie in [-1, 1], where a squared error is four times as large.
+    return 4 * squared_error(x, reconstructed) * (-log_variance).exp()

@@ -1,0 +1,177 @@
+"""ceVAE: a variational autoencoder that also learns to fill in what is hidden; with the post-processing of StRegA.
+
+Zimmerer et al., "Context-encoding Variational Autoencoder for Unsupervised Anomaly Detection", 2018,
+https://arxiv.org/abs/1812.05941. Chatterjee et al., "StRegA: Unsupervised Anomaly Detection in Brain MRIs using a
+Compact Context-encoding Variational Autoencoder", Computers in Biology and Medicine 2022,
+https://arxiv.org/abs/2201.13271.
+"""
+
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from pydantic import Field
+
+from anomalib_med.models.losses import absolute_error, gaussian_blur, squared_error
+from anomalib_med.models.normals import StepBatch
+from anomalib_med.models.pooling import pool
+from anomalib_med.models.reconstruction import latent
+from anomalib_med.models.reconstruction.blocks import DenseAutoencoder, leaky
+from anomalib_med.models.reconstruction.settings import CodeConfig
+from anomalib_med.models.trainer import TrainedDetector
+
+SQUARES = 3  # hidden in an image, at most
+WINDOW, SIGMA = 7, 3.0  # of the Gaussian on a gradient, in pixels
+
+
+class ContextEncodingVAE(TrainedDetector):
+    """Reconstructs an image from a distribution of a few numbers, and also from an image with squares painted over.
+
+    The score is the loss of the image: its mean absolute error and its divergence from the prior. The anomaly map is
+    the squared error, the gradient of that loss at each pixel, or the product of error and the divergence's gradient.
+    """
+
+    name = "cevae"
+    title = "ceVAE, context-encoding variational autoencoder (Zimmerer et al. 2018; StRegA, Chatterjee et al. 2022)"
+    input_size = 128
+
+    class Config(CodeConfig):
+        """Settings of the context-encoding variational autoencoder.
+
+        Parameters
+        ----------
+        beta
+            Weight of the divergence from the prior.
+        context
+            Weight of the painted images in the loss; the others have the rest.
+        score
+            What the map shows: "reconstruction", "gradient" or "combined".
+        image
+            Where the image's score comes from: its loss ("elbo") or its map, pooled ("map").
+        min_area
+            Keep of a map only what lies above its own Otsu threshold in connected pieces of at least so many pixels; 0:
+            keep all.
+        """
+
+        epochs: int = Field(100, ge=1)
+        batch_size: int = Field(16, ge=1)
+        learning_rate: float = Field(1e-4, gt=0)
+        latent: int = Field(128, ge=1)
+        widths: tuple[int, ...] = Field((16, 64, 256, 1024), min_length=1)
+        hidden: int = Field(0, ge=0)
+        beta: float = Field(0.01, ge=0)
+        context: float = Field(0.5, ge=0, le=1)
+        score: Literal["reconstruction", "gradient", "combined"] = "reconstruction"
+        image: Literal["elbo", "map"] = "elbo"
+        min_area: int = Field(0, ge=0)
+
+    config: Config
+
+    @property
+    def multiple(self) -> int:
+        """Sides are halved once for each width."""
+        return self.config.multiple
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """The autoencoder, without norms, for images ``(C, H, W)``."""
+        c = self.config
+        self.autoencoder = DenseAutoencoder(shape, c.widths, c.latent, c.hidden, heads=2, norm="none", activation=leaky)
+
+    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+        """Absolute errors of what came of the image and of the painted image, and the weighted divergence."""
+        c, x = self.config, batch.x
+        reconstructed, divergence = self._passed(x, draw=True)
+        filled, _ = self._passed(paint_squares(x), draw=True)
+        # The paper's images lie in [-1, 1], where an absolute error is twice as large.
+        return {
+            "error": (1 - c.context) * 2 * absolute_error(x, reconstructed).mean(),
+            "divergence": (1 - c.context) * c.beta * divergence.mean(),
+            "context": c.context * 2 * absolute_error(x, filled).mean(),
+        }
+
+    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+        """Reconstructions ``(B, C, H, W)``."""
+        self._check_trained()
+        return self.each(lambda one: self._passed(one)[0], x.to(self.device))
+
+    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+        """The map that `score` names, ``(B, H, W)``, mean over channels."""
+        self._check_trained()
+        maps = self.each(self._map, x.to(self.device))
+        return keep_large(maps, self.config.min_area) if self.config.min_area else maps
+
+    def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """The loss of each image over its valid area, or its pooled map."""
+        if self.config.image == "map":
+            return pool(maps, valid, self.config.pooling)
+
+        x = x.to(self.device)
+        error = 2 * absolute_error(x, self.reconstruct(x)).mean(1)
+        divergence = self.each(lambda one: self._passed(one)[1], x)
+        return pool(error, valid, "mean") + self.config.beta * divergence
+
+    def _map(self, x: torch.Tensor) -> torch.Tensor:
+        score = self.config.score
+        if score == "reconstruction":
+            return squared_error(x, self._passed(x)[0]).mean(1)
+        slope = latent.input_gradient(self._loss if score == "gradient" else lambda one: self._passed(one)[1], x)
+        slope = gaussian_blur(slope, WINDOW, SIGMA)
+        return (slope if score == "gradient" else slope * squared_error(x, self._passed(x)[0])).mean(1)
+
+    def _loss(self, x: torch.Tensor) -> torch.Tensor:
+        reconstructed, divergence = self._passed(x)
+        return 2 * absolute_error(x, reconstructed).mean((1, 2, 3)) + self.config.beta * divergence
+
+    def _passed(self, x: torch.Tensor, *, draw: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reconstruction, and the divergence of each image per latent number, ``(B,)``."""
+        mean, log_variance = latent.gaussian(self.autoencoder.encode(x))
+        z = latent.sample_gaussian(mean, log_variance) if draw else mean
+        return self.autoencoder.decode(z), latent.gaussian_kl(mean, log_variance).mean(1)
+
+
+def paint_squares(x: torch.Tensor) -> torch.Tensor:
+    """Paint up to three squares of one random size, each of one random grey, over each image of ``(B, C, H, W)``.
+
+    Sides go up to half the image; greys lie between the least and the greatest value of the batch.
+    """
+    count, height, width = len(x), x.shape[2], x.shape[3]
+    low, high = x.min(), x.max()
+    side = (torch.rand(count, device=x.device) * max(height, width) / 2).floor()
+    number = torch.randint(SQUARES + 1, (count,), device=x.device)
+    rows, columns = torch.arange(height, device=x.device)[:, None], torch.arange(width, device=x.device)
+    painted = x
+    for square in range(SQUARES):
+        top, left, grey = torch.rand(3, count, device=x.device)[:, :, None, None]
+        size = side[:, None, None]
+        top, left = (top * (height - size)).floor(), (left * (width - size)).floor()
+        inside = (rows >= top) & (rows < top + size) & (columns >= left) & (columns < left + size)
+        inside &= (number > square)[:, None, None]
+        painted = torch.where(inside[:, None], (low + grey * (high - low))[:, None], painted)
+    return painted
+
+
+def keep_large(maps: torch.Tensor, min_area: int) -> torch.Tensor:
+    """Keep of each map what lies above its Otsu threshold in connected pieces of so many pixels; the rest becomes 0.
+
+    The post-processing of StRegA, without its fixed threshold.
+
+    Parameters
+    ----------
+    maps
+        ``(B, H, W)``, at least 0.
+    min_area
+        Pixels of the smallest piece that is kept.
+    """
+    kept = [_large_pieces(one, min_area) for one in maps.float().cpu().numpy()]
+    return maps * torch.from_numpy(np.stack(kept)).to(maps.device)
+
+
+def _large_pieces(one: np.ndarray, min_area: int) -> np.ndarray:
+    scaled = np.round(255 * one / max(float(one.max()), 1e-12)).astype(np.uint8)
+    _, above = cv2.threshold(scaled, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    _, pieces, statistics, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    large = statistics[:, cv2.CC_STAT_AREA] >= min_area
+    large[0] = False  # what lies below the threshold
+    kept: np.ndarray = large[pieces]
+    return kept

@@ -1,0 +1,116 @@
+"""DAE: a U-Net that takes coarse noise away, and with it what no normal image has.
+
+Kascenas et al., "Denoising Autoencoders for Unsupervised Anomaly Detection in Brain MRI", MIDL 2022,
+https://proceedings.mlr.press/v172/kascenas22a.html.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+from torch.optim import Optimizer
+
+from anomalib_med.models.losses import absolute_error, squared_error
+from anomalib_med.models.normals import StepBatch
+from anomalib_med.models.pooling import pool
+from anomalib_med.models.reconstruction.blocks import UNet
+from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training_config import TrainingConfig
+
+WINDOW = 5  # of the median and of the erosion, in pixels, as in the official code
+ERODED = 0.95  # of a window must be valid
+
+
+class DenoisingAutoencoder(TrainedDetector):
+    """Learns to remove coarse noise from normal images; at scoring no noise is added, and what is removed is abnormal.
+
+    The anomaly map is the absolute difference, its median over 5 x 5 pixels.
+    """
+
+    name = "dae"
+    title = "DAE, denoising autoencoder with coarse noise (Kascenas et al., MIDL 2022)"
+    input_size = 128
+
+    class Config(TrainingConfig):
+        """Settings of the denoising autoencoder.
+
+        Parameters
+        ----------
+        noise
+            Standard deviation, where the image lies in [0, 1].
+        noise_grid
+            Side of the square of random numbers that is enlarged to the image: the smaller, the coarser the noise.
+        noise_offset
+            Mean of the noise; -0.5 is that of MedIAnomaly's code.
+        widths
+            Channels of the U-Net at each resolution, finest first.
+        """
+
+        pooling: str = "mean"
+        steps: int = Field(10_000, ge=0)
+        batch_size: int = Field(16, ge=1)
+        learning_rate: float = Field(1e-4, gt=0)
+        weight_decay: float = Field(1e-5, ge=0)
+        schedule: Literal["constant", "cosine"] = "cosine"
+        clip_norm: float = Field(0.5, ge=0)
+        noise: float = Field(0.2, gt=0)
+        noise_grid: int = Field(16, ge=2)
+        noise_offset: float = 0.0
+        widths: tuple[int, ...] = Field((64, 128, 256, 512), min_length=2)
+
+    config: Config
+
+    @property
+    def multiple(self) -> int:
+        """Sides are halved between the resolutions of the U-Net."""
+        return 1 << (len(self.config.widths) - 1)
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """The U-Net, for images ``(C, H, W)``."""
+        self.unet = UNet(shape[0], shape[0], self.config.widths, activation=nn.SiLU, standardised=True)
+
+    def optimisers(self) -> dict[str, Optimizer]:
+        """The paper's Adam, with AMSGrad."""
+        c = self.config
+        return {
+            "all": torch.optim.Adam(self.unet.parameters(), c.learning_rate, weight_decay=c.weight_decay, amsgrad=True)
+        }
+
+    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+        """Squared error of the denoised image, over the valid area."""
+        area = batch.valid[:, None].float()
+        denoised = self.unet(batch.x + self._noise(batch.x) * area)
+        return {"error": (squared_error(batch.x, denoised) * area).mean()}
+
+    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+        """Denoised images ``(B, C, H, W)``."""
+        self._check_trained()
+        return self.each(lambda one: self.unet(one).float(), x.to(self.device))
+
+    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Absolute difference ``(B, H, W)``, mean over channels, median of 5 x 5 pixels."""
+        self._check_trained()
+        return self.each(lambda one: _median(absolute_error(one, self.unet(one)).mean(1)), x.to(self.device))
+
+    def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """The map pooled where a window around a pixel is valid: the rim of the body is no finding."""
+        share = F.avg_pool2d(valid[:, None].float(), WINDOW, 1, WINDOW // 2, count_include_pad=False)[:, 0]
+        return pool(maps, share > ERODED, self.config.pooling)
+
+    def _noise(self, x: torch.Tensor) -> torch.Tensor:
+        """Coarse noise in the shape of the images, rolled by random numbers of pixels."""
+        c = self.config
+        grid = torch.randn(*x.shape[:2], c.noise_grid, c.noise_grid, device=x.device) * c.noise + c.noise_offset
+        noise = F.interpolate(grid, x.shape[2:], mode="bilinear", align_corners=True)
+        rows, columns = (int(torch.randint(side, ())) for side in x.shape[2:])
+        return noise.roll((rows, columns), (2, 3))
+
+
+def _median(maps: torch.Tensor) -> torch.Tensor:
+    """Median around each pixel of ``(B, H, W)``; the border is continued."""
+    margin = WINDOW // 2
+    padded = F.pad(maps[:, None], (margin, margin, margin, margin), mode="replicate")
+    windows = padded.unfold(2, WINDOW, 1).unfold(3, WINDOW, 1)
+    return windows.reshape(*maps.shape, -1).median(-1).values

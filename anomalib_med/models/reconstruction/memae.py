@@ -1,0 +1,127 @@
+"""MemAE: an autoencoder whose code is put together from a few remembered ones.
+
+Gong et al., "Memorizing Normality to Detect Anomaly: Memory-augmented Deep Autoencoder for Unsupervised Anomaly
+Detection", ICCV 2019, https://arxiv.org/abs/1904.02639, in the sizes of MedIAnomaly, https://arxiv.org/abs/2404.04518.
+"""
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import nn
+
+from anomalib_med.models.losses import PixelError, pixel_error, pixel_loss
+from anomalib_med.models.normals import StepBatch
+from anomalib_med.models.reconstruction.blocks import DenseAutoencoder
+from anomalib_med.models.reconstruction.settings import CodeConfig
+from anomalib_med.models.trainer import TrainedDetector
+
+EPS = 1e-12
+
+
+class MemoryAutoencoder(TrainedDetector):
+    """Reconstructs an image from a mixture of codes that were learnt on normals.
+
+    An ordinary autoencoder may reconstruct what it has never seen; a mixture of normal codes gives a normal image. The
+    anomaly map is the error of the reconstruction.
+    """
+
+    name = "memae"
+    title = "MemAE, memory-augmented autoencoder (Gong et al., ICCV 2019)"
+    input_size = 64
+
+    class Config(CodeConfig):
+        """Settings of the memory-augmented autoencoder.
+
+        Parameters
+        ----------
+        loss
+            Error of the reconstruction, minimised and shown: "l2", "l1" or "ssim".
+        slots
+            Codes that are remembered.
+        shrink
+            Shares of a mixture below this are taken as 0.
+        entropy
+            Weight of the mixtures' entropy in the loss: the higher, the fewer codes in a mixture.
+        """
+
+        loss: PixelError = "l2"
+        slots: int = Field(25, ge=2)
+        shrink: float = Field(0.0025, ge=0, lt=1)
+        entropy: float = Field(0.0002, ge=0)
+
+        @model_validator(mode="after")
+        def _something_remains(self) -> "MemoryAutoencoder.Config":
+            if self.shrink * self.slots >= 1:
+                raise ValueError("shrink must be below 1 / slots: equal shares would all be taken as 0")
+            return self
+
+    config: Config
+
+    @property
+    def multiple(self) -> int:
+        """Sides are halved once for each width."""
+        return self.config.multiple
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """The autoencoder, for images ``(C, H, W)``, and its memory."""
+        c = self.config
+        self.autoencoder = DenseAutoencoder(shape, c.widths, c.latent, c.hidden)
+        self.memory = Memory(c.slots, c.latent, c.shrink)
+
+    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+        """Error of the reconstruction, and the weighted entropy of the mixtures."""
+        shares = self.memory.shares(self.autoencoder.encode(batch.x))
+        reconstructed = self.autoencoder.decode(self.memory.mixture(shares))
+        entropy = -(shares * (shares + EPS).log()).sum(1).mean()
+        c = self.config
+        return {"error": pixel_loss(c.loss, batch.x, reconstructed), "entropy": c.entropy * entropy}
+
+    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+        """Reconstructions ``(B, C, H, W)``."""
+        self._check_trained()
+        return self.each(self._reconstructed, x.to(self.device))
+
+    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Error ``(B, H, W)``, mean over channels."""
+        self._check_trained()
+        kind = self.config.loss
+        return self.each(lambda one: pixel_error(kind, one, self._reconstructed(one)).mean(1), x.to(self.device))
+
+    def _reconstructed(self, x: torch.Tensor) -> torch.Tensor:
+        return self.autoencoder.decode(self.memory(self.autoencoder.encode(x)))
+
+
+class Memory(nn.Module):
+    """Remembered codes, and mixtures of them that look like a given one.
+
+    Parameters
+    ----------
+    slots
+        Number of codes.
+    length
+        Of each.
+    shrink
+        Shares up to this become 0; the others then sum to one again.
+    """
+
+    def __init__(self, slots: int, length: int, shrink: float) -> None:
+        super().__init__()
+        self.shrink = shrink
+        self.codes = nn.Parameter(torch.empty(slots, length).uniform_(-1, 1) / length**0.5)
+
+    def shares(self, z: torch.Tensor) -> torch.Tensor:
+        """Shares ``(B, slots)`` of each code for codes ``(B, length)``, from their products; each row sums to one."""
+        shares = F.softmax((z @ self.codes.T).float(), dim=1)
+        if self.shrink:
+            # Hard shrinkage that passes gradients, equation 7 of the paper.
+            shares = F.relu(shares - self.shrink) * shares / ((shares - self.shrink).abs() + EPS)
+            shares = F.normalize(shares, p=1, dim=1)
+        return shares
+
+    def mixture(self, shares: torch.Tensor) -> torch.Tensor:
+        """Codes ``(B, length)`` from shares."""
+        return shares @ self.codes
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """The mixture for codes ``(B, length)``, the same shape."""
+        return self.mixture(self.shares(z))

@@ -1,0 +1,124 @@
+"""VAE: a variational autoencoder with a Gaussian or a Dirichlet prior, and maps of error, of gradient and of both.
+
+Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, https://arxiv.org/abs/1312.6114, in the sizes of
+MedIAnomaly, https://arxiv.org/abs/2404.04518. Gradient and combined maps: Zimmerer et al., "Unsupervised Anomaly
+Localization using Variational Auto-Encoders", MICCAI 2019, https://arxiv.org/abs/1907.02796. Dirichlet prior and
+capacity: Keel et al., "Variational Autoencoders for Feature Exploration and Malignancy Prediction of Lung Lesions",
+BMVC workshop 2023, https://arxiv.org/abs/2311.15719.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from anomalib_med.models.losses import PixelError, pixel_error, pixel_loss
+from anomalib_med.models.normals import StepBatch
+from anomalib_med.models.reconstruction import latent
+from anomalib_med.models.reconstruction.blocks import DenseAutoencoder
+from anomalib_med.models.reconstruction.settings import CodeConfig
+from anomalib_med.models.trainer import TrainedDetector
+
+Score = Literal["reconstruction", "reconstruction_gradient", "kl_gradient", "elbo_gradient", "combined"]
+
+
+class VariationalAutoencoder(TrainedDetector):
+    """Reconstructs an image from a distribution of a few numbers that is held close to a prior.
+
+    The anomaly map is the error of the reconstruction, how much a pixel moves the loss, or the product of both.
+    At scoring nothing is drawn: the reconstruction is that of the mean.
+    """
+
+    name = "vae"
+    title = "VAE with Gaussian or Dirichlet prior (Kingma and Welling 2014; Zimmerer et al., MICCAI 2019)"
+    input_size = 64
+
+    class Config(CodeConfig):
+        """Settings of the variational autoencoder.
+
+        Parameters
+        ----------
+        loss
+            Error of the reconstruction, minimised and shown: "l2", "l1" or "ssim".
+        prior
+            "gaussian" or "dirichlet": latent numbers that are shares and sum to one.
+        concentration
+            Of the Dirichlet prior in each dimension; below 1 few shares are large, 1 is uniform.
+        beta
+            Weight of the divergence from the prior.
+        capacity
+            Divergence that costs nothing: what is minimised is the distance from it.
+        score
+            What the map shows: the error ("reconstruction"), the gradient at each pixel of the mean error, of
+            the divergence or of the whole loss, or ("combined") the error times the divergence's gradient.
+        """
+
+        loss: PixelError = "l2"
+        prior: Literal["gaussian", "dirichlet"] = "gaussian"
+        concentration: float = Field(1.0, gt=0)
+        beta: float = Field(0.005, ge=0)
+        capacity: float = Field(0.0, ge=0)
+        score: Score = "reconstruction"
+
+    config: Config
+
+    @property
+    def multiple(self) -> int:
+        """Sides are halved once for each width."""
+        return self.config.multiple
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """The autoencoder, for images ``(C, H, W)``."""
+        c = self.config
+        heads = 2 if c.prior == "gaussian" else 1
+        self.autoencoder = DenseAutoencoder(shape, c.widths, c.latent, c.hidden, heads=heads)
+
+    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+        """Error of a drawn reconstruction, and the weighted divergence."""
+        reconstructed, divergence = self._passed(batch.x, draw=True)
+        error = pixel_loss(self.config.loss, batch.x, reconstructed)
+        return {"error": error, "divergence": self._weighted(divergence).mean()}
+
+    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+        """Reconstructions ``(B, C, H, W)``."""
+        self._check_trained()
+        return self.each(lambda one: self._passed(one)[0], x.to(self.device))
+
+    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+        """The map that `score` names, ``(B, H, W)``, mean over channels."""
+        self._check_trained()
+        return self.each(self._map, x.to(self.device))
+
+    def _map(self, x: torch.Tensor) -> torch.Tensor:
+        score = self.config.score
+        if score == "reconstruction":
+            return pixel_error(self.config.loss, x, self._passed(x)[0]).mean(1)
+        if score == "combined":
+            slope = latent.input_gradient(lambda image: self._passed(image)[1], x)
+            return (pixel_error(self.config.loss, x, self._passed(x)[0]) * slope).mean(1)
+        return latent.input_gradient(self._loss, x).mean(1)
+
+    def _loss(self, x: torch.Tensor) -> torch.Tensor:
+        """What `score` takes the gradient of, ``(B,)``."""
+        reconstructed, divergence = self._passed(x)
+        error = torch.stack([pixel_loss(self.config.loss, *pair) for pair in zip(x, reconstructed, strict=True)])
+        if self.config.score == "reconstruction_gradient":
+            return error
+        return divergence if self.config.score == "kl_gradient" else error + self._weighted(divergence)
+
+    def _weighted(self, divergence: torch.Tensor) -> torch.Tensor:
+        return self.config.beta * (divergence - self.config.capacity).abs()
+
+    def _passed(self, x: torch.Tensor, *, draw: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reconstruction, and the divergence of each image per latent number, ``(B,)``."""
+        c = self.config
+        code = self.autoencoder.encode(x)
+        if c.prior == "gaussian":
+            mean, log_variance = latent.gaussian(code)
+            z = latent.sample_gaussian(mean, log_variance) if draw else mean
+            divergence = latent.gaussian_kl(mean, log_variance).mean(1)
+        else:
+            concentration = latent.concentrations(code)
+            z = latent.sample_dirichlet(concentration) if draw else latent.dirichlet_mean(concentration)
+            divergence = latent.dirichlet_kl(concentration, c.concentration) / c.latent
+        return self.autoencoder.decode(z), divergence
