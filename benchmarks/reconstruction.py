@@ -6,7 +6,8 @@
 ``table`` runs `anomed bench`: every detector with the settings of METHODS and so many steps of 16 images, its last one,
 on the data sets in ROOT; finished ones are not run again. It prints image AUROC with its 95 % interval, fit time,
 images a second, and the trivial baselines. ``pictures`` trains each detector on chest phantoms and writes
-models/NAME/phantoms.jpg: for a nodule and for a foreign body the image, its reconstruction and the anomaly map.
+models/NAME/phantoms.jpg: for a nodule and for a foreign body, the largest of fifteen each, the image, its
+reconstruction and the anomaly map.
 """
 
 import argparse
@@ -106,7 +107,8 @@ def picture(name: str, steps: int) -> dict:
     scores = model.score(images)
     labels = [0] * len(healthy) + [1] * (len(images) - len(healthy))
     difference = list(np.abs(images - normals.mean(0)))
-    rows = [strip(model, kind[0], mask[0]) for kind, mask in zip(sick, masks, strict=True)]
+    largest = [max(range(len(kind)), key=lambda i, kind=kind: int(kind[i].sum())) for kind in masks]
+    rows = [strip(model, sick[k][i], masks[k][i]) for k, i in enumerate(largest)]
     path = Path(__file__).parents[1] / "models" / name / "phantoms.jpg"
     gap = np.full((GAP, rows[0].shape[1], 3), 16, np.uint8)
     cv2.imwrite(str(path), np.concatenate([rows[0], gap, rows[1]])[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
@@ -121,7 +123,7 @@ def picture(name: str, steps: int) -> dict:
 
 
 def strip(model: FittedModel, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Image with the lesion's outline, reconstruction, map; uint8 RGB."""
+    """Image with the lesion's outline, reconstruction, map in colours from its median to its maximum; uint8 RGB."""
     (frame,) = Frames(discover(image[None]), model.preprocessing)
     with torch.inference_mode():
         reconstruction = model.detector.reconstruct(torch.from_numpy(frame.pixels)[None])[0].mean(0).numpy()
@@ -131,8 +133,8 @@ def strip(model: FittedModel, image: np.ndarray, mask: np.ndarray) -> np.ndarray
     large = cv2.resize(mask.astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST)
     outline, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     panels[0] = cv2.drawContours(panels[0].copy(), outline, -1, (255, 200, 0), 1)
-    map = model.score(image[None]).maps[0]
-    panels.append(cv2.resize(colours(map, model.map_range), (side, side)))
+    map = cv2.resize(model.score(image[None])[0].grid, (side, side))
+    panels.append(colours(map, (float(np.median(map)), float(map.max()))))
     gap = np.full((side, GAP, 3), 16, np.uint8)
     return np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1)
 
