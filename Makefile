@@ -7,7 +7,7 @@ STAMP := $(VENV)/.set-up
 
 .PHONY: setup demo test check format clean bench
 .PHONY: bench-growth bench-aupro bench-coverage bench-coreset bench-search bench-pipeline bench-throughput bench-extractors
-.PHONY: bench-training bench-ct bench-lungs false-alarms
+.PHONY: bench-training bench-inpainting bench-ct bench-lungs false-alarms
 
 setup: $(STAMP)
 
@@ -71,6 +71,9 @@ bench-extractors: setup
 
 bench-training: setup
 	$(BIN)/python benchmarks/training.py $(ARGS)
+
+bench-inpainting: setup
+	$(BIN)/python benchmarks/inpainting.py $(ARGS)
 
 false-alarms: setup
 	$(BIN)/python benchmarks/false_alarm_rate.py $(ARGS)

@@ -19,9 +19,15 @@ ABNORMALS = np.stack([abnormal_picture(2000 + i)[0] for i in range(16)])
 # score by the mean of their map, which suits disease of a whole lung, take a pooling that follows a small object.
 SMALL: dict[str, dict[str, object]] = {
     "autoencoder": {"epochs": 30, "batch_size": 8, "loss": "ssim", "pooling": "power8"},
+    "autopaint": {"steps": 60, "batch_size": 4, "width": 8, "learning_rate": 3e-3, "cell": 8, "pooling": "max"},
     "fae": {"steps": 60, "batch_size": 8, "grid": 16, "learning_rate": 2e-3, "pooling": "top10%"},
+    "mae": {"steps": 60, "batch_size": 8, "width": 48, "depth": 3, "decoder_width": 48, "learning_rate": 3e-3}
+    | {"parts": 2, "relative": True, "pooling": "power8"},
     "patchcore": {"bank_size": 300},
-    "twoview": {"bank_size": 300},
+    "riad": {"steps": 30, "batch_size": 2, "width": 8, "learning_rate": 3e-3, "window": 7}
+    | {"cells": (4, 8, 16), "intensity": 4},
+    "squid": {"steps": 40, "batch_size": 4, "width": 8, "learning_rate": 3e-3, "augment": False, "critic": 1}
+    | {"slots": 50, "score": "residual", "pooling": "max"},
 }
 
 # Detectors of the package; tests and users may register more.
