@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, object]] = {
     | {"cells": (4, 8, 16), "intensity": 4},
     "squid": {"steps": 40, "batch_size": 4, "width": 8, "learning_rate": 3e-3, "augment": False, "critic": 1}
     | {"slots": 50, "score": "residual", "pooling": "max"},
+    "twoview": {"bank_size": 300},
 }
 
 # Detectors of the package; tests and users may register more.
