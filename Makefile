@@ -7,7 +7,7 @@ STAMP := $(VENV)/.set-up
 
 .PHONY: setup demo test check format clean bench
 .PHONY: bench-growth bench-aupro bench-coverage bench-coreset bench-search bench-pipeline bench-throughput bench-extractors
-.PHONY: bench-training bench-reconstruction bench-ct bench-lungs false-alarms
+.PHONY: bench-training bench-reconstruction bench-inpainting bench-ct bench-lungs false-alarms
 
 setup: $(STAMP)
 
@@ -75,6 +75,9 @@ bench-training: setup
 # ARGS="table ROOT -o OUT" measures the reconstruction family, ARGS=pictures draws its cards' pictures.
 bench-reconstruction: setup
 	$(BIN)/python benchmarks/reconstruction.py $(ARGS)
+
+bench-inpainting: setup
+	$(BIN)/python benchmarks/inpainting.py $(ARGS)
 
 false-alarms: setup
 	$(BIN)/python benchmarks/false_alarm_rate.py $(ARGS)

@@ -22,6 +22,7 @@ NARROW = {"steps": 300, "batch_size": 8, "hidden": 64, "widths": (8, 16, 32, 32)
 SMALL: dict[str, dict[str, object]] = {
     "aeu": NARROW | {"learning_rate": 2e-3},
     "autoencoder": {"epochs": 30, "batch_size": 8, "loss": "ssim", "pooling": "power8"},
+    "autopaint": {"steps": 60, "batch_size": 4, "width": 8, "learning_rate": 3e-3, "cell": 8, "pooling": "max"},
     "cevae": NARROW
     | {"steps": 400, "hidden": 0, "widths": (16, 32, 64, 64), "latent": 32, "learning_rate": 2e-3, "beta": 1e-3}
     | {"score": "combined", "image": "map", "pooling": "top10%"},
@@ -30,8 +31,14 @@ SMALL: dict[str, dict[str, object]] = {
     "dae": {"steps": 150, "batch_size": 4, "widths": (8, 16, 32), "learning_rate": 2e-3},
     "fae": {"steps": 60, "batch_size": 8, "grid": 16, "learning_rate": 2e-3, "pooling": "top10%"},
     "ganomaly": NARROW | {"steps": 150, "learning_rate": 2e-3},
+    "mae": {"steps": 60, "batch_size": 8, "width": 48, "depth": 3, "decoder_width": 48, "learning_rate": 3e-3}
+    | {"parts": 2, "relative": True, "pooling": "power8"},
     "memae": NARROW | {"pooling": "power8"},
     "patchcore": {"bank_size": 300},
+    "riad": {"steps": 30, "batch_size": 2, "width": 8, "learning_rate": 3e-3, "window": 7}
+    | {"cells": (4, 8, 16), "intensity": 4},
+    "squid": {"steps": 40, "batch_size": 4, "width": 8, "learning_rate": 3e-3, "augment": False, "critic": 1}
+    | {"slots": 50, "score": "residual", "pooling": "max"},
     "twoview": {"bank_size": 300},
     "vae": NARROW | {"steps": 500, "widths": (8, 16, 32), "loss": "ssim", "beta": 5e-4, "pooling": "power8"},
 }

@@ -1,0 +1,217 @@
+"""AutoPaint: marks what looks wrong, in-paints it from its surroundings, and looks again.
+
+Astaraki et al., "AutoPaint: A self-inpainting method for unsupervised anomaly detection", 2023,
+https://arxiv.org/abs/2305.12358. Partial convolutions: Liu et al., "Image Inpainting for Irregular Holes Using Partial
+Convolutions", ECCV 2018, https://arxiv.org/abs/1804.07723. There is no official code of AutoPaint; what the paper
+leaves open is named in the card.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from anomalib_med.models.inpainting.holes import inpaint_everywhere, lattice_holes, shape_holes, smooth_fill
+from anomalib_med.models.inpainting.residuals import NormalResiduals, grow, mean_filter
+from anomalib_med.models.losses import absolute_error
+from anomalib_med.models.normals import StepBatch
+from anomalib_med.models.reconstruction.blocks import Norm, norm_layer
+from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training_config import TrainingConfig
+
+WINDOW = 5  # pixels over which a residual is averaged
+MOST = 0.25  # of an image that may be marked
+WIDTHS = 1, 2, 4, 8, 8  # of the U-Net, as multiples of the first
+
+
+class AutoPaint(TrainedDetector):
+    """In-paints an image with a model of the healthy, first everywhere, then where it differed.
+
+    The anomaly map is the absolute difference between the image and what was in-painted.
+    """
+
+    name = "autopaint"
+    title = "AutoPaint, self-inpainting with partial convolutions (Astaraki et al., 2023)"
+    input_size = 128
+
+    class Config(TrainingConfig):
+        """Settings of AutoPaint.
+
+        Parameters
+        ----------
+        cell
+            Side of the squares that are hidden in turn in the first round, in pixels.
+        rounds
+            How often what differs is marked and in-painted anew; 0: the first round alone.
+        threshold
+            What differs by more than so many deviations of normals at that place is marked.
+        margin
+            By how many pixels what is marked is grown.
+        hole_weight, smooth_weight
+            Of the loss inside the holes and of total variation around them; outside the holes it is 1.
+        relative
+            Whether the map counts in deviations above what normals have at that place; False: as in the paper.
+        width
+            Channels of the U-Net at the first of five halvings; they double three times.
+        """
+
+        pooling: str = "top1%"
+        epochs: int = Field(50, ge=1)
+        batch_size: int = Field(16, ge=1)
+        learning_rate: float = Field(2e-4, gt=0)
+        cell: int = Field(16, ge=1)
+        rounds: int = Field(3, ge=0)
+        threshold: float = Field(2.0, gt=0)
+        margin: int = Field(5, ge=0)
+        hole_weight: float = Field(6.0, gt=0)
+        smooth_weight: float = Field(0.1, ge=0)
+        relative: bool = True
+        width: int = Field(32, ge=1)
+
+    config: Config
+
+    @property
+    def multiple(self) -> int:
+        """Sides are halved five times."""
+        return 1 << len(WIDTHS)
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """The U-Net, for images ``(C, H, W)``."""
+        self.unet = PartialUNet(shape[0], tuple(self.config.width * n for n in WIDTHS))
+        self.normal = NormalResiduals((shape[1], shape[2]))
+
+    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+        """Absolute error inside and outside of random holes, and total variation around them."""
+        c, x = self.config, batch.x
+        holes = shape_holes(len(x), (x.shape[2], x.shape[3])).to(x.device)
+        hidden = holes[:, None]
+        y = self._network(torch.where(hidden, 0.0, x), holes)
+        error = absolute_error(x, y)
+        losses = {
+            "outside": torch.where(hidden, 0.0, error).mean(),
+            "inside": c.hole_weight * torch.where(hidden, error, 0.0).mean(),
+        }
+        if c.smooth_weight:
+            around = torch.where(grow(holes, 1)[:, None], torch.where(hidden, y, x), 0.0)
+            steps = (around.diff(dim=2).abs().mean(), around.diff(dim=3).abs().mean())
+            losses["smooth"] = c.smooth_weight * (steps[0] + steps[1])
+        return losses
+
+    def after_training(self, batches: Iterator[StepBatch]) -> None:
+        """What residuals of normals are like after the first round."""
+        self.normal.learn(self.each(lambda x: _residual(x, self._first(x)), batch.x) for batch in batches)
+
+    def inpaint(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
+        """Fill holes, bool ``(B, H, W)``, of images ``(B, C, H, W)``; outside them the images stay as they are."""
+        self._check_trained()
+        x, holes = x.to(self.device), holes.to(self.device)
+        hidden = holes[:, None]
+        return torch.where(hidden, self._network(torch.where(hidden, 0.0, x), holes), x)
+
+    def inpainted(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images ``(B, C, H, W)`` as in-painted after all rounds, and what was marked last, bool ``(B, H, W)``."""
+        self._check_trained()
+        y = self._first(x)
+        holes = torch.zeros(len(x), *x.shape[2:], dtype=torch.bool, device=x.device)
+        # Always all rounds: where a mark is stable another one changes nothing, and no image waits for another.
+        for _ in range(self.config.rounds):
+            holes = self._marked(x, y)
+            y = torch.where(holes[:, None], self.inpaint(x, holes), y)
+        return y, holes
+
+    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Absolute difference ``(B, H, W)`` to what was in-painted, relative to that of normals or as it is."""
+        residual = self.each(lambda one: _residual(one, self.inpainted(one)[0]), x.to(self.device))
+        return self.normal(residual) if self.config.relative else residual
+
+    def _first(self, x: torch.Tensor) -> torch.Tensor:
+        return inpaint_everywhere(self._network, x, lattice_holes((x.shape[2], x.shape[3]), self.config.cell))
+
+    def _marked(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        deviations = self.normal(_residual(x, y))
+        # Something must be left to in-paint from.
+        least = deviations.flatten(1).quantile(1 - MOST, dim=1).clamp_min(self.config.threshold)
+        return grow(deviations > least[:, None, None], self.config.margin)
+
+    def _network(self, masked: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
+        # The network adds to a smooth fill, from which it starts.
+        y: torch.Tensor = smooth_fill(masked, holes) + self.unet(masked, ~holes)
+        return y
+
+
+def _residual(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Absolute difference ``(B, H, W)``, averaged over channels and 5 x 5 pixels."""
+    return mean_filter(absolute_error(x, y).mean(1), WINDOW)
+
+
+class PartialConv(nn.Module):
+    """A convolution of what is known, weighted by how much that is; norm and activation follow.
+
+    Liu et al. 2018: ``y = W (x m) size / sum(m) + b`` where a window holds a known value, else 0; what is known
+    afterwards are those places. What lies beyond the border counts as unknown.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int, *, norm: Norm, activation: nn.Module
+    ) -> None:
+        super().__init__()
+        self.window = kernel, stride, kernel // 2
+        self.conv = nn.Conv2d(inputs, outputs, *self.window, bias=False)
+        self.bias = nn.Parameter(torch.zeros(outputs, 1, 1))
+        self.after = nn.Sequential(norm_layer(norm, outputs), activation)
+
+    def forward(self, x: torch.Tensor, known: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values ``(B, inputs, H, W)``, 0 where unknown, and the share of channels known, ``(B, 1, H, W)``.
+
+        Returns
+        -------
+        The same two of the output: ``(B, outputs, ...)`` and ``(B, 1, ...)``, the latter 0 or 1.
+        """
+        share = F.avg_pool2d(known, *self.window)
+        found = (share > 0).float()
+        y = self.after(self.conv(x) / share.clamp_min(1e-6) + self.bias)
+        return y * found, found
+
+
+class PartialUNet(nn.Module):
+    """U-Net of partial convolutions that fills what is unknown in an image.
+
+    Parameters
+    ----------
+    channels
+        Of an image.
+    widths
+        At each halving; sides are multiples of ``2 ** len(widths)``.
+    """
+
+    def __init__(self, channels: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        kernels = (7, 5, 5, *[3] * len(widths))
+        inputs = (channels, *widths[:-1])
+        self.down = nn.ModuleList(
+            PartialConv(i, o, k, 2, norm="group" if n else "none", activation=nn.ReLU())
+            for n, (i, o, k) in enumerate(zip(inputs, widths, kernels, strict=False))
+        )
+        self.up = nn.ModuleList(
+            PartialConv(o + i, i, 3, 1, norm="group", activation=nn.LeakyReLU(0.2))
+            for i, o in zip(inputs[:0:-1], widths[:0:-1], strict=True)
+        )
+        self.last = PartialConv(widths[0] + channels, channels, 3, 1, norm="none", activation=nn.Identity())
+        nn.init.zeros_(self.last.conv.weight)
+
+    def forward(self, x: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """Images ``(B, C, H, W)``, 0 where unknown, and known pixels bool ``(B, H, W)``, to ``(B, C, H, W)``."""
+        part = known[:, None].float()
+        across = [(x, part)]
+        for block in self.down:
+            x, part = block(x, part)
+            across.append((x, part))
+        across.pop()
+        for block in (*self.up, self.last):
+            skip, skip_part = across.pop()
+            coarse, coarse_part = (F.interpolate(v, scale_factor=2.0, mode="nearest") for v in (x, part))
+            a, b = coarse.shape[1], skip.shape[1]
+            x, part = block(torch.cat([coarse, skip], dim=1), (a * coarse_part + b * skip_part) / (a + b))
+        return x

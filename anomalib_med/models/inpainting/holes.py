@@ -1,0 +1,151 @@
+"""Holes in images: which pixels are hidden, and how hidden pixels are put together again.
+
+A hole is True where a pixel is hidden. For training, holes are drawn anew at every step; for scoring they are the same
+for every image, follow from a seed, and together hide every pixel, so that a score depends on no draw.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+Inpaint = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+MOST_SHAPES = 8  # in one union
+RADII = 0.05, 0.2  # of a shape, as a part of the shorter side
+SWEEPS = 8  # of each level of a smooth fill
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator for holes that are the same at every call; on the CPU whatever the device."""
+    return torch.Generator().manual_seed(seed)
+
+
+def cell_holes(shape: tuple[int, int], cell: int, parts: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Split an image at random into `parts` sets of square cells; each set is one hole.
+
+    Zavrtanik et al., "Reconstruction by inpainting for visual anomaly detection", Pattern Recognition 2021.
+
+    Parameters
+    ----------
+    shape
+        Rows and columns, multiples of `cell`.
+    cell
+        Side of a cell in pixels.
+    parts
+        Number of sets; their sizes differ by at most one cell.
+    generator
+        Of the split; None: that of torch, as in training.
+
+    Returns
+    -------
+    bool ``(parts, H, W)`` on the CPU; every pixel is hidden in exactly one of them.
+    """
+    rows, columns = shape[0] // cell, shape[1] // cell
+    if rows * cell != shape[0] or columns * cell != shape[1]:
+        raise ValueError(f"{shape[0]} x {shape[1]} pixels cannot be cut into cells of {cell}")
+    owner = (torch.randperm(rows * columns, generator=generator) % parts).reshape(rows, columns)
+    owner = owner.repeat_interleave(cell, 0).repeat_interleave(cell, 1)
+    return owner == torch.arange(parts)[:, None, None]
+
+
+def lattice_holes(shape: tuple[int, int], cell: int) -> torch.Tensor:
+    """Four holes of square cells, every other cell of every other row; no two cells of one hole touch.
+
+    Returns
+    -------
+    bool ``(4, H, W)`` on the CPU; every pixel is hidden in exactly one. Cells at the border may be cut.
+    """
+    rows, columns = (torch.arange(side) // cell % 2 for side in shape)
+    return 2 * rows[:, None] + columns == torch.arange(4)[:, None, None]
+
+
+def shape_holes(count: int, shape: tuple[int, int], generator: torch.Generator | None = None) -> torch.Tensor:
+    """Unions of 1 to 8 circles, squares and ellipses of random size, place and turn.
+
+    Astaraki et al., "AutoPaint: A self-inpainting method for unsupervised anomaly detection", 2023. Radii are 5 to 20 %
+    of the shorter side (ours).
+
+    Returns
+    -------
+    bool ``(count, H, W)`` on the CPU.
+    """
+    height, width = shape
+
+    def draw(low: float, high: float) -> torch.Tensor:
+        return low + (high - low) * torch.rand((count, MOST_SHAPES, 1, 1), generator=generator)
+
+    kind = torch.randint(3, (count, MOST_SHAPES, 1, 1), generator=generator)  # circle, square, ellipse
+    present = torch.arange(MOST_SHAPES) < torch.randint(1, MOST_SHAPES + 1, (count, 1), generator=generator)
+    radius, flatness = draw(*RADII) * min(shape), draw(0.4, 1.0)
+    turn = draw(0, torch.pi) * (kind == 2)
+    y = torch.arange(height)[:, None] - draw(0, height)
+    x = torch.arange(width)[None, :] - draw(0, width)
+    along, across = x * turn.cos() + y * turn.sin(), y * turn.cos() - x * turn.sin()
+    round_ = along**2 + (across / torch.where(kind == 2, flatness, 1.0)) ** 2 <= radius**2
+    square = torch.maximum(along.abs(), across.abs()) <= radius
+    inside = torch.where(kind == 1, square, round_)
+    return (inside & present[:, :, None, None]).any(1)
+
+
+def smooth_fill(x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
+    """Fill holes smoothly from their rims: what a network adds to starts from here.
+
+    What is known is averaged down a pyramid; what is missing at a level is taken from the next coarser one, and then
+    each missing pixel becomes the mean of its four neighbours, a few times (nearly the solution of Laplace's equation).
+
+    Parameters
+    ----------
+    x
+        ``(B, C, H, W)``; what is in the holes does not matter.
+    holes
+        bool ``(B, H, W)``.
+
+    Returns
+    -------
+    ``(B, C, H, W)``, outside the holes as it was; 0 where nothing is known.
+    """
+    known = (~holes)[:, None].to(x.dtype)
+    x = x * known
+    levels = [(x, known)]
+    while max(x.shape[2:]) > 1:
+        share = F.avg_pool2d(known, 2, ceil_mode=True)
+        x = F.avg_pool2d(x * known, 2, ceil_mode=True) / share.clamp_min(1e-6)
+        known = (share > 0).to(x.dtype)
+        levels.append((x, known))
+    for finer, known in reversed(levels[:-1]):
+        x = F.interpolate(x, finer.shape[2:], mode="bilinear", align_corners=False)
+        for _ in range(SWEEPS):
+            x = torch.where(known > 0, finer, x)
+            p = F.pad(x, (1, 1, 1, 1), "replicate")
+            x = (p[:, :, :-2, 1:-1] + p[:, :, 2:, 1:-1] + p[:, :, 1:-1, :-2] + p[:, :, 1:-1, 2:]) / 4
+        x = torch.where(known > 0, finer, x)
+    return x
+
+
+def inpaint_everywhere(inpaint: Inpaint, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
+    """Each pixel as it is in-painted where it is hidden; the mean where that is more than once.
+
+    Parameters
+    ----------
+    inpaint
+        From images ``(N, C, H, W)`` and holes bool ``(N, H, W)`` to in-painted images ``(N, C, H, W)``. The pixels
+        inside the holes are 0: nothing can leak.
+    x
+        ``(B, C, H, W)``.
+    holes
+        bool ``(P, H, W)``; every pixel is hidden in at least one.
+
+    Returns
+    -------
+    ``(B, C, H, W)``, no pixel of which was seen by what in-painted it.
+    """
+    times = holes.sum(0)
+    if not bool((times > 0).all()):
+        raise ValueError("these holes leave pixels that are never hidden")
+    batch, passes = len(x), len(holes)
+    hidden = holes.to(x.device).expand(batch, *holes.shape)
+    masked = torch.where(hidden[:, :, None], 0.0, x[:, None])
+    y = inpaint(masked.flatten(0, 1), hidden.flatten(0, 1)).reshape(batch, passes, *x.shape[1:])
+    total: torch.Tensor = (y * hidden[:, :, None]).sum(1)
+    return total / times.to(x.device)

@@ -1,0 +1,183 @@
+"""SQUID: parts of an image are in-painted from memories of healthy anatomy at their place, and a critic judges.
+
+Xiang et al., "SQUID: Deep Feature In-Painting for Unsupervised Anomaly Detection", CVPR 2023,
+https://arxiv.org/abs/2111.13495; details as in the official code, tiangexiang/SQUID. With memory="matrix" and
+shortcut=0 the memory is that of SimSID: Xiang et al., "Exploiting Structural Consistency of Chest Anatomy for
+Unsupervised Anomaly Detection in Radiography Images", IEEE TPAMI 2024, https://arxiv.org/abs/2403.08689.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from anomalib_med.models.inpainting.residuals import NormalResiduals, mean_filter
+from anomalib_med.models.inpainting.squid_parts import Discriminator, SquidNetwork
+from anomalib_med.models.losses import absolute_error, squared_error
+from anomalib_med.models.normals import StepBatch
+from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training_config import TrainingConfig
+
+WINDOW = 5  # pixels over which the residual is averaged
+RECONSTRUCTION, TEACHER, ADVERSARIAL = 10.0, 0.01, 0.005  # weights of losses, official code
+
+
+class Squid(TrainedDetector):
+    """In-paints the features of an image from a memory of normals; a discriminator tells how normal that looks.
+
+    The image score is the discriminator's, as published. The anomaly map is our own: the absolute difference between
+    the image and what was in-painted.
+    """
+
+    name = "squid"
+    title = "SQUID, in-painting of features from space-aware memory queues (Xiang et al., CVPR 2023)"
+    input_size = 128
+
+    class Config(TrainingConfig):
+        """Settings of SQUID.
+
+        Parameters
+        ----------
+        score
+            Image score: "discriminator", as published, or "residual", the map pooled.
+        relative
+            Whether the map counts in deviations above what normals have at that place; False: as it is.
+        memory
+            "queue" of features of recent normals, or "matrix", learnt, as in SimSID.
+        patches
+            Rows and columns that the image is cut into.
+        slots
+            Of each memory.
+        topk
+            Slots that are read at once.
+        shortcut
+            Share of places at which, in training, what was not in-painted passes.
+        distillation
+            Weight of the difference between the decoders of student and teacher.
+        critic
+            Steps of the discriminator for each step of the generator.
+        width
+            Channels at the first resolution; they double four times.
+        """
+
+        epochs: int = Field(200, ge=1)
+        batch_size: int = Field(16, ge=1)
+        learning_rate: float = Field(1e-4, gt=0)
+        weight_decay: float = Field(1e-5, ge=0)
+        schedule: Literal["constant", "cosine"] = "cosine"
+        augment: bool = True
+        score: Literal["discriminator", "residual"] = "discriminator"
+        relative: bool = True
+        memory: Literal["queue", "matrix"] = "queue"
+        patches: int = Field(2, ge=1)
+        slots: int = Field(200, ge=1)
+        topk: int = Field(5, ge=1)
+        shortcut: float = Field(0.05, ge=0, le=1)
+        distillation: float = Field(0.001, ge=0)
+        critic: int = Field(2, ge=1)
+        width: int = Field(32, ge=8, multiple_of=8)
+
+    config: Config
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)
+        self._known: tuple[torch.Tensor, torch.Tensor] | None = None  # last inputs and what was in-painted
+
+    @property
+    def multiple(self) -> int:
+        """Each patch is halved four times, the whole image five times by the discriminator."""
+        return 32 * self.config.patches
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """Generator and discriminator, for images ``(C, H, W)``."""
+        c = self.config
+        self._known = None
+        self.network = SquidNetwork(
+            shape, c.width, c.patches, slots=c.slots, topk=c.topk, shortcut=c.shortcut, learnt=c.memory == "matrix"
+        )
+        self.discriminator = Discriminator(shape)
+        self.normal = NormalResiduals((shape[1], shape[2]))
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """Adam for the generator and for the discriminator."""
+        c = self.config
+        return {
+            "generator": torch.optim.Adam(
+                self.network.parameters(), c.learning_rate, (0.5, 0.999), eps=1e-7, weight_decay=c.weight_decay
+            ),
+            "discriminator": torch.optim.Adam(self.discriminator.parameters(), c.learning_rate, (0.5, 0.999)),
+        }
+
+    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+        """Losses of the generator, at every `critic`-th step, or of the discriminator."""
+        c, x = self.config, batch.x
+        if batch.turn == "discriminator":
+            with torch.no_grad():
+                y = self.network(x).image
+            real, fake = self.discriminator(x), self.discriminator(y)
+            return {"discriminator": ADVERSARIAL * (_bce(real, 1.0) + _bce(fake, 0.0))}
+        if batch.step % c.critic and self.network.training:
+            return {}
+        out = self.network(x, teach=True)
+        if self.network.training:
+            self.network.inpainting.remember()
+        distances = [F.mse_loss(student.float(), teacher.float()) for student, teacher in out.levels]
+        return {
+            "reconstruction": RECONSTRUCTION * squared_error(x, out.image).mean(),
+            "teacher": TEACHER * squared_error(x, out.taught).mean(),
+            "distillation": c.distillation * torch.stack(distances).sum(),
+            "adversarial": ADVERSARIAL * _bce(self.discriminator(out.image), 1.0),
+        }
+
+    def after_training(self, batches: Iterator[StepBatch]) -> None:
+        """Over the normals: the discriminator's values, and what residuals are like."""
+        values: list[torch.Tensor] = []
+
+        def residuals() -> Iterator[torch.Tensor]:
+            for batch in batches:
+                values.append(self._judged(self.inpainted(batch.x)))
+                yield self.residual(batch.x)
+
+        self.normal.learn(residuals())
+        judged = torch.cat(values)
+        self.discriminator.mean.copy_(judged.mean())
+        self.discriminator.deviation.copy_(judged.std(correction=0).clamp_min(1e-6))
+
+    def inpainted(self, x: torch.Tensor) -> torch.Tensor:
+        """Images ``(B, C, H, W)`` made of in-painted features; those of the last inputs are kept."""
+        self._check_trained()
+        if self._known is None or self._known[0] is not x:
+            self._known = (x, self.each(lambda one: self.network(one).image, x.to(self.device)))
+        return self._known[1]
+
+    def residual(self, x: torch.Tensor) -> torch.Tensor:
+        """Absolute difference ``(B, H, W)`` to what was in-painted, averaged over channels and 5 x 5 pixels."""
+        return mean_filter(absolute_error(x.to(self.device), self.inpainted(x)).mean(1), WINDOW)
+
+    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+        """The residual ``(B, H, W)``, relative to those of normals or as it is."""
+        residual = self.residual(x)
+        return self.normal(residual) if self.config.relative else residual
+
+    def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """``1 - sigmoid((D(y) - mean) / deviation)`` of the in-painted image y, in double; or the map pooled."""
+        if self.config.score == "residual":
+            return super().image_score(x, maps, valid)
+        judged = self.each(self._judged, self.inpainted(x)).double()
+        return torch.sigmoid((self.discriminator.mean - judged) / self.discriminator.deviation)
+
+    def to(self, device: torch.device) -> "Squid":
+        """Move the networks, and forget the last inputs."""
+        self._known = None
+        super().to(device)
+        return self
+
+    def _judged(self, y: torch.Tensor) -> torch.Tensor:
+        values: torch.Tensor = self.discriminator(y)
+        return values.flatten()
+
+
+def _bce(values: torch.Tensor, target: float) -> torch.Tensor:
+    return F.binary_cross_entropy_with_logits(values.float(), torch.full_like(values, target, dtype=torch.float32))
