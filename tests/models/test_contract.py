@@ -19,8 +19,14 @@ ABNORMALS = np.stack([abnormal_picture(2000 + i)[0] for i in range(16)])
 # score by the mean of their map, which suits disease of a whole lung, take a pooling that follows a small object.
 SMALL: dict[str, dict[str, object]] = {
     "autoencoder": {"epochs": 30, "batch_size": 8, "loss": "ssim", "pooling": "power8"},
+    "dinomaly": {"steps": 60, "batch_size": 8, "blocks": 2},
+    "efficientad": {"steps": 150, "batch_size": 2, "network": "T", "learning_rate": 1e-3, "pooling": "power8"},
     "fae": {"steps": 60, "batch_size": 8, "grid": 16, "learning_rate": 2e-3, "pooling": "top10%"},
+    "mkd": {"steps": 60, "batch_size": 8, "learning_rate": 3e-3, "score": "map"},
     "patchcore": {"bank_size": 300},
+    "rd4ad": {"steps": 60, "batch_size": 8, "pooling": "power8"},
+    "rdpp": {"steps": 40, "batch_size": 8, "pooling": "power8"},
+    "stfpm": {"steps": 60, "batch_size": 8, "pooling": "power8"},
     "twoview": {"bank_size": 300},
 }
 
