@@ -7,7 +7,7 @@ STAMP := $(VENV)/.set-up
 
 .PHONY: setup demo test check format clean bench
 .PHONY: bench-growth bench-aupro bench-coverage bench-coreset bench-search bench-pipeline bench-throughput bench-extractors
-.PHONY: bench-training bench-ct bench-lungs false-alarms
+.PHONY: bench-training bench-ct bench-lungs bench-latency bench-poolings false-alarms teacher
 
 setup: $(STAMP)
 
@@ -71,6 +71,16 @@ bench-extractors: setup
 
 bench-training: setup
 	$(BIN)/python benchmarks/training.py $(ARGS)
+
+bench-latency: setup
+	$(BIN)/python benchmarks/latency.py $(ARGS)
+
+bench-poolings: setup
+	$(BIN)/python benchmarks/poolings.py $(ARGS)
+
+# A teacher for EfficientAD: see the head of the script.
+teacher: setup
+	$(BIN)/python models/efficientad/distil.py $(ARGS)
 
 false-alarms: setup
 	$(BIN)/python benchmarks/false_alarm_rate.py $(ARGS)
