@@ -7,7 +7,8 @@ STAMP := $(VENV)/.set-up
 
 .PHONY: setup demo test check format clean bench
 .PHONY: bench-growth bench-aupro bench-coverage bench-coreset bench-search bench-pipeline bench-throughput bench-extractors
-.PHONY: bench-training bench-reconstruction bench-inpainting bench-ct bench-lungs false-alarms
+.PHONY: bench-training bench-reconstruction bench-inpainting bench-latency bench-poolings bench-ct bench-lungs
+.PHONY: false-alarms teacher
 
 setup: $(STAMP)
 
@@ -78,6 +79,16 @@ bench-reconstruction: setup
 
 bench-inpainting: setup
 	$(BIN)/python benchmarks/inpainting.py $(ARGS)
+
+bench-latency: setup
+	$(BIN)/python benchmarks/latency.py $(ARGS)
+
+bench-poolings: setup
+	$(BIN)/python benchmarks/poolings.py $(ARGS)
+
+# A teacher for EfficientAD: see the head of the script.
+teacher: setup
+	$(BIN)/python models/efficientad/distil.py $(ARGS)
 
 false-alarms: setup
 	$(BIN)/python benchmarks/false_alarm_rate.py $(ARGS)

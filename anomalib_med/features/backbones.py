@@ -5,7 +5,7 @@ import logging
 import urllib.request
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -153,6 +153,23 @@ def create(
         source=source,
         norm=norm,
     )
+
+
+def create_untrained(name: str, layers: tuple[str, ...], seed: int) -> Backbone:
+    """The same network with random weights, to be trained: batch norms are there, weights ask for gradients.
+
+    Parameters
+    ----------
+    name, layers, seed
+        As of :func:`create`; layers by name.
+    """
+    backbone = create(name, layers=layers, weights=RANDOM, seed=seed)
+    network = backbone.network
+    if name == radlite.NAME:  # its inference form has no batch norms
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = radlite.RadLite(trained=True)
+    return replace(backbone, network=network.requires_grad_(True).train())
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -73,6 +73,8 @@ class TrainedDetector(Detector):
 
     Attributes
     ----------
+    holds_out
+        Whether a tenth of the normals' patients is kept from training in any case, for :meth:`after_training`.
     checkpoint
         File in which an unfinished training is kept, and from which it goes on; None for none.
     discard_other
@@ -83,6 +85,7 @@ class TrainedDetector(Detector):
 
     Config: ClassVar[type[DetectorConfig]] = TrainingConfig
     square = True
+    holds_out: ClassVar[bool] = False
     config: TrainingConfig
 
     def __init__(self, **settings: object) -> None:
@@ -119,7 +122,8 @@ class TrainedDetector(Detector):
     def after_training(self, batches: Iterator[StepBatch]) -> None:
         """Take what is needed of the normals after the last step, without gradients and in evaluation mode.
 
-        `batches` are those held out for `patience` where there are such, else those that were learnt from.
+        `batches` are those held out, for `patience` or because the class `holds_out`, where there are such, else those
+        that were learnt from.
         """
 
     def modules(self) -> dict[str, nn.Module]:
@@ -142,7 +146,8 @@ class TrainedDetector(Detector):
         size = c.batch_size if self.extractor is None else self.extractor.batch_size
         normals = Normals(frames, self.prepare, size, augment=c.augment, memory_mb=c.memory_mb)
         everything = np.arange(len(normals))
-        learnt, judged = normals.split(VALIDATION_SHARE, c.seed) if c.patience else (everything, everything[:0])
+        hold_out = c.patience or (self.holds_out and len(set(normals.patients)) > 1)
+        learnt, judged = normals.split(VALIDATION_SHARE, c.seed) if hold_out else (everything, everything[:0])
         first = normals.batch(everything[:1], self.device)
         with _reproducible(self.device):
             self._build(tuple(first.x.shape[1:]), c.seed)

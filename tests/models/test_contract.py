@@ -29,16 +29,22 @@ SMALL: dict[str, dict[str, object]] = {
     "cvad": {"steps": 500, "batch_size": 8, "widths": (8, 16, 32, 32), "latent": 16, "fine_latent": 16}
     | {"learning_rate": 3e-3, "augment": True},
     "dae": {"steps": 150, "batch_size": 4, "widths": (8, 16, 32), "learning_rate": 2e-3},
+    "dinomaly": {"steps": 60, "batch_size": 8, "blocks": 2},
+    "efficientad": {"steps": 150, "batch_size": 2, "network": "T", "learning_rate": 1e-3, "pooling": "power8"},
     "fae": {"steps": 60, "batch_size": 8, "grid": 16, "learning_rate": 2e-3, "pooling": "top10%"},
     "ganomaly": NARROW | {"steps": 150, "learning_rate": 2e-3},
     "mae": {"steps": 60, "batch_size": 8, "width": 48, "depth": 3, "decoder_width": 48, "learning_rate": 3e-3}
     | {"parts": 2, "relative": True, "pooling": "power8"},
     "memae": NARROW | {"pooling": "power8"},
+    "mkd": {"steps": 60, "batch_size": 8, "learning_rate": 3e-3, "score": "map"},
     "patchcore": {"bank_size": 300},
+    "rd4ad": {"steps": 60, "batch_size": 8, "pooling": "power8"},
+    "rdpp": {"steps": 40, "batch_size": 8, "pooling": "power8"},
     "riad": {"steps": 30, "batch_size": 2, "width": 8, "learning_rate": 3e-3, "window": 7}
     | {"cells": (4, 8, 16), "intensity": 4},
     "squid": {"steps": 40, "batch_size": 4, "width": 8, "learning_rate": 3e-3, "augment": False, "critic": 1}
     | {"slots": 50, "score": "residual", "pooling": "max"},
+    "stfpm": {"steps": 60, "batch_size": 8, "pooling": "power8"},
     "twoview": {"bank_size": 300},
     "vae": NARROW | {"steps": 500, "widths": (8, 16, 32), "loss": "ssim", "beta": 5e-4, "pooling": "power8"},
 }

@@ -11,12 +11,12 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import nn
 
 from anomalib_med.features import FeatureExtractor
 from anomalib_med.models.losses import absolute_error, perceptual_error, squared_error, ssim_error
 from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.reconstruction.blocks import DenseAutoencoder
+from anomalib_med.models.standard import Standard
 from anomalib_med.models.trainer import TrainedDetector
 from anomalib_med.models.training_config import FeatureTrainingConfig
 
@@ -92,17 +92,8 @@ class Autoencoder(TrainedDetector):
         """Mean and standard deviation of each channel of the frozen features over the normals."""
         if self.extractor is None:
             return
-        total, squares, count = torch.zeros(()), torch.zeros(()), 0
-        for batch in batches:
-            with torch.no_grad():
-                values = self.extractor.layers(batch.x)[0].double()
-            total = total + values.sum((0, 2, 3)).cpu()
-            squares = squares + values.square().sum((0, 2, 3)).cpu()
-            count += values.numel() // values.shape[1]
-        mean = total / count
-        deviation = (squares / count - mean**2).clamp_min(1e-12).sqrt()
-        self.standard.mean.copy_(mean[:, None, None])
-        self.standard.deviation.copy_(deviation[:, None, None])
+        layers = self.extractor.layers
+        self.standard.learn(layers(batch.x)[0] for batch in batches)
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """The error of the reconstruction, and of its latent numbers where that is asked for."""
@@ -140,18 +131,3 @@ class Autoencoder(TrainedDetector):
         assert self.extractor is not None
         features: torch.Tensor = self.standard(self.extractor.layers(x)[0])
         return features
-
-
-class Standard(nn.Module):
-    """Takes each channel of ``(B, C, h, w)`` to mean 0 and standard deviation 1 of the normals."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.mean: torch.Tensor
-        self.deviation: torch.Tensor
-        self.register_buffer("mean", torch.zeros(channels, 1, 1))
-        self.register_buffer("deviation", torch.ones(channels, 1, 1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Standardised, the same shape."""
-        return (x.float() - self.mean) / self.deviation

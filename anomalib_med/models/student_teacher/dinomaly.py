@@ -1,0 +1,237 @@
+"""Dinomaly: a transformer decoder with linear attention gives back frozen features through a noisy bottleneck.
+
+Guo et al., "Dinomaly: The Less Is More Philosophy in Multi-Class Unsupervised Anomaly Detection", CVPR 2025,
+https://arxiv.org/abs/2405.14325.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+from torch.optim import Optimizer
+
+from anomalib_med.models.normals import StepBatch
+from anomalib_med.models.student_teacher.teaching import cosine_distance, flat_cosine_distance, teacher_layers
+from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training_config import FeatureTrainingConfig
+
+RAMP = 0.1  # share of the steps in which the mining hardens; the paper's 1000 of 10000
+MINED, EASY_WEIGHT = 0.9, 0.1  # share of the positions that are easy in the end, and what is left of their gradient
+HEAD = 64  # channels of an attention head
+EPS = 1e-6  # of the denominator of the attention
+NORM_EPS = 1e-8
+
+
+class Dinomaly(TrainedDetector):
+    """The frozen features of an image pass a bottleneck with dropout, and a decoder without focus gives them back.
+
+    Features are in groups of layers; the anomaly map is the distance between the directions of the given and returned
+    features of each position, averaged over the groups. Made for transformers; layers of other networks are brought to
+    the finest grid, and each is a group.
+    """
+
+    name = "dinomaly"
+    title = "Dinomaly (Guo et al., CVPR 2025)"
+
+    class Config(FeatureTrainingConfig):
+        """Settings of Dinomaly. `neighbourhood` is 1: the features are compared as they are.
+
+        Parameters
+        ----------
+        width
+            Channels of the decoder; 0: those of a transformer's layer, as in the paper, else those of all layers.
+        blocks
+            Of the decoder.
+        dropout
+            Of the bottleneck: the noise that keeps the decoder from copying what it never saw.
+        """
+
+        neighbourhood: int = Field(1, ge=1, le=1)
+        pooling: str = "top1%"
+        steps: int = Field(1000, ge=0)
+        batch_size: int = Field(16, ge=1)
+        learning_rate: float = Field(2e-3, gt=0)
+        weight_decay: float = Field(1e-4, ge=0)
+        schedule: Literal["constant", "cosine"] = "cosine"
+        warmup: float = Field(0.01, ge=0, lt=1)
+        clip_norm: float = Field(0.1, ge=0)
+        width: int = Field(0, ge=0)
+        blocks: int = Field(8, ge=2)
+        dropout: float = Field(0.2, ge=0, lt=1)
+
+    config: Config
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """Bottleneck and decoder."""
+        c = self.config
+        groups = self._group_channels()
+        width = c.width or (groups[0] if self._alike() else sum(groups))
+        averaged = self._alike() and width == groups[0]
+        self.restorer = Restorer(groups, width, c.blocks, c.dropout, averaged=averaged)
+
+    def prepare(self, x: torch.Tensor) -> torch.Tensor:
+        """Groups of frozen features, ``(B, sum of their channels, h, w)`` on the finest grid."""
+        assert self.extractor is not None
+        layers = teacher_layers(self.extractor, x)
+        if not self._alike():
+            grid = layers[0].shape[2:]
+            return torch.cat([_on_grid(layer, grid) for layer in layers], 1)
+        half = len(layers) // 2
+        groups = [layers[:half], layers[half:]] if half else [layers]
+        return torch.cat([torch.stack(group).float().mean(0).half() for group in groups], 1)
+
+    def optimisers(self) -> dict[str, Optimizer]:
+        """AdamW with the paper's settings; its gradients are clipped by `clip_norm`."""
+        c = self.config
+        weights = self.restorer.parameters()
+        return {
+            "all": torch.optim.AdamW(weights, c.learning_rate, eps=1e-10, weight_decay=c.weight_decay, amsgrad=True)
+        }
+
+    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+        """Distance of each group as one vector an image, with the gradient of easy positions made small."""
+        easy = MINED * min(1.0, batch.step / max(1.0, RAMP * batch.steps))
+        given, returned = self._pass(batch.x)
+        hard = [_hardened(t, s, easy) for t, s in zip(given, returned, strict=True)]
+        distances = [flat_cosine_distance(t, s).mean() for t, s in zip(given, hard, strict=True)]
+        return {"distance": torch.stack(distances).mean()}
+
+    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Distances ``(B, h, w)``, averaged over the groups."""
+        self._check_trained()
+
+        def averaged(features: torch.Tensor) -> torch.Tensor:
+            given, returned = self._pass(features)
+            return torch.stack([cosine_distance(t, s) for t, s in zip(given, returned, strict=True)]).mean(0)
+
+        return self.each(averaged, self.prepare(x).float())
+
+    def _alike(self) -> bool:
+        """Whether all layers have one grid and one width, as those of a transformer."""
+        assert self.extractor is not None
+        b = self.extractor.backbone
+        return len(set(b.strides)) == 1 and len(set(b.channels)) == 1
+
+    def _group_channels(self) -> tuple[int, ...]:
+        assert self.extractor is not None
+        channels = self.extractor.backbone.channels
+        return channels[: min(2, len(channels))] if self._alike() else channels
+
+    def _pass(self, features: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Groups given and returned, ``(B, D, h, w)`` each."""
+        return list(torch.split(features, list(self._group_channels()), 1)), self.restorer(features)
+
+
+class Restorer(nn.Module):
+    """From groups of features through the bottleneck and the decoder to the same groups.
+
+    Each group is the mean of some of the decoder's blocks, of the last ones for the first group.
+
+    Parameters
+    ----------
+    groups
+        Channels of each group.
+    width, blocks, dropout
+        Of the decoder.
+    averaged
+        The bottleneck sees the mean of the groups, as in the paper, and what the decoder gives is not changed. Else
+        linear layers lead in and out.
+    """
+
+    def __init__(self, groups: Sequence[int], width: int, blocks: int, dropout: float, *, averaged: bool) -> None:
+        super().__init__()
+        self.groups = list(groups)
+        self.averaged = averaged
+        self.into = nn.Identity() if averaged else nn.Linear(sum(groups), width)
+        self.out = nn.ModuleList(nn.Identity() if averaged else nn.Linear(width, channels) for channels in groups)
+        self.bottleneck = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Linear(width, 4 * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(4 * width, width),
+            nn.Dropout(dropout),
+        )
+        self.blocks = nn.ModuleList(Block(width) for _ in range(blocks))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.01, a=-0.03, b=0.03)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, features: torch.Tensor) -> list[torch.Tensor]:
+        """``(B, sum of groups, h, w)`` to ``(B, channels, h, w)`` for each group."""
+        groups = torch.split(features, self.groups, 1)
+        mixed = torch.stack(groups).mean(0) if self.averaged else features
+        x = self.bottleneck(self.into(mixed.flatten(2).transpose(1, 2)))
+        outputs = []
+        for block in self.blocks:
+            x = block(x)
+            outputs.append(x)
+        parts = torch.arange(len(outputs)).flip(0).tensor_split(len(self.groups))
+        means = [torch.stack([outputs[i] for i in part.tolist()]).mean(0) for part in parts]
+        shape = (len(features), -1, *features.shape[2:])
+        return [out(mean).transpose(1, 2).reshape(shape) for out, mean in zip(self.out, means, strict=True)]
+
+
+class Block(nn.Module):
+    """Linear attention and an MLP, each behind a norm and beside a shortcut: ``(B, N, width)`` to the same."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attention = LinearAttention(width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width, eps=NORM_EPS) for _ in range(2))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens ``(B, N, width)`` to the same shape."""
+        x = x + self.attention(self.norms[0](x))
+        y: torch.Tensor = x + self.mlp(self.norms[1](x))
+        return y
+
+
+class LinearAttention(nn.Module):
+    """Attention whose weights are products of ``elu + 1`` of queries and keys, without a softmax: it cannot focus.
+
+    Katharopoulos et al., "Transformers are RNNs", ICML 2020. The cost grows with the number of tokens, not its square.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = max(1, width // HEAD)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.project = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens ``(B, N, width)`` to the same shape; finite for any tokens, those of zeros included."""
+        count, tokens, width = x.shape
+        with torch.autocast(x.device.type, enabled=False):  # sums over all tokens leave the range of half types
+            qkv = self.qkv(x.float()).reshape(count, tokens, 3, self.heads, width // self.heads)
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)
+            q, k = F.elu(q) + 1, F.elu(k) + 1
+            mixed = q @ (k.transpose(2, 3) @ v)
+            weights = q @ k.sum(2)[..., None]
+            attended = mixed / (weights + EPS)
+        y: torch.Tensor = self.project(attended.transpose(1, 2).reshape(count, tokens, width))
+        return y
+
+
+def _hardened(t: torch.Tensor, s: torch.Tensor, easy: float) -> torch.Tensor:
+    """`s` with the gradient of its easiest positions, a share of all of the batch, made small."""
+    if easy <= 0:
+        return s
+    with torch.no_grad():
+        distances = cosine_distance(t, s)
+        hard = max(1, int((1 - easy) * distances.numel()))
+        threshold = distances.flatten().topk(hard).values[-1]
+        is_easy = (distances < threshold)[:, None]
+    return torch.where(is_easy, EASY_WEIGHT * s + (1 - EASY_WEIGHT) * s.detach(), s)
+
+
+def _on_grid(layer: torch.Tensor, grid: torch.Size) -> torch.Tensor:
+    if layer.shape[2:] == grid:
+        return layer
+    return F.interpolate(layer.float(), size=tuple(grid), mode="bilinear", align_corners=False).half()

@@ -1,0 +1,226 @@
+"""EfficientAD: a patch-wise student and an autoencoder imitate a teacher; both fail, in their ways, on what is odd.
+
+Batzner et al., "EfficientAD: Accurate Visual Anomaly Detection at Millisecond-Level Latencies", WACV 2024,
+https://arxiv.org/abs/2303.14535.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, JsonValue, field_serializer
+from torch import nn
+
+from anomalib_med.datasets.folder import discover
+from anomalib_med.errors import InputError
+from anomalib_med.features import FeatureExtractor
+from anomalib_med.features.backbones import read_weights
+from anomalib_med.models.normals import StepBatch
+from anomalib_med.models.standard import Standard
+from anomalib_med.models.student_teacher.pdn import (
+    PDN,
+    Autoencoder,
+    Network,
+    Teacher,
+    grid_of,
+    margins,
+    normalised,
+    on_pdn_grid,
+)
+from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training_config import FeatureTrainingConfig
+from anomalib_med.preprocessing import Frames, Preprocessing
+
+BACKBONE = "backbone"
+LOW, HIGH = 0.9, 0.995  # quantiles of the maps of normals that become 0 and 0.1
+PENALTY_IMAGES = 1000  # at most, drawn from the folder
+
+
+class EfficientAD(TrainedDetector):
+    """A student that sees small patches and an autoencoder that sees the whole image imitate a frozen teacher.
+
+    The student also imitates the autoencoder. The anomaly map is the mean of two: where student and teacher differ (a
+    patch never seen), and where student and autoencoder differ (patches in a wrong arrangement), each on the scale that
+    normals held out from the training give.
+    """
+
+    name = "efficientad"
+    title = "EfficientAD (Batzner et al., WACV 2024)"
+    input_size = 256
+    holds_out = True
+
+    class Config(FeatureTrainingConfig):
+        """Settings of EfficientAD; the defaults are for a training on a CPU, those of the paper are in the card.
+
+        Parameters
+        ----------
+        network
+            Patch description network of the student: "S" or "M" of the paper, or "T" of a quarter of S's width.
+        teacher
+            "backbone": the frozen features themselves; or a safetensors file of a distilled patch description network,
+            see ``models/efficientad/distil.py``.
+        hard
+            Share of the squared differences between student and teacher that is not learnt from: only the largest are.
+        penalty
+            Folder with images of other kinds, on which the student is kept from imitating the teacher; empty for none.
+        """
+
+        pooling: str = "mean"
+        network: Network = "T"
+        teacher: str = BACKBONE
+        hard: float = Field(0.9, ge=0, lt=1)
+        penalty: str = ""
+        steps: int = Field(2000, ge=0)
+        batch_size: int = Field(1, ge=1)
+        learning_rate: float = Field(1e-3, gt=0)
+        weight_decay: float = Field(1e-5, ge=0)
+        schedule: Literal["constant", "cosine"] = "cosine"
+
+        @field_serializer("teacher", "penalty")
+        def _without_folder(self, path: str) -> str:
+            return Path(path).name  # where files lie is nobody's business, and a teacher is saved with the model
+
+    config: Config
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)
+        self._teacher_weights: dict[str, torch.Tensor] | None = None
+        self._penalty_images = torch.empty(0)
+
+    @property
+    def extractor(self) -> FeatureExtractor | None:
+        """The frozen network of the teacher "backbone"; None where the teacher is a file."""
+        return super().extractor if self.config.teacher == BACKBONE else None
+
+    @property
+    def multiple(self) -> int:
+        """The autoencoder halves the sides five times."""
+        return 32 if self.extractor is None else int(np.lcm(32, self.extractor.multiple))
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """Teacher, student and autoencoder."""
+        c = self.config
+        self.grid = grid_of(shape[1], shape[2])
+        if self.extractor is None:
+            path = Path(c.teacher)
+            weights = read_weights(path) if self._teacher_weights is None else self._teacher_weights
+            self.teacher = Teacher(weights, path.name)
+            channels = self.teacher.channels
+        else:
+            channels = self.extractor.channels
+        self.standard = Standard(channels)
+        self.student = PDN(c.network, shape[0], 2 * channels)
+        self.autoencoder = Autoencoder(shape[0], channels, shape[1:], self.grid)
+        self.scale = Scale()
+
+    def before_training(self, batches: Iterator[StepBatch]) -> None:
+        """Mean and standard deviation of each channel of the teacher over the normals; read the penalty images."""
+        self.standard.learn(self._taught(batch.x) for batch in batches)
+        self._penalty_images = self._read_penalty()
+
+    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+        """The paper's losses: student from teacher, autoencoder from teacher, student from autoencoder, penalty."""
+        x, exposed = batch.x, _exposed(batch.x)
+        taught, taught_exposed = self.standard(self._taught(torch.cat([x, exposed]))).chunk(2)
+        student, student_exposed = self.student(normalised(torch.cat([x, exposed]))).chunk(2)
+        coded = self.autoencoder(normalised(exposed))
+        losses = {
+            "student": _hardest((taught - student.chunk(2, 1)[0]) ** 2, self.config.hard),
+            "autoencoder": ((taught_exposed - coded) ** 2).mean(),
+            "student from autoencoder": ((coded - student_exposed.chunk(2, 1)[1]) ** 2).mean(),
+        }
+        if len(self._penalty_images):
+            rows = torch.randint(len(self._penalty_images), (len(x),))
+            other = self._penalty_images[rows].to(x.device).float()
+            losses["penalty"] = (self.student(normalised(other)).chunk(2, 1)[0] ** 2).mean()
+        return losses
+
+    def after_training(self, batches: Iterator[StepBatch]) -> None:
+        """Quantiles of both maps over the normals held out."""
+        pairs = [self._differences(image[None]) for batch in batches for image in batch.x]
+        for index in range(2):
+            values = np.concatenate([pair[index].cpu().numpy().ravel() for pair in pairs])
+            self.scale.set(index, *np.quantile(values, [LOW, HIGH]))
+
+    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Mean ``(B, H / 4, W / 4)`` of the two scaled maps: 0 at their 90 % quantile of normals, 0.1 at 99.5 %."""
+        self._check_trained()
+        (top, bottom), (left, right) = (margins(n, g) for n, g in zip(x.shape[2:], self.grid, strict=True))
+
+        def scaled(one: torch.Tensor) -> torch.Tensor:
+            local, whole = self._differences(one)
+            map = (self.scale(0, local) + self.scale(1, whole)) / 2
+            return F.pad(map[:, None], (left, right, top, bottom), "replicate")[:, 0]
+
+        return self.each(scaled, x.to(self.device))
+
+    def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
+        """Take what :meth:`state` gave, the teacher from there too."""
+        start = "teacher.network."
+        self._teacher_weights = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+        super().load_state(tensors, extra)
+
+    def _differences(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Student against teacher and student against autoencoder, ``(B, h, w)`` each: squared, mean over channels."""
+        of_teacher, of_autoencoder = self.student(normalised(x)).chunk(2, 1)
+        local = (self.standard(self._taught(x)) - of_teacher) ** 2
+        whole = (self.autoencoder(normalised(x)) - of_autoencoder) ** 2
+        return local.mean(1), whole.mean(1)
+
+    def _taught(self, x: torch.Tensor) -> torch.Tensor:
+        """Features ``(B, D, h, w)`` of the teacher, float32."""
+        with torch.no_grad():
+            if self.extractor is None:
+                features: torch.Tensor = self.teacher(x)
+                return features
+            return on_pdn_grid(self.extractor(x), x.shape[2], x.shape[3]).clone()
+
+    def _read_penalty(self) -> torch.Tensor:
+        """Images of the penalty folder, float16 ``(N, C, H, W)`` like the normals."""
+        if not self.config.penalty:
+            return torch.empty(0)
+        channels, height, width = self.shape
+        samples = discover(self.config.penalty)
+        order = torch.randperm(len(samples))[:PENALTY_IMAGES].tolist()
+        settings = Preprocessing(size=max(height, width), aspect="stretch", multiple=self.multiple)
+        frames = Frames([samples[i] for i in order], settings.resolved([]))
+        images = [F.interpolate(b.x, (height, width)).expand(-1, channels, -1, -1).half() for b in frames.batches(8)]
+        if not images:
+            raise InputError(f'penalty "{self.config.penalty}": none of its {len(samples)} images could be read')
+        return torch.cat(images)
+
+
+class Scale(nn.Module):
+    """Two maps on one scale: 0 at the lower quantile of normals, 0.1 at the upper."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: torch.Tensor
+        self.register_buffer("ends", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+
+    def set(self, index: int, low: float, high: float) -> None:
+        """Quantiles of one of the maps; where they are equal the map is only shifted."""
+        self.ends[index, 0] = low
+        self.ends[index, 1] = high if high > low else low + 0.1
+
+    def forward(self, index: int, map: torch.Tensor) -> torch.Tensor:
+        """The map on that scale."""
+        low, high = self.ends[index].unbind()
+        return 0.1 * (map - low) / (high - low)
+
+
+def _hardest(differences: torch.Tensor, share: float) -> torch.Tensor:
+    """Mean of the differences at or above their quantile; ``torch.quantile`` refuses tensors of this size."""
+    values = differences.flatten()
+    return values.topk(max(1, round((1 - share) * values.numel()))).values.mean()
+
+
+def _exposed(x: torch.Tensor) -> torch.Tensor:
+    """Brightness or contrast of each image changed by up to a fifth."""
+    factor = torch.empty(len(x), 1, 1, 1).uniform_(0.8, 1.2).to(x.device)
+    brighter = torch.rand(len(x), 1, 1, 1).to(x.device) < 0.5
+    centre = torch.where(brighter, 0.0, x.mean((1, 2, 3), keepdim=True))
+    return (centre + factor * (x - centre)).clamp(0, 1)

@@ -1,0 +1,166 @@
+"""The networks of EfficientAD: patch description networks, and the autoencoder beside them.
+
+Batzner et al., "EfficientAD", WACV 2024, https://arxiv.org/abs/2303.14535, tables 6 to 8 of its appendix.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from anomalib_med.errors import ConfigError
+
+Network = Literal["T", "S", "M"]
+WIDTHS: dict[Network, int] = {"T": 32, "S": 128, "M": 256}
+STRIDE = 4  # pixels from one cell to the next
+SMALLEST = 64  # side of an input in pixels; a cell sees 33
+MEAN, STD = 0.5, 0.25  # of grey images
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class PDN(nn.Sequential):
+    """Patch description network: each output cell sees a patch of 33 x 33 pixels and nothing else.
+
+    No padding: ``(B, inputs, H, W)`` gives ``(B, outputs, h, w)``, 56 x 56 of 256 x 256. Names of the weights are those
+    of the common re-implementation, whose teachers therefore fit.
+
+    Parameters
+    ----------
+    network
+        "S" and "M" of the paper; "T" is S with a quarter of its width.
+    inputs, outputs
+        Channels.
+    """
+
+    def __init__(self, network: Network, inputs: int, outputs: int) -> None:
+        w = WIDTHS[network]
+        start = [nn.Conv2d(inputs, w, 4), nn.ReLU(inplace=True), nn.AvgPool2d(2)]
+        start += [nn.Conv2d(w, 2 * w, 4), nn.ReLU(inplace=True), nn.AvgPool2d(2)]
+        deep = [nn.Conv2d(2 * w, 2 * w, 3), nn.ReLU(inplace=True), nn.Conv2d(2 * w, outputs, 4)]
+        if network == "M":
+            deep = [nn.Conv2d(2 * w, 2 * w, 1), nn.ReLU(inplace=True), *deep]
+            deep += [nn.ReLU(inplace=True), nn.Conv2d(outputs, outputs, 1)]
+        super().__init__(*start, *deep)
+
+
+def grid_of(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the output of a PDN.
+
+    Raises
+    ------
+    ConfigError
+        For an input too small for it.
+    """
+    if min(height, width) < SMALLEST:
+        raise ConfigError(f"efficientad needs inputs of at least {SMALLEST} pixels, got {height} x {width}: set size")
+
+    def side(n: int) -> int:
+        return ((n - 3) // 2 - 3) // 2 - 5
+
+    return side(height), side(width)
+
+
+def margins(size: int, cells: int) -> tuple[int, int]:
+    """Cells of a grid of stride 4 that a PDN leaves out before its first and behind its last: 4 and 4."""
+    missing = size // STRIDE - cells
+    return missing // 2, missing - missing // 2
+
+
+class Teacher(nn.Module):
+    """A distilled PDN as a frozen teacher, from its weights.
+
+    One of three input channels sees ImageNet's normalisation, one of a single channel the mean grey.
+
+    Raises
+    ------
+    ConfigError
+        Weights that are not those of a PDN.
+    """
+
+    def __init__(self, weights: Mapping[str, torch.Tensor], source: str) -> None:
+        super().__init__()
+        self.network = pdn_of(weights, source).requires_grad_(False)
+        self.inputs: int = weights["0.weight"].shape[1]
+        self.channels: int = list(self.network.parameters())[-1].shape[0]
+        mean, std = IMAGENET if self.inputs == 3 else ((MEAN,), (STD,))
+        self.mean, self.std = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features ``(B, channels, h, w)`` of images ``(B, C, H, W)`` in [0, 1]."""
+        if self.inputs < x.shape[1]:
+            x = x.mean(1, keepdim=True)
+        features: torch.Tensor = self.network((x - self.mean.to(x.device)) / self.std.to(x.device))
+        return features
+
+
+def pdn_of(weights: Mapping[str, torch.Tensor], source: str) -> PDN:
+    """The PDN that these weights belong to."""
+    medium = "12.weight" in weights
+    first, last = weights.get("0.weight"), weights.get("12.weight" if medium else "8.weight")
+    if first is not None and last is not None:
+        network = next((n for n, w in WIDTHS.items() if w == len(first) and (n == "M") == medium), None)
+        if network is not None and first.shape[1] in (1, 3):
+            pdn = PDN(network, first.shape[1], len(last))
+            own = pdn.state_dict()
+            if all(key in weights and weights[key].shape == value.shape for key, value in own.items()):
+                pdn.load_state_dict({key: weights[key] for key in own})
+                return pdn
+    raise ConfigError(
+        f'teacher "{source}" holds no patch description network: expected 0.weight, 3.weight, 6.weight, ... of '
+        f"convolutions as in EfficientAD-S or -M, found {', '.join(list(weights)[:4]) or 'nothing'}; "
+        "make one with models/efficientad/distil.py"
+    )
+
+
+def normalised(x: torch.Tensor) -> torch.Tensor:
+    """Images in [0, 1] as student, autoencoder and a teacher of one channel see them."""
+    return (x - MEAN) / STD
+
+
+class Autoencoder(nn.Module):
+    """From an image through a vector of 64 numbers to the teacher's grid.
+
+    Parameters
+    ----------
+    inputs, outputs
+        Channels.
+    size
+        Rows and columns of the image, multiples of 32.
+    grid
+        Rows and columns of the output.
+    """
+
+    WIDE, NARROW, DROPOUT = 64, 32, 0.2
+    SIZES = (3, 8, 15, 32, 63, 127)  # of the decoder, for 256 pixels
+
+    def __init__(self, inputs: int, outputs: int, size: Sequence[int], grid: tuple[int, int]) -> None:
+        super().__init__()
+        widths = (inputs, self.NARROW, self.NARROW, self.WIDE, self.WIDE, self.WIDE)
+        parts: list[nn.Module] = []
+        for i, o in pairwise(widths):
+            parts += [nn.Conv2d(i, o, 4, 2, 1), nn.ReLU(inplace=True)]
+        # The paper's 8 x 8 convolution is the whole grid that is left of 256 pixels.
+        parts.append(nn.Conv2d(self.WIDE, self.WIDE, (size[0] // 32, size[1] // 32)))
+        for side in self.SIZES:
+            parts.append(nn.Upsample(tuple(max(1, round(side * n / 256)) for n in size), mode="bilinear"))
+            parts += [nn.Conv2d(self.WIDE, self.WIDE, 4, 1, 2), nn.ReLU(inplace=True), nn.Dropout(self.DROPOUT)]
+        parts.append(nn.Upsample(grid, mode="bilinear"))
+        parts += [nn.Conv2d(self.WIDE, self.WIDE, 3, 1, 1), nn.ReLU(inplace=True)]
+        parts.append(nn.Conv2d(self.WIDE, outputs, 3, 1, 1))
+        self.network = nn.Sequential(*parts)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, inputs, H, W)`` to ``(B, outputs, h, w)``."""
+        y: torch.Tensor = self.network(x)
+        return y
+
+
+def on_pdn_grid(features: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Features ``(B, D, h, w)`` of a whole image of this size, at the places that the cells of a PDN look at."""
+    rows, columns = grid_of(height, width)
+    (top, bottom), (left, right) = margins(height, rows), margins(width, columns)
+    fine = F.interpolate(features.float(), (height // STRIDE, width // STRIDE), mode="bilinear", align_corners=False)
+    return fine[:, :, top : fine.shape[2] - bottom, left : fine.shape[3] - right]

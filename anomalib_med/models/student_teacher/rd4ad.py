@@ -1,0 +1,201 @@
+"""RD4AD, reverse distillation: a decoder gives back the teacher's features from a narrow embedding of them.
+
+Deng and Li, "Anomaly Detection via Reverse Distillation from One-Class Embedding", CVPR 2022,
+https://arxiv.org/abs/2201.10703.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.optim import Optimizer
+
+from anomalib_med.models.normals import StepBatch
+from anomalib_med.models.reconstruction.blocks import ConvBlock
+from anomalib_med.models.student_teacher.teaching import (
+    cosine_distance,
+    flat_cosine_distance,
+    fold,
+    joined,
+    teacher_layers,
+    unfold,
+)
+from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training_config import FeatureTrainingConfig
+
+BETAS = (0.5, 0.999)
+
+
+class RD4AD(TrainedDetector):
+    """The teacher's features go through a bottleneck, and a decoder learns to give them back for normal images.
+
+    The anomaly map is the sum over the layers of the distance between the directions of given and returned features.
+    """
+
+    name = "rd4ad"
+    title = "RD4AD, reverse distillation (Deng and Li, CVPR 2022)"
+
+    class Config(FeatureTrainingConfig):
+        """Settings of reverse distillation. `neighbourhood` is 1: the features are compared as they are.
+
+        Parameters
+        ----------
+        loss
+            "flat", the paper's cosine of a layer's feature map as one vector; or "pixel", the mean over positions.
+        width
+            Channels of the embedding; 0: twice those of the coarsest layer, as in the paper.
+        """
+
+        neighbourhood: int = Field(1, ge=1, le=1)
+        pooling: str = "mean"
+        steps: int = Field(1000, ge=0)
+        batch_size: int = Field(16, ge=2)
+        learning_rate: float = Field(5e-3, gt=0)
+        schedule: Literal["constant", "cosine"] = "cosine"
+        loss: Literal["flat", "pixel"] = "flat"
+        width: int = Field(0, ge=0)
+
+    config: Config
+
+    @property
+    def multiple(self) -> int:
+        """The embedding lies at twice the stride of the coarsest layer."""
+        assert self.extractor is not None
+        return 2 * self.extractor.multiple
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """The bottleneck and the decoder."""
+        assert self.extractor is not None
+        b = self.extractor.backbone
+        width = self.config.width or 2 * b.channels[-1]
+        self.bottleneck = Bottleneck(b.channels, b.strides, width)
+        self.decoder = FeatureDecoder(b.channels, b.strides, width)
+
+    def prepare(self, x: torch.Tensor) -> torch.Tensor:
+        """The teacher's features, see :func:`fold`: they are all that training needs."""
+        assert self.extractor is not None
+        return fold(teacher_layers(self.extractor, x), self.extractor.multiple)
+
+    def optimisers(self) -> dict[str, Optimizer]:
+        """One Adam with the paper's betas."""
+        c = self.config
+        weights = [*self.bottleneck.parameters(), *self.decoder.parameters()]
+        return {"all": torch.optim.Adam(weights, c.learning_rate, BETAS, weight_decay=c.weight_decay)}
+
+    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+        """Distance of each layer, summed over the layers, mean over the images."""
+        given, returned = self._pass(batch.x)
+        distance = flat_cosine_distance if self.config.loss == "flat" else cosine_distance
+        return {"distance": torch.stack([distance(t, s).mean() for t, s in zip(given, returned, strict=True)]).sum()}
+
+    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Summed distances ``(B, h, w)`` on the grid of the finest layer."""
+        self._check_trained()
+
+        def summed(folded: torch.Tensor) -> torch.Tensor:
+            given, returned = self._pass(folded)
+            maps = [cosine_distance(t, s) for t, s in zip(given, returned, strict=True)]
+            return joined(maps, lambda maps: maps.sum(0))
+
+        return self.each(summed, self.prepare(x).float())
+
+    def _pass(self, folded: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Features of the teacher and those of the decoder, finest layer first."""
+        assert self.extractor is not None
+        b = self.extractor.backbone
+        given = unfold(folded, b.channels, b.strides)
+        return given, self.decoder(self.bottleneck(given))
+
+
+class Bottleneck(nn.Module):
+    """The paper's one-class bottleneck embedding: all layers brought to the coarsest grid, joined and halved once more.
+
+    Parameters
+    ----------
+    channels, strides
+        Of the layers, finest first; each stride is the one before it times a power of two.
+    width
+        Channels of the embedding.
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.down = nn.ModuleList()
+        inputs = 0
+        for c, stride in zip(channels, strides, strict=True):
+            halvings = (strides[-1] // stride).bit_length() - 1
+            sizes = [c << i for i in range(halvings + 1)]
+            self.down.append(nn.Sequential(*(ConvBlock(i, o, 3, 2, activation=nn.ReLU) for i, o in pairwise(sizes))))
+            inputs += sizes[-1]
+        self.stage = nn.Sequential(Residual(inputs, width, "down"), Residual(width, width))
+
+    def forward(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
+        """``(B, C_i, h_i, w_i)`` to ``(B, width, h / 2, w / 2)`` of the coarsest."""
+        embedding: torch.Tensor = self.stage(
+            torch.cat([down(layer) for down, layer in zip(self.down, layers, strict=True)], 1)
+        )
+        return embedding
+
+
+class FeatureDecoder(nn.Module):
+    """The mirror image of a residual network: from the embedding to each of the layers, coarsest first.
+
+    Parameters
+    ----------
+    channels, strides, width
+        As of :class:`Bottleneck`.
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.stages, self.heads = nn.ModuleList(), nn.ModuleList()
+        stride = 2 * strides[-1]
+        for c, finer in zip(reversed(channels), reversed(strides), strict=True):
+            blocks = []
+            while stride > finer:
+                stride //= 2
+                blocks.append(Residual(width, c, "up"))
+                width = c
+            self.stages.append(nn.Sequential(*blocks, Residual(width, c)))
+            self.heads.append(nn.Conv2d(c, c, 1))  # features may be negative, the output of a residual block may not
+            width = c
+
+    def forward(self, embedding: torch.Tensor) -> list[torch.Tensor]:
+        """``(B, width, h, w)`` to ``(B, C_i, h_i, w_i)``, finest layer first."""
+        layers = []
+        x = embedding
+        for stage, head in zip(self.stages, self.heads, strict=True):
+            x = stage(x)
+            layers.append(head(x))
+        return layers[::-1]
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut (He et al. 2016); the first halves the grid, doubles it or keeps it."""
+
+    def __init__(self, inputs: int, outputs: int, change: Literal["down", "up", "keep"] = "keep") -> None:
+        super().__init__()
+        first: nn.Module
+        if change == "up":
+            first = nn.ConvTranspose2d(inputs, outputs, 2, 2, bias=False)
+            shortcut: nn.Module = nn.ConvTranspose2d(inputs, outputs, 2, 2, bias=False)
+        else:
+            stride = 2 if change == "down" else 1
+            first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+            shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        plain = change == "keep" and inputs == outputs
+        self.shortcut = nn.Identity() if plain else nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
+        self.convs = nn.Sequential(
+            first,
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, inputs, h, w)`` to ``(B, outputs, ...)``, at least 0."""
+        return torch.relu(self.shortcut(x) + self.convs(x))

@@ -1,0 +1,169 @@
+"""RD++: reverse distillation through projections that take out what noise did to the features.
+
+Tien et al., "Revisiting Reverse Distillation for Anomaly Detection", CVPR 2023,
+https://openaccess.thecvf.com/content/CVPR2023/html/Tien_Revisiting_Reverse_Distillation_for_Anomaly_Detection_CVPR_2023_paper.html.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+from torch.optim import Optimizer
+
+from anomalib_med.models.normals import StepBatch
+from anomalib_med.models.student_teacher.rd4ad import BETAS, Bottleneck, FeatureDecoder
+from anomalib_med.models.student_teacher.teaching import (
+    cosine_distance,
+    flat_cosine_distance,
+    joined,
+    teacher_layers,
+)
+from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training_config import FeatureTrainingConfig
+
+RECONSTRUCTION, CONTRAST, TOTAL = 0.01, 0.1, 1.11  # weights of the projection losses, official code
+MARGIN = 0.5
+OCTAVES, PERSISTENCE = 6, 0.6  # of the noise
+SMALLEST_PATCH = 10  # pixels
+
+
+class RDPlusPlus(TrainedDetector):
+    """Reverse distillation behind projections of the teacher's layers, trained on normals with patches of noise.
+
+    The projection of a noisy image must give what that of the clean image gives, and must differ from what the teacher
+    gives of the noisy image. Map and score are those of reverse distillation, with the projections in between.
+    """
+
+    name = "rdpp"
+    title = "RD++, revisiting reverse distillation (Tien et al., CVPR 2023)"
+
+    class Config(FeatureTrainingConfig):
+        """Settings of RD++. `neighbourhood` is 1: the features are compared as they are.
+
+        Parameters
+        ----------
+        projection_rate
+            Learning rate of the projections; `learning_rate` is that of bottleneck and decoder.
+        projection_weight
+            Of the losses of the projections.
+        noise
+            Amplitude of the noise, in units of the image's range from 0 to 1.
+        width
+            Channels of the embedding; 0: twice those of the coarsest layer, as in the paper.
+        """
+
+        neighbourhood: int = Field(1, ge=1, le=1)
+        pooling: str = "mean"
+        steps: int = Field(1000, ge=0)
+        batch_size: int = Field(16, ge=2)
+        learning_rate: float = Field(5e-3, gt=0)
+        schedule: Literal["constant", "cosine"] = "cosine"
+        projection_rate: float = Field(1e-3, gt=0)
+        projection_weight: float = Field(0.2, ge=0)
+        noise: float = Field(0.2, gt=0)
+        width: int = Field(0, ge=0)
+
+    config: Config
+
+    @property
+    def multiple(self) -> int:
+        """The embedding lies at twice the stride of the coarsest layer, and instance norms need more than one cell."""
+        assert self.extractor is not None
+        return 2 * self.extractor.multiple
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """Projections, bottleneck and decoder."""
+        assert self.extractor is not None
+        b = self.extractor.backbone
+        width = self.config.width or 2 * b.channels[-1]
+        self.projections = nn.ModuleList(Projection(channels) for channels in b.channels)
+        self.bottleneck = Bottleneck(b.channels, b.strides, width)
+        self.decoder = FeatureDecoder(b.channels, b.strides, width)
+
+    def optimisers(self) -> dict[str, Optimizer]:
+        """One Adam with the paper's two rates."""
+        c = self.config
+        groups = [
+            {"params": [*self.bottleneck.parameters(), *self.decoder.parameters()], "lr": c.learning_rate},
+            {"params": list(self.projections.parameters()), "lr": c.projection_rate},
+        ]
+        return {"all": torch.optim.Adam(groups, betas=BETAS, weight_decay=c.weight_decay)}
+
+    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+        """Distillation of the clean images, and the projections' losses on clean and noisy ones."""
+        count = len(batch.x)
+        both = [layer.float() for layer in self._taught(torch.cat([batch.x, _noisy(batch.x, self.config.noise)]))]
+        projected = [projection(layer) for projection, layer in zip(self.projections, both, strict=True)]
+        clean, noisy = [p[:count] for p in projected], [p[count:] for p in projected]
+        returned = self.decoder(self.bottleneck(clean))
+        distance = _sum(flat_cosine_distance(t[:count], s) for t, s in zip(both, returned, strict=True))
+        alike = _sum(flat_cosine_distance(c, n) for c, n in zip(clean, noisy, strict=True))
+        apart = _sum(
+            (1 - flat_cosine_distance(t[count:], c) - MARGIN).clamp_min(0) for t, c in zip(both, clean, strict=True)
+        )
+        weight = self.config.projection_weight / TOTAL
+        return {
+            "distance": distance.mean(),
+            "reconstruction": weight * RECONSTRUCTION * alike.mean(),
+            "contrast": weight * CONTRAST * apart.mean(),
+        }
+
+    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Summed distances ``(B, h, w)`` on the grid of the finest layer."""
+        self._check_trained()
+        layers = self._taught(x)
+        return torch.cat([self._map([layer[i : i + 1].float() for layer in layers]) for i in range(len(x))])
+
+    def _map(self, given: Sequence[torch.Tensor]) -> torch.Tensor:
+        projected = [projection(layer) for projection, layer in zip(self.projections, given, strict=True)]
+        returned = self.decoder(self.bottleneck(projected))
+        maps = [cosine_distance(t, s) for t, s in zip(given, returned, strict=True)]
+        return joined(maps, lambda maps: maps.sum(0))
+
+    def _taught(self, x: torch.Tensor) -> list[torch.Tensor]:
+        assert self.extractor is not None
+        # A copy: what comes out of inference mode cannot be trained on.
+        return [layer.clone() for layer in teacher_layers(self.extractor, x)]
+
+
+class Projection(nn.Sequential):
+    """Four convolutions, each with an instance norm and a leaky ReLU, through a quarter of the channels."""
+
+    def __init__(self, channels: int) -> None:
+        half, quarter = max(1, channels // 2), max(1, channels // 4)
+        parts: list[nn.Module] = []
+        for i, o in ((channels, half), (half, quarter), (quarter, half), (half, channels)):
+            parts += [nn.Conv2d(i, o, 3, padding=1), nn.InstanceNorm2d(o), nn.LeakyReLU(inplace=True)]
+        super().__init__(*parts)
+
+
+def _sum(terms: Iterable[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(list(terms)).sum(0)
+
+
+def _noisy(x: torch.Tensor, amplitude: float) -> torch.Tensor:
+    """Images with smooth noise in one square patch each, from 10 pixels to an eighth of the image."""
+    noisy = x.clone()
+    height, width = x.shape[2:]
+    for image in noisy:
+        largest = max(SMALLEST_PATCH, min(height, width) // 8)
+        side = min(int(torch.randint(SMALLEST_PATCH, largest + 1, ())), height, width)
+        top, left = int(torch.randint(height - side + 1, ())), int(torch.randint(width - side + 1, ()))
+        patch = image[:, top : top + side, left : left + side]
+        patch += amplitude * _fractal(height, width)[top : top + side, left : left + side].to(x.device)
+    return noisy
+
+
+def _fractal(height: int, width: int) -> torch.Tensor:
+    """Noise of several octaves ``(H, W)`` with values of about -1 to 1."""
+    total, weight, sizes = torch.zeros(1, 1, height, width), 1.0, 0.0
+    for octave in range(OCTAVES):
+        cells = [max(2, n * 2**octave // 64) for n in (height, width)]
+        noise = torch.randn(1, 1, *cells).clamp(-2, 2) / 2
+        total += weight * F.interpolate(noise, (height, width), mode="bicubic", align_corners=True)
+        sizes += weight
+        weight *= PERSISTENCE
+    return total[0, 0] / sizes

@@ -1,0 +1,98 @@
+"""STFPM: a student of the teacher's kind learns its features at several scales on normal images.
+
+Wang et al., "Student-Teacher Feature Pyramid Matching for Anomaly Detection", BMVC 2021,
+https://arxiv.org/abs/2103.04257.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch.optim import Optimizer
+
+from anomalib_med.models.normals import StepBatch
+from anomalib_med.models.student_teacher.teaching import (
+    Student,
+    cosine_distance,
+    fold,
+    joined,
+    teacher_layers,
+    unfold,
+)
+from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training_config import FeatureTrainingConfig
+
+MOMENTUM = 0.9
+
+
+class STFPM(TrainedDetector):
+    """A student network, untrained at first, imitates a frozen teacher; on what is not normal it fails.
+
+    The anomaly map is the product over the layers of the distance between the directions of their feature vectors.
+    """
+
+    name = "stfpm"
+    title = "STFPM, student-teacher feature pyramid matching (Wang et al., BMVC 2021)"
+
+    class Config(FeatureTrainingConfig):
+        """Settings of STFPM. `neighbourhood` is 1: the features are compared as they are.
+
+        Parameters
+        ----------
+        combine
+            How the maps of the layers are joined: "mul", the paper's product, or "add".
+        """
+
+        neighbourhood: int = Field(1, ge=1, le=1)
+        pooling: str = "mean"
+        steps: int = Field(1000, ge=0)
+        batch_size: int = Field(32, ge=1)
+        learning_rate: float = Field(0.4, gt=0)
+        weight_decay: float = Field(1e-4, ge=0)
+        schedule: Literal["constant", "cosine"] = "cosine"
+        warmup: float = Field(0.05, ge=0, lt=1)
+        combine: Literal["mul", "add"] = "mul"
+
+    config: Config
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """The student."""
+        assert self.extractor is not None
+        self.student = Student(self.extractor, self.config.seed)
+
+    def prepare(self, x: torch.Tensor) -> torch.Tensor:
+        """Images and the teacher's features of them, see :func:`fold`."""
+        assert self.extractor is not None
+        return fold([x.to(self.device).half(), *teacher_layers(self.extractor, x)], self.extractor.multiple)
+
+    def optimisers(self) -> dict[str, Optimizer]:
+        """Stochastic gradient descent with momentum."""
+        c = self.config
+        return {
+            "all": torch.optim.SGD(
+                self.student.parameters(), c.learning_rate, momentum=MOMENTUM, weight_decay=c.weight_decay
+            )
+        }
+
+    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+        """Mean distance over the positions of each layer, summed over the layers."""
+        maps = self._maps(batch.x, self.student)
+        return {"distance": torch.stack([map.mean() for map in maps]).sum()}
+
+    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Joined distances ``(B, h, w)`` on the grid of the finest layer."""
+        self._check_trained()
+        multiply = self.config.combine == "mul"
+
+        def join(maps: torch.Tensor) -> torch.Tensor:
+            return maps.prod(0) if multiply else maps.sum(0)
+
+        return self.each(lambda one: joined(self._maps(one, self.student.score), join), self.prepare(x).float())
+
+    def _maps(self, folded: torch.Tensor, student: Callable[[torch.Tensor], list[torch.Tensor]]) -> list[torch.Tensor]:
+        """Distances ``(B, h_i, w_i)`` of each layer, from 0 to 2."""
+        assert self.extractor is not None
+        b = self.extractor.backbone
+        image, *teacher = unfold(folded, b.channels, b.strides)
+        return [cosine_distance(t, s) for t, s in zip(teacher, student(image), strict=True)]

@@ -1,0 +1,104 @@
+"""How long one image takes to score, and what share of it each network takes; one JSON line a detector.
+
+    python benchmarks/latency.py [-m efficientad] [-m 'efficientad network=M'] [--device cuda] [--rounds 20]
+
+Weights do not matter for it: the detector is trained for one step on random images of its default size. On a CPU times
+are those of the processor, so that other work on the machine counts little; on a GPU those of the clock. Medians.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from anomalib_med.device import choose_device
+from anomalib_med.models.registry import detector_class
+from anomalib_med.models.trainer import TrainedDetector
+
+
+class Images:
+    """Random images in place of frames."""
+
+    def __init__(self, count: int, side: int) -> None:
+        self.x = torch.rand(count, 1, side, side, generator=torch.Generator().manual_seed(0))
+        self.valid = torch.ones(count, side, side, dtype=torch.bool)
+        self.patients = [str(i) for i in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batches(self, size: int) -> Iterator["Images"]:
+        yield self
+
+
+class Parts:
+    """Seconds spent in each network, gathered by hooks."""
+
+    def __init__(self, networks: dict[str, nn.Module], device: torch.device) -> None:
+        self.device = device
+        self.spent = dict.fromkeys(networks, 0.0)
+        self.started: dict[str, float] = {}
+        for name, network in networks.items():
+            network.register_forward_pre_hook(lambda *_, name=name: self.started.update({name: self.now()}))
+            network.register_forward_hook(lambda *_, name=name: self._stop(name))
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            return time.perf_counter()
+        return time.process_time()
+
+    def _stop(self, name: str) -> None:
+        self.spent[name] += self.now() - self.started[name]
+
+
+def measure(text: str, device: torch.device, rounds: int) -> dict[str, object]:
+    name, *settings = text.split()
+    detector = detector_class(name)(steps=1, batch_size=2, **dict(s.split("=", 1) for s in settings))
+    if not isinstance(detector, TrainedDetector):
+        raise SystemExit(f"{name} is not a trained detector")
+    detector.to(device)
+    images = Images(4, detector.input_size)
+    detector.fit(images)
+    one = images.x[:1].clone()
+    with torch.inference_mode():
+        detector.anomaly_map(one)
+        networks = dict(detector.modules())
+        if detector.extractor is not None:
+            networks["backbone"] = detector.extractor.backbone.network
+        weights = {key: sum(p.numel() for p in network.parameters()) for key, network in networks.items()}
+        parts = Parts(networks, device)
+        totals = []
+        for _ in range(rounds):
+            x = one.clone()  # features of the same tensor would be remembered
+            start = parts.now()
+            detector.anomaly_map(x)
+            totals.append(parts.now() - start)
+    total = sum(totals)
+    return {
+        "model": text,
+        "size": detector.input_size,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "ms": round(1000 * statistics.median(totals), 1),
+        "share": {key: round(spent / total, 3) for key, spent in parts.spent.items() if spent},
+        "weights": {key: count for key, count in weights.items() if count},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-m", "--model", action="append", default=[])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--rounds", type=int, default=20)
+    options = parser.parse_args()
+    for text in options.model or ["efficientad"]:
+        print(json.dumps(measure(text, choose_device(options.device), options.rounds)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
