@@ -18,28 +18,76 @@ if TYPE_CHECKING:
     from anomalib_med.fitting import fit
     from anomalib_med.merging import add_normals, merge_models
     from anomalib_med.models.base import Detector, DetectorConfig, FeatureConfig
+    from anomalib_med.models.inpainting.autopaint import AutoPaint
+    from anomalib_med.models.inpainting.mae import MaskedAutoencoder
+    from anomalib_med.models.inpainting.riad import Riad
+    from anomalib_med.models.inpainting.squid import Squid
+    from anomalib_med.models.memory_bank.anomaly_dino import AnomalyDINO
+    from anomalib_med.models.memory_bank.global_knn import GlobalKNN
+    from anomalib_med.models.memory_bank.mahalanobis import Mahalanobis
+    from anomalib_med.models.memory_bank.padim import PaDiM
     from anomalib_med.models.memory_bank.patchcore import PatchCore
+    from anomalib_med.models.memory_bank.spade import Spade
     from anomalib_med.models.memory_bank.two_view import TwoView
+    from anomalib_med.models.reconstruction.aeu import UncertaintyAutoencoder
+    from anomalib_med.models.reconstruction.autoencoder import Autoencoder
+    from anomalib_med.models.reconstruction.cevae import ContextEncodingVAE
+    from anomalib_med.models.reconstruction.cvad import Cvad
+    from anomalib_med.models.reconstruction.dae import DenoisingAutoencoder
+    from anomalib_med.models.reconstruction.fae import FeatureAutoencoder
+    from anomalib_med.models.reconstruction.ganomaly import Ganomaly
+    from anomalib_med.models.reconstruction.memae import MemoryAutoencoder
+    from anomalib_med.models.reconstruction.vae import VariationalAutoencoder
     from anomalib_med.models.registry import detectors
+    from anomalib_med.models.student_teacher.dinomaly import Dinomaly
+    from anomalib_med.models.student_teacher.efficientad import EfficientAD
+    from anomalib_med.models.student_teacher.mkd import MKD
+    from anomalib_med.models.student_teacher.rd4ad import RD4AD
+    from anomalib_med.models.student_teacher.rdpp import RDPlusPlus
+    from anomalib_med.models.student_teacher.stfpm import STFPM
     from anomalib_med.outputs.result import Result
     from anomalib_med.outputs.scores import Scores
     from anomalib_med.preprocessing import Preprocessing
     from anomalib_med.scoring import Summary, score_to_folder
 
 __all__ = [
+    "MKD",
+    "RD4AD",
+    "STFPM",
+    "AnomalyDINO",
     "AnomedError",
+    "AutoPaint",
+    "Autoencoder",
+    "ContextEncodingVAE",
+    "Cvad",
+    "DenoisingAutoencoder",
     "Detector",
     "DetectorConfig",
+    "Dinomaly",
+    "EfficientAD",
+    "FeatureAutoencoder",
     "FeatureConfig",
     "FittedModel",
+    "Ganomaly",
+    "GlobalKNN",
     "Image",
+    "Mahalanobis",
+    "MaskedAutoencoder",
+    "MemoryAutoencoder",
+    "PaDiM",
     "PatchCore",
     "Preprocessing",
+    "RDPlusPlus",
     "Result",
+    "Riad",
     "Sample",
     "Scores",
+    "Spade",
+    "Squid",
     "Summary",
     "TwoView",
+    "UncertaintyAutoencoder",
+    "VariationalAutoencoder",
     "__version__",
     "add_normals",
     "detectors",
@@ -51,19 +99,43 @@ __all__ = [
 
 # Imported when they are used: torch takes seconds, and `anomed --help` needs none of it.
 _HOMES = {
+    "AnomalyDINO": "anomalib_med.models.memory_bank.anomaly_dino",
     "AnomedError": "anomalib_med.errors",
+    "AutoPaint": "anomalib_med.models.inpainting.autopaint",
+    "Autoencoder": "anomalib_med.models.reconstruction.autoencoder",
+    "ContextEncodingVAE": "anomalib_med.models.reconstruction.cevae",
+    "Cvad": "anomalib_med.models.reconstruction.cvad",
+    "DenoisingAutoencoder": "anomalib_med.models.reconstruction.dae",
     "Detector": "anomalib_med.models.base",
     "DetectorConfig": "anomalib_med.models.base",
+    "Dinomaly": "anomalib_med.models.student_teacher.dinomaly",
+    "EfficientAD": "anomalib_med.models.student_teacher.efficientad",
+    "FeatureAutoencoder": "anomalib_med.models.reconstruction.fae",
     "FeatureConfig": "anomalib_med.models.base",
     "FittedModel": "anomalib_med.fitted",
+    "Ganomaly": "anomalib_med.models.reconstruction.ganomaly",
+    "GlobalKNN": "anomalib_med.models.memory_bank.global_knn",
     "Image": "anomalib_med.datasets.sample",
+    "MKD": "anomalib_med.models.student_teacher.mkd",
+    "Mahalanobis": "anomalib_med.models.memory_bank.mahalanobis",
+    "MaskedAutoencoder": "anomalib_med.models.inpainting.mae",
+    "MemoryAutoencoder": "anomalib_med.models.reconstruction.memae",
+    "PaDiM": "anomalib_med.models.memory_bank.padim",
     "PatchCore": "anomalib_med.models.memory_bank.patchcore",
     "Preprocessing": "anomalib_med.preprocessing",
+    "RD4AD": "anomalib_med.models.student_teacher.rd4ad",
+    "RDPlusPlus": "anomalib_med.models.student_teacher.rdpp",
     "Result": "anomalib_med.outputs.result",
+    "Riad": "anomalib_med.models.inpainting.riad",
+    "STFPM": "anomalib_med.models.student_teacher.stfpm",
     "Sample": "anomalib_med.datasets.sample",
     "Scores": "anomalib_med.outputs.scores",
+    "Spade": "anomalib_med.models.memory_bank.spade",
+    "Squid": "anomalib_med.models.inpainting.squid",
     "Summary": "anomalib_med.scoring",
     "TwoView": "anomalib_med.models.memory_bank.two_view",
+    "UncertaintyAutoencoder": "anomalib_med.models.reconstruction.aeu",
+    "VariationalAutoencoder": "anomalib_med.models.reconstruction.vae",
     "add_normals": "anomalib_med.merging",
     "detectors": "anomalib_med.models.registry",
     "fit": "anomalib_med.fitting",

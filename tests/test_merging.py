@@ -216,13 +216,13 @@ def test_add_and_merge_on_the_command_line(tmp_path: Path) -> None:
     assert anomed("fit", tmp_path / "a", "-o", tmp_path / "model_a", *options).code == 0
     outcome = anomed("add", tmp_path / "model_a", tmp_path / "b", "-o", tmp_path / "more", "--calibration", 0.4)
     assert outcome.code == 0
-    assert "fitted patchcore on 11 images of 11 patients; 4 images of 4 patients held out" in outcome.out
+    assert "fitted twoview on 11 images of 11 patients; 4 images of 4 patients held out" in outcome.out
     assert "note: merged: p-values come from the normals that were added last alone" in outcome.out
     assert anomed("fit", tmp_path / "b", "-o", tmp_path / "model_b", *options).code == 0
     merge = ("merge", tmp_path / "model_a", tmp_path / "model_b", "-o", tmp_path / "both")
     outcome = anomed(*merge, "--calibration-normals", tmp_path / "c")
     assert outcome.code == 0
-    assert "fitted patchcore on 13 images of 13 patients; 10 images of 10 patients held out" in outcome.out
+    assert "fitted twoview on 13 images of 13 patients; 10 images of 10 patients held out" in outcome.out
     assert anomed("score", tmp_path / "both", tmp_path / "c", "-o", tmp_path / "out", "--report").code == 0
     assert "training.parts.1.images" in anomed("info", tmp_path / "both").out
     assert_refused(anomed(*merge), "already holds a model")

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from pydantic import Field, JsonValue, field_serializer
 from torch import nn
 
-from anomalib_med.datasets.folder import discover
 from anomalib_med.errors import InputError
 from anomalib_med.features import FeatureExtractor
 from anomalib_med.features.backbones import read_weights
@@ -32,7 +31,7 @@ from anomalib_med.models.student_teacher.pdn import (
 )
 from anomalib_med.models.trainer import TrainedDetector
 from anomalib_med.models.training_config import FeatureTrainingConfig
-from anomalib_med.preprocessing import Frames, Preprocessing
+from anomalib_med.preprocessing import Preprocessing, frames_of
 
 BACKBONE = "backbone"
 LOW, HIGH = 0.9, 0.995  # quantiles of the maps of normals that become 0 and 0.1
@@ -183,13 +182,11 @@ class EfficientAD(TrainedDetector):
         if not self.config.penalty:
             return torch.empty(0)
         channels, height, width = self.shape
-        samples = discover(self.config.penalty)
-        order = torch.randperm(len(samples))[:PENALTY_IMAGES].tolist()
         settings = Preprocessing(size=max(height, width), aspect="stretch", multiple=self.multiple)
-        frames = Frames([samples[i] for i in order], settings.resolved([]))
+        frames = frames_of(self.config.penalty, settings, PENALTY_IMAGES)
         images = [F.interpolate(b.x, (height, width)).expand(-1, channels, -1, -1).half() for b in frames.batches(8)]
         if not images:
-            raise InputError(f'penalty "{self.config.penalty}": none of its {len(samples)} images could be read')
+            raise InputError(f'penalty "{self.config.penalty}": none of {len(frames)} images could be read')
         return torch.cat(images)
 
 
