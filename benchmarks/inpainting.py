@@ -41,6 +41,8 @@ def local_mean(x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
     known = (~holes[:, None]).float()
     filled, missing = x * known, holes[:, None].clone()
     for window in range(3, 2 * max(x.shape[2:]), 2):
+        if not missing.any():
+            break
         share = F.avg_pool2d(known, window, 1, window // 2)
         mean = F.avg_pool2d(x * known, window, 1, window // 2) / share.clamp_min(1e-6)
         found = missing & (share >= 0.25 if window < min(x.shape[2:]) else share > 0)

@@ -42,7 +42,7 @@ SMALL: dict[str, dict[str, object]] = {
     "rdpp": {"steps": 40, "batch_size": 8, "pooling": "power8"},
     "riad": {"steps": 30, "batch_size": 2, "width": 8, "learning_rate": 3e-3, "window": 7}
     | {"cells": (4, 8, 16), "intensity": 4},
-    "squid": {"steps": 40, "batch_size": 4, "width": 8, "learning_rate": 3e-3, "augment": False, "critic": 1}
+    "squid": {"steps": 50, "batch_size": 4, "width": 8, "learning_rate": 3e-3, "augment": False, "critic": 1}
     | {"slots": 50, "score": "residual", "pooling": "max"},
     "stfpm": {"steps": 60, "batch_size": 8, "pooling": "power8"},
     "twoview": {"bank_size": 300},
