@@ -108,6 +108,7 @@ def gaussian_blur(x: torch.Tensor, window: int, sigma: float) -> torch.Tensor:
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # kept for trainings that come after a scoring
 def _blur_matrix(side: int, window: int, sigma: float) -> torch.Tensor:
     """``(side, side)``: row i holds the window's weights around i, and sums to one."""
     distance = torch.arange(side)[:, None] - torch.arange(side)
