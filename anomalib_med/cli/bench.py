@@ -27,7 +27,7 @@ Examples:
     "methods",
     multiple=True,
     metavar="NAME",
-    help="Detector, with settings behind it if need be; repeatable.  [default: all detectors]",
+    help="Detector, with settings behind it if need be; repeatable.  [default: all that need no training]",
 )
 @click.option(
     "-o", "--output", required=True, type=FOLDER, help="Folder for the results; an earlier run is gone on with."
@@ -66,10 +66,9 @@ def command(
 
     A finished cell (data set, detector, seed) is not run again; one that fails is listed and the rest is finished.
     """
-    from anomalib_med.evaluation.bench import Plan, methods_of, run_bench
+    from anomalib_med.evaluation.bench import Plan, methods_of, run_bench, untrained
     from anomalib_med.evaluation.bench_outputs import write_outputs
     from anomalib_med.models.base import parse_config
-    from anomalib_med.models.registry import detectors
     from anomalib_med.preprocessing import Preprocessing
 
     given = data_root(root)
@@ -81,7 +80,7 @@ def command(
         root=given,
         out=output,
         datasets=tuple(dict.fromkeys(datasets)),
-        methods=methods_of(methods or tuple(detectors()), {k: v for k, v in named.items() if v is not None}),
+        methods=methods_of(methods or untrained(), {k: v for k, v in named.items() if v is not None}),
         seeds=seeds,
         preprocessing=parse_config(Preprocessing, images, "preprocessing"),
         calibration=calibration,

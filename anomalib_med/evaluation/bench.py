@@ -26,7 +26,8 @@ from anomalib_med.evaluation.machine import machine, package_versions, peak_memo
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel, check_rate
 from anomalib_med.fitting import check_share, fit
 from anomalib_med.models.base import Progress, silent
-from anomalib_med.models.registry import detector_class
+from anomalib_med.models.registry import detector_class, detectors
+from anomalib_med.models.trainer import TrainedDetector
 from anomalib_med.outputs.overlay import write_overlay
 from anomalib_med.preprocessing import Preprocessing
 from anomalib_med.version import __version__
@@ -336,6 +337,11 @@ def _draw_examples(plan: Plan, benchmark: Benchmark, method: Method, model: Fitt
     for i, (result, display) in enumerate(model.score_each(example_samples(benchmark), display=True)):
         if result.ok and display is not None:
             write_overlay(folder / f"{i}.jpg", display, result.anomaly_map(), model.map_range)
+
+
+def untrained() -> tuple[str, ...]:
+    """The detectors that need no training."""
+    return tuple(name for name, kind in detectors().items() if not issubclass(kind, TrainedDetector))
 
 
 def methods_of(texts: Sequence[str], shared: Json) -> tuple[Method, ...]:
