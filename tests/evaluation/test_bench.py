@@ -250,7 +250,7 @@ def test_comparisons_are_paired_and_adjusted(finished: Plan) -> None:
 def test_the_table_of_the_readme_lies_between_its_markers(finished: Plan) -> None:
     write_outputs(finished.out, run_bench(finished))
     table = readme_table(finished.out / "results.csv")
-    assert table.count("\n") == 8
+    assert sum("| *" in line for line in table.splitlines()) in (1, 2)  # the best baselines
     text = "before\n<!-- bench -->\nold\n<!-- /bench -->\nafter\n"
     assert replace_between_markers(text, table) == f"before\n<!-- bench -->\n{table}\n<!-- /bench -->\nafter\n"
     with pytest.raises(OutputError, match="no markers"):
