@@ -13,8 +13,13 @@ def command(name: str | None) -> int:
     if name is None:
         known = detectors()
         width = max(map(len, known))
+        families: dict[str, list[str]] = {}
         for key, detector in known.items():
-            click.echo(f"{key:<{width}}  {detector.title}")
+            home = detector.__module__.split(".")
+            family = home[-2].replace("_", " ") if home[0] == "anomalib_med" else "other"
+            families.setdefault(family, []).append(f"  {key:<{width}}  {detector.title}")
+        for family, lines in sorted(families.items()):
+            click.echo("\n".join([f"{family}:", *lines]))
         return 0
     detector = detector_class(name)
     click.echo(f"{name}: {detector.title}\n\nsettings (-s key=value):")

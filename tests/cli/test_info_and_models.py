@@ -12,6 +12,7 @@ def test_models_lists_every_detector_with_its_paper() -> None:
     assert outcome.code == 0
     for name, detector in detectors().items():
         assert any(line.split() == [name, *detector.title.split()] for line in outcome.out.splitlines())
+    assert {"memory bank:", "reconstruction:", "student teacher:", "inpainting:"} <= set(outcome.out.splitlines())
 
 
 def test_models_shows_settings_and_card_of_one() -> None:
