@@ -23,7 +23,7 @@ demo: setup
 	$(BIN)/anomed demo -o demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 check: setup
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@
 Every interval comes from the code of `anomed evaluate`. Scores of images are normal with a shift for the abnormal
 (AUROC .85). "Patients": so many normal and abnormal ones with five images each, which share half of their variance.
 Maps are smoothed noise that is brighter in lesions of random size and contrast, 40 normal and 40 abnormal. The truth
-comes from a million images (four thousand maps). "difference": two equally good methods that share half of their
+comes from a million images (twenty thousand maps). "difference": two equally good methods that share half of their
 variance, so the truth is 0. Prints a line a number; one run takes some minutes.
 """
 
@@ -106,7 +106,7 @@ def settings(replicates: int) -> list[Setting]:
     of_images = {name: i.value for name, i in measured(*images(rng, MANY, 1), 1).items()}
     clustered = measured(*images(rng, MANY // IMAGES, IMAGES), 1)
     of_patients = of_images | {name: i.value for name, i in clustered.items() if name.startswith(("patient_", "ptp_"))}
-    of_maps = {name: i.value for name, i in measured_maps(rng, 2000, 1).items()}
+    of_maps = {name: i.value for name, i in measured_maps(rng, 10_000, 1).items()}
 
     def of(patients: int, each: int) -> Callable[[np.random.Generator], Intervals]:
         return lambda rng: measured(*images(rng, patients, each), replicates)

@@ -112,30 +112,33 @@ def number_text(number: Number) -> str:
 
 
 def readme_table(results: Path) -> str:
-    """One short Markdown table from results.csv: AUROC and pixel AP of every data set and method, over all seeds.
+    """Two short Markdown tables from results.csv, image AUROC and pixel AP: a row a method, a column a data set.
 
-    Of the trivial baselines a data set shows the best one by each of the two.
+    Over all seeds. The first row is the best trivial baseline of each data set.
     """
     with output_errors(results), results.open(encoding="utf-8", newline="") as handle:
-        records = [r for r in csv.DictReader(handle) if r["seed"] == ALL_SEEDS and r["metric"] in ("auroc", "pixel_ap")]
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    highest: dict[tuple[str, str], tuple[str, float]] = {}  # baseline and its value, by data set and metric
+        records = [r for r in csv.DictReader(handle) if r["seed"] == ALL_SEEDS]
+    return "\n\n".join(
+        _pivot(chosen, title)
+        for metric, title in (("auroc", "Image AUROC"), ("pixel_ap", "Pixel AP"))
+        if (chosen := [r for r in records if r["metric"] == metric])
+    )
+
+
+def _pivot(records: Sequence[Mapping[str, str]], title: str) -> str:
+    """Methods by data sets."""
+    numbers: dict[str, dict[str, str]] = {}
+    best: dict[str, tuple[float, str]] = {}  # of the trivial baselines: value, and what is written
     for r in records:
-        value, low, high = (float(r[key] or "nan") for key in ("value", "low", "high"))
-        entry = found.setdefault((r["dataset"], r["method"]), {"baseline": r["baseline"], "speed": r["images_per_s"]})
-        entry[r["metric"]] = str(Interval(value, low, high))
-        best = (r["dataset"], r["metric"])
-        if r["baseline"] == "true" and value > highest.get(best, ("", -1.0))[1]:
-            highest[best] = (r["method"], value)
-    shown = {(dataset, method) for (dataset, _), (method, _) in highest.items()}
-    lines = [_line(["Data set", "Method", "AUROC [95 %]", "Pixel AP [95 %]", "Images/s"]), _line(["---"] * 5)]
-    for (dataset, method), e in found.items():
-        if e["baseline"] == "true" and (dataset, method) not in shown:
-            continue
-        name = f"*{method}*" if e["baseline"] == "true" else method
-        speed = f"{float(e['speed']):.1f}" if e["speed"] else "-"
-        lines.append(_line([dataset, name, e.get("auroc", "-"), e.get("pixel_ap", "-"), speed]))
-    return "\n".join(lines)
+        interval = Interval(*(float(r[key] or "nan") for key in ("value", "low", "high")))
+        if r["baseline"] != "true":
+            numbers.setdefault(r["method"], {})[r["dataset"]] = str(interval)
+        elif interval.value > best.get(r["dataset"], (-1.0, ""))[0]:
+            best[r["dataset"]] = (interval.value, f"*{interval} ({r['method']})*")
+    sets = list(dict.fromkeys(r["dataset"] for r in records))
+    rows = [["*best trivial baseline*", *(best.get(name, (0, "-"))[1] for name in sets)]]
+    rows += [[method, *(found.get(name, "-") for name in sets)] for method, found in numbers.items()]
+    return "\n".join(_line(row) for row in ([title, *sets], ["---"] * (len(sets) + 1), *rows))
 
 
 def replace_between_markers(text: str, table: str) -> str:
