@@ -10,7 +10,14 @@ from pydantic import Field, JsonValue
 
 from anomalib_med.errors import FitError
 from anomalib_med.models.base import Detector, FeatureConfig, TrainingFrames
-from anomalib_med.models.memory_bank.description import TINY, contributions, describe, describe_batch, spread
+from anomalib_med.models.memory_bank.description import (
+    TINY,
+    contributions,
+    describe,
+    describe_batch,
+    distances_to,
+    spread,
+)
 
 
 class GlobalKNN(Detector):
@@ -87,10 +94,11 @@ class GlobalKNN(Detector):
     def _set(self, described: torch.Tensor) -> None:
         self._described = described.to(self.device)
         self._scale = spread(self._described) if self.config.standardise else torch.ones_like(self._described[0])
+        self._scaled = self._described / self._scale
 
     def _nearest(self, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Distances and row numbers ``(k,)`` of the normals nearest to a description."""
-        distances = ((self._described - own) / self._scale).norm(dim=1)
+        distances = distances_to(own / self._scale, self._scaled)
         values, rows = distances.topk(min(self.config.neighbours, len(distances)), largest=False)
         return values, rows
 

@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue
 
 from anomalib_med.errors import FitError
 from anomalib_med.models.base import Detector, FeatureConfig, TrainingFrames
-from anomalib_med.models.memory_bank.description import describe, describe_batch, spread
+from anomalib_med.models.memory_bank.description import describe, describe_batch, distances_to, spread
 
 
 class Spade(Detector):
@@ -108,11 +108,9 @@ class Spade(Detector):
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Mean distances ``(B,)`` of the descriptions to those of the nearest normals."""
         self._check_fitted()
-        scale = self._scale()
-        normals = self._described / scale
         scores = []
         for own in describe_batch(self.features(x), valid):
-            distances = (normals - own / scale).norm(dim=1)
+            distances = distances_to(own / self._scale, self._scaled)
             scores.append(distances.topk(min(self.config.neighbours, len(distances)), largest=False).values.mean())
         return torch.stack(scores)
 
@@ -145,13 +143,15 @@ class Spade(Detector):
         self._grids = grids
         parts = zip(torch.split(self._patches, grids.prod(1).tolist()), grids.tolist(), strict=True)
         self._gallery = [part.T.reshape(-1, rows, columns) for part, (rows, columns) in parts]
+        self._scale = spread(self._described) if self.config.standardise else torch.ones_like(self._described[0])
+        self._scaled = self._described / self._scale
         # A map is made without the valid area, so the images for it are found by descriptions of all cells.
-        self._whole = torch.stack([describe(grid.flatten(1)) for grid in self._gallery])
+        self._whole = torch.stack([describe(grid.flatten(1)) for grid in self._gallery]) / self._scale
 
     def _map(self, grid: torch.Tensor) -> torch.Tensor:
         """Distances ``(h, w)`` of one image's features ``(D, h, w)``."""
         height, width = grid.shape[1:]
-        alike = ((self._whole - describe(grid.flatten(1))) / self._scale()).norm(dim=1)
+        alike = distances_to(describe(grid.flatten(1)) / self._scale, self._whole)
         nearest = alike.topk(min(self.config.neighbours, len(alike)), largest=False).indices.tolist()
         patches = torch.cat([_on_grid(self._gallery[i], height, width) for i in nearest]).float()
         # Distances do not change under a shift, and float32 holds those of centred vectors better.
@@ -163,10 +163,6 @@ class Spade(Detector):
         rows = offsets.min(1).indices
         distances: torch.Tensor = (queries - patches[rows]).norm(dim=1)
         return distances.reshape(height, width)
-
-    def _scale(self) -> torch.Tensor:
-        """``(2 D,)``, what descriptions are divided by."""
-        return spread(self._described) if self.config.standardise else torch.ones_like(self._described[0])
 
     def _check_fitted(self) -> None:
         if not len(self._described):
