@@ -233,8 +233,8 @@ class FittedModel:
         batch = collate(frames)
         device = self.detector.device
         with torch.inference_mode():
-            maps = self.detector.anomaly_map(batch.x)
-            scores = self.detector.image_score(batch.x, maps, batch.valid.to(device))
+            maps = self.detector.map_at(batch.x, batch.heights)
+            scores = self.detector.score_at(batch.x, maps, batch.valid.to(device), batch.heights)
         grids = _quiet_outside(maps.float().cpu(), batch.valid).numpy()
         for frame, score, grid in zip(frames, scores.double().cpu().tolist(), grids, strict=True):
             yield frame.sample, (frame, score, grid)

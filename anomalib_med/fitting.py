@@ -23,7 +23,7 @@ from anomalib_med.features.backbones import RANDOM
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel
 from anomalib_med.model_file import Json
 from anomalib_med.models.base import Detector, Progress, silent
-from anomalib_med.models.registry import detector_class
+from anomalib_med.models.registry import detector_class, detectors
 from anomalib_med.models.trainer import TrainedDetector
 from anomalib_med.preprocessing import Frame, Frames, Preprocessing
 
@@ -133,7 +133,8 @@ def find_normals(normals: Source, patient_pattern: str | None) -> list[Sample]:
 
 def fit_detector(detector: Detector, kept: Sequence[Sample], model: FittedModel, progress: Progress) -> None:
     """Fit a detector on samples prepared as the model says; what cannot be read is added to the model's failures."""
-    frames = Frames(kept, model.preprocessing, progress=_counter(progress, "reading normals", len(kept)))
+    count = _counter(progress, "reading normals", len(kept))
+    frames = Frames(kept, model.preprocessing, known_height=True, progress=count)
     try:
         detector.fit(frames)
     except FitError as error:
@@ -158,6 +159,11 @@ def _settled(preprocessing: Preprocessing, samples: Sequence[Sample], detector: 
                 f'{detector.name} needs inputs of one shape: aspect "keep" gives others, use "stretch" or "pad"'
             )
         update["aspect"] = "stretch"
+    if preprocessing.height != "none" and not detector.uses_height:
+        able = ", ".join(name for name, kind in detectors().items() if kind.uses_height)
+        raise ConfigError(
+            f'{detector.name} does not compare slices by their height: fit with height "none", or one of {able}'
+        )
     preprocessing = preprocessing.model_copy(update=update)
     if "auto" not in preprocessing.windows:
         return preprocessing

@@ -17,6 +17,7 @@ Examples:
   anomed fit normals.csv -o model/ -m patchcore -s bank_size=4000 -s pooling=max
   anomed fit normals/ -o model/ -m fae --max-minutes 30
   anomed fit 'study/**/*.dcm' -o model/ --patient-pattern '(P\\d+)'
+  anomed fit scans/ -o model/ --valid lung --height lung --spacing 1.5
   anomed fit normals/ -o model/ --backbone resnet18 --weights resnet18.safetensors --layers layer2,layer3
 """
 
@@ -46,6 +47,17 @@ Examples:
 )
 @click.option(
     "--spacing", type=float, metavar="MM", help="Millimetres of a pixel of the model input, instead of --size."
+)
+@click.option(
+    "--slices",
+    type=int,
+    metavar="N",
+    help="2.5-D: a slice and its neighbours as channels, N in all, an odd number.  [default: 1]",
+)
+@click.option(
+    "--height",
+    type=click.Choice(["none", "volume", "lung"]),
+    help="Compare slices of one height in their volume, or in the lungs (twoview, patchcore).  [default: none]",
 )
 @click.option(
     "--valid",
@@ -94,6 +106,8 @@ def command(
     size: int | None,
     aspect: str | None,
     spacing: float | None,
+    slices: int | None,
+    height: str | None,
     valid: str | None,
     windows: tuple[str, ...],
     calibration: float | None,
@@ -125,6 +139,7 @@ def command(
     detector = detector_class(name or str(default_name))(**chosen)
     images: dict[str, JsonValue] = dict(planned.get("preprocessing", {}))
     sized: dict[str, JsonValue] = {"size": size, "aspect": aspect, "spacing": spacing, "valid": valid}
+    sized |= {"slices": slices, "height": height}
     sized["windows"] = [_window(w) for w in windows] or None
     images |= {key: value for key, value in sized.items() if value is not None}
     planned_share = _planned_share(planned.get("fit", {}))

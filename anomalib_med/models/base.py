@@ -28,7 +28,10 @@ def silent(stage: str, done: int, total: int, note: str = "", /) -> None:
 
 
 class TrainingBatch(Protocol):
-    """Inputs of one shape: ``x`` float32 ``(B, C, H, W)`` in [0, 1], ``valid`` bool ``(B, H, W)``, and `patients`."""
+    """Inputs of one shape: ``x`` float32 ``(B, C, H, W)`` in [0, 1], ``valid`` bool ``(B, H, W)``, and `patients`.
+
+    `heights` float32 ``(B,)`` are relative heights of slices in their volume, NaN where not known.
+    """
 
     @property
     def x(self) -> torch.Tensor: ...  # noqa: D102
@@ -38,6 +41,9 @@ class TrainingBatch(Protocol):
 
     @property
     def patients(self) -> list[str]: ...  # noqa: D102
+
+    @property
+    def heights(self) -> torch.Tensor: ...  # noqa: D102
 
 
 class TrainingFrames(Protocol):
@@ -116,6 +122,7 @@ class Detector(ABC):
     Config: ClassVar[type[DetectorConfig]] = DetectorConfig
     input_size: ClassVar[int] = 224  # of the model input where the user says nothing
     square: ClassVar[bool] = False  # whether all inputs must be squares of one size
+    uses_height: ClassVar[bool] = False  # whether slices are compared with those of their own height
     config: DetectorConfig
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -140,6 +147,17 @@ class Detector(ABC):
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Scores ``(B,)`` from inputs, their maps and valid areas: the map pooled as `Config.pooling` says."""
         return pool(maps, valid, self.config.pooling)
+
+    def map_at(self, x: torch.Tensor, heights: torch.Tensor) -> torch.Tensor:
+        """:meth:`anomaly_map` of slices whose relative heights ``(B,)`` are known (NaN: not known).
+
+        A detector that uses them overrides this and :meth:`score_at`.
+        """
+        return self.anomaly_map(x)
+
+    def score_at(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor, heights: torch.Tensor) -> torch.Tensor:
+        """:meth:`image_score` of slices whose relative heights ``(B,)`` are known."""
+        return self.image_score(x, maps, valid)
 
     @abstractmethod
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]]:

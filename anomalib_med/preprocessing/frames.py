@@ -1,10 +1,10 @@
 """Frames: samples read, prepared and batched by threads, always in the order given."""
 
 import os
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,12 +12,15 @@ import torch
 from anomalib_med.datasets.folder import Source, discover
 from anomalib_med.datasets.masks import read_area
 from anomalib_med.datasets.readers import read
-from anomalib_med.datasets.sample import Sample
+from anomalib_med.datasets.sample import Image, Sample
 from anomalib_med.errors import ReadError
+from anomalib_med.preprocessing.context import VolumeContext
 from anomalib_med.preprocessing.prepare import Frame, prepare
 from anomalib_med.preprocessing.settings import Preprocessing
 
 READ_AHEAD = 8
+
+_Read = Future[Image | ReadError]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +46,11 @@ class Batch:
         """Whose images these are."""
         return [frame.sample.patient for frame in self.frames]
 
+    @property
+    def heights(self) -> torch.Tensor:
+        """Relative heights of the slices, float32 ``(B,)``, NaN where not known."""
+        return torch.tensor([frame.height for frame in self.frames])
+
 
 class Frames:
     """Model inputs of a list of samples. Can be iterated again and again; each pass reads the files anew.
@@ -55,6 +63,8 @@ class Frames:
         How; its windows must be resolved.
     display
         Whether each frame carries its picture for the eye.
+    known_height
+        Whether a slice whose height is asked for and not known fails.
     progress
         Called after each image that was read or failed.
 
@@ -70,11 +80,14 @@ class Frames:
         preprocessing: Preprocessing,
         *,
         display: bool = False,
+        known_height: bool = False,
         progress: Callable[[], None] | None = None,
     ) -> None:
         self.samples = list(samples)
         self.preprocessing = preprocessing
         self.display = display
+        self.known_height = known_height and preprocessing.height != "none"
+        self.context = VolumeContext(self.samples, preprocessing)
         self.progress = progress
         self.failures: dict[str, str] = {}
 
@@ -89,9 +102,11 @@ class Frames:
         workers = min(4, os.cpu_count() or 1)
         pending: deque[tuple[Sample, Future[Frame | ReadError]]] = deque()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="anomed-read")
+        shared: OrderedDict[tuple[str, int | None], _Read] = OrderedDict()  # slices that are neighbours of others
         try:
             for sample in self.samples:
-                pending.append((sample, pool.submit(self._load, sample)))
+                reads = self._reads(sample, pool, shared)
+                pending.append((sample, pool.submit(self._load, sample, reads)))
                 if len(pending) >= READ_AHEAD:
                     yield self._next(pending)
             while pending:
@@ -110,14 +125,63 @@ class Frames:
         if held:
             yield collate(held)
 
-    def _load(self, sample: Sample) -> Frame | ReadError:
+    def _reads(
+        self, sample: Sample, pool: ThreadPoolExecutor, shared: OrderedDict[tuple[str, int | None], _Read]
+    ) -> list[_Read]:
+        """What is read for a sample beyond itself: in 2.5-D it and its neighbours, each file once."""
+        if self.preprocessing.slices == 1 or not self.context.knows(sample):
+            return []
         try:
-            image = read(sample)
+            around = self.context.around(sample)
+        except ReadError:  # a file that cannot be opened: said when it is read
+            return []
+        reads = []
+        for other in around:
+            key = (str(other.path), other.frame)
+            # Begun before the frame that waits for it, so no frame waits for one that cannot begin.
+            if key not in shared:
+                shared[key] = pool.submit(_read, other)
+            shared.move_to_end(key)
+            reads.append(shared[key])
+        while len(shared) > READ_AHEAD + self.preprocessing.slices:
+            shared.popitem(last=False)
+        return reads
+
+    def _load(self, sample: Sample, reads: Sequence[_Read]) -> Frame | ReadError:
+        try:
+            image, around = self._images(sample, reads)
+            height = self.context.height(sample)
+            if self.known_height and np.isnan(height):
+                raise ReadError(
+                    f"{sample.id}: its height is not known (no slice of a volume, or no lungs in it): leave it out, "
+                    "or fit without height"
+                )
             own = None if self.preprocessing.valid == "all" else read_area(sample, image.shape)
-            return prepare(image, self.preprocessing, display=self.display, own=own)
+            return prepare(image, self.preprocessing, display=self.display, own=own, around=around, height=height)
         except ReadError as error:
             told = str(error)
             return error if sample.id in told or str(sample.path) in told else ReadError(f"{sample.id}: {told}")
+
+    def _images(self, sample: Sample, reads: Sequence[_Read]) -> tuple[Image, list[Image]]:
+        """The image of a sample, and in 2.5-D it between its neighbours; for one that cannot be read the next inner."""
+        if not reads:
+            image = read(sample)
+            self.context.around(sample)  # in 2.5-D it says that this is no slice
+            return image, []
+        outcomes = [future.result() for future in reads]
+        middle = outcomes[len(outcomes) // 2]
+        if isinstance(middle, ReadError):
+            raise middle
+        image = replace(middle, sample=sample)
+        around = [image]
+        for k in range(len(outcomes) // 2 - 1, -1, -1):
+            below, above = outcomes[k], outcomes[-1 - k]
+            around = [
+                around[0] if isinstance(below, ReadError) or below is middle else below,
+                *around,
+                around[-1] if isinstance(above, ReadError) or above is middle else above,
+            ]
+        return image, around
 
     def _next(self, pending: deque[tuple[Sample, "Future[Frame | ReadError]"]]) -> tuple[Sample, Frame | ReadError]:
         sample, future = pending.popleft()
@@ -127,6 +191,13 @@ class Frames:
         if self.progress:
             self.progress()
         return sample, outcome
+
+
+def _read(sample: Sample) -> Image | ReadError:
+    try:
+        return read(sample)
+    except ReadError as error:
+        return error
 
 
 def collate(frames: Sequence[Frame]) -> Batch:

@@ -1,5 +1,6 @@
 """Image -> Frame: resize, window, mark the valid area. The only way from pixels to a model, at fit and at score."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -32,7 +33,10 @@ class Frame:
         Where it came from.
     area
         What `valid` shows: "all", "borders", "body", "lung", "own" or the name of a user's function; after a colon why
-        it is not what was asked for, as in "body: no lung field found".
+        it is not what was asked for, as in "body: no lung field found". "lung at unknown height" where the height is
+        asked for and not known.
+    height
+        Relative height of the slice, see :class:`.context.VolumeContext`; NaN where it is not known or not asked for.
     display
         uint8 ``(H', W')`` or ``(H', W', 3)``: the original image windowed for the eye, at most 1024 pixels a side;
         None unless asked for.
@@ -44,9 +48,18 @@ class Frame:
     sample: Sample
     area: str = ""
     display: np.ndarray | None = None
+    height: float = float("nan")
 
 
-def prepare(image: Image, settings: Preprocessing, *, display: bool = False, own: np.ndarray | None = None) -> Frame:
+def prepare(
+    image: Image,
+    settings: Preprocessing,
+    *,
+    display: bool = False,
+    own: np.ndarray | None = None,
+    around: Sequence[Image] = (),
+    height: float = float("nan"),
+) -> Frame:
     """Turn an image into a model input.
 
     Parameters
@@ -59,6 +72,10 @@ def prepare(image: Image, settings: Preprocessing, *, display: bool = False, own
         Whether the picture for the eye is made.
     own
         bool ``(H, W)``, an area of the user's own in the geometry of the image; it replaces the one of `settings`.
+    around
+        The slice and its neighbours, whose channels follow one another; nothing for the image alone.
+    height
+        Goes into the frame.
 
     Raises
     ------
@@ -72,7 +89,7 @@ def prepare(image: Image, settings: Preprocessing, *, display: bool = False, own
         )
     geometry = replace(fit_geometry(image.shape, settings, image.spacing), flips=image.flips)
     rows, columns = geometry.content[2:]
-    planes = resize(_turned(_planes(image.pixels, colour=settings.colour), image.flips), (rows, columns))
+    planes = _resized(image, settings, (rows, columns))
     present = (
         np.ones((rows, columns), bool)
         if image.missing is None
@@ -80,7 +97,7 @@ def prepare(image: Image, settings: Preprocessing, *, display: bool = False, own
     )
     grey = planes if planes.ndim == 2 else planes @ LUMINANCE
     if own is None:
-        hounsfield = all(window in CT_WINDOWS for window in settings.windows) or image.modality == "CT"
+        hounsfield = is_hounsfield(image, settings)
         area = find_area(settings.valid, grey, _pixel_size(image, geometry), hounsfield=hounsfield)
     else:
         inside = resize(_turned(own, image.flips).astype(np.float32), (rows, columns)) >= 0.5
@@ -89,10 +106,27 @@ def prepare(image: Image, settings: Preprocessing, *, display: bool = False, own
     if not valid.any():
         area = Area(np.ones_like(valid), f"all: nothing was measured in the area ({area.status})")
         valid = area.mask
-    channels = [apply_window(planes, _limits(window, image, grey[valid])) for window in settings.windows]
+    limits = [_limits(window, image, grey[valid]) for window in settings.windows]
+    every = [planes if other is image else _resized(other, settings, (rows, columns)) for other in around or (image,)]
+    channels = [apply_window(one, ends) for one in every for ends in limits]
     stack = np.concatenate([c[None] if c.ndim == 2 else np.moveaxis(c, 2, 0) for c in channels])
-    shown = _display(image, _limits(settings.windows[0], image, grey[valid])) if display else None
-    return Frame(_pad(stack, geometry), _pad_mask(valid, geometry), geometry, image.sample, area.status, shown)
+    shown = _display(image, limits[0]) if display else None
+    status = _at_unknown_height(area.status) if settings.height != "none" and np.isnan(height) else area.status
+    return Frame(_pad(stack, geometry), _pad_mask(valid, geometry), geometry, image.sample, status, shown, height)
+
+
+def _at_unknown_height(status: str) -> str:
+    name, colon, why = status.partition(":")
+    return f"{name} at unknown height{colon}{why}"
+
+
+def is_hounsfield(image: Image, settings: Preprocessing) -> bool:
+    """Whether the values of an image are taken for Hounsfield units."""
+    return all(window in CT_WINDOWS for window in settings.windows) or image.modality == "CT"
+
+
+def _resized(image: Image, settings: Preprocessing, shape: tuple[int, int]) -> np.ndarray:
+    return resize(_turned(_planes(image.pixels, colour=settings.colour), image.flips), shape)
 
 
 def _turned(grid: np.ndarray, flips: tuple[bool, bool]) -> np.ndarray:

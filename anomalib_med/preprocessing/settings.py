@@ -47,6 +47,14 @@ class Preprocessing(BaseModel):
     spacing
         Millimetres of a pixel of the input, so that anatomy keeps its size whatever the field of view; `size` and
         `aspect` are then of no use. 0 to resize to `size`.
+    slices
+        An odd number: a slice of a volume and the neighbours on both sides as channels, those of the lowest first
+        (2.5-D). At the ends of the volume, and where a slice is missing, the last one stands again. Images that are no
+        slices are then refused. 1 for the slice alone.
+    height
+        What the relative height of a slice is told by, for detectors that compare slices of one height: "volume", from
+        its first slice to its last; "lung", from the lowest slice with a lung field to the highest, whatever the scan
+        covers; "none". Where it is not known (no volume, no lungs found) a slice is compared with those of all heights.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,6 +66,8 @@ class Preprocessing(BaseModel):
     colour: bool = False
     valid: str = "auto"
     spacing: float = Field(0.0, ge=0, le=10)
+    slices: int = Field(1, ge=1, le=15)
+    height: Literal["none", "volume", "lung"] = "none"
 
     @field_validator("windows")
     @classmethod
@@ -66,6 +76,13 @@ class Preprocessing(BaseModel):
             if isinstance(window, tuple) and not window[0] < window[1]:
                 raise ValueError(f"window {window}: the first value must be below the second")
         return windows
+
+    @field_validator("slices")
+    @classmethod
+    def _odd(cls, slices: int) -> int:
+        if slices % 2 == 0:
+            raise ValueError(f"{slices} slices: take an odd number, the slice and as many on both sides")
+        return slices
 
     @field_validator("valid")
     @classmethod

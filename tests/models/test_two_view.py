@@ -25,6 +25,10 @@ class Batch:
     valid: torch.Tensor
     patients: list[str]
 
+    @property
+    def heights(self) -> torch.Tensor:
+        return torch.full((len(self.x),), torch.nan)
+
 
 @dataclass
 class Normals:

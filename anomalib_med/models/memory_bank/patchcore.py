@@ -3,7 +3,9 @@
 Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022, https://arxiv.org/abs/2106.08265.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Literal, cast
 
 import torch
@@ -27,6 +29,7 @@ class PatchCore(Detector):
 
     name = "patchcore"
     title = "PatchCore (Roth et al., CVPR 2022)"
+    uses_height = True
 
     class Config(FeatureConfig):
         """Settings of PatchCore.
@@ -56,6 +59,7 @@ class PatchCore(Detector):
         max_bank_mb: float = Field(256.0, gt=0)
         sampling: Literal["coreset", "random", "kmeans", "full"] = "coreset"
         position: float = Field(0.0, ge=0)
+        height: float = Field(2.0, gt=0)
         reweighted: int = Field(0, ge=0)
         engine: Engine = "auto"
 
@@ -63,10 +67,12 @@ class PatchCore(Detector):
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
-        self.bank = torch.empty(0)  # (M, D), with `position` (M, D + 2)
+        self.bank = torch.empty(0)  # (M, D), with `position` (M, D + 2), with the height one column more
         self.seen = 0  # patches that the bank stands for
         self._spread = 0.0  # standard deviation of the features, what `position` counts in
+        self._with_height = False
         self._search: NearestNeighbours | None = None
+        self._of_all_heights: NearestNeighbours | None = None
 
     def fit(self, frames: TrainingFrames) -> None:
         """Collect patches of the normals and choose the bank.
@@ -91,27 +97,39 @@ class PatchCore(Detector):
 
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
         """Distances ``(B, h, w)`` to the bank on the grid of the finest layer."""
-        features = self.features(x)
-        height, width = features.shape[2:]
-        search = self._fitted()
-        return torch.stack([search.search(self._queries(grid))[0][:, 0].reshape(height, width) for grid in features])
+        return self.map_at(x, torch.full((len(x),), torch.nan))
+
+    def map_at(self, x: torch.Tensor, heights: torch.Tensor) -> torch.Tensor:
+        """Distances ``(B, h, w)`` to the bank, with what the slices' heights add."""
+        return torch.stack(
+            [
+                self._nearest(grid, height)[0][:, 0].reshape(grid.shape[1:])
+                for grid, height in zip(self.features(x), heights.tolist(), strict=True)
+            ]
+        )
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Scores ``(B,)``: the pooled map, or the paper's score, see `reweighted`."""
+        return self.score_at(x, maps, valid, torch.full((len(x),), torch.nan))
+
+    def score_at(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor, heights: torch.Tensor) -> torch.Tensor:
+        """Scores ``(B,)`` of slices of these heights."""
         if not self.config.reweighted:
             return super().image_score(x, maps, valid)
         cells = valid_cells(valid, (maps.shape[1], maps.shape[2])).to(maps.device)
         worst = maps.masked_fill(~cells, -torch.inf).flatten(1).argmax(1).tolist()
-        patches = [self._queries(grid)[[row]] for grid, row in zip(self.features(x), worst, strict=True)]
-        return torch.cat([self._reweighted(patch) for patch in patches])
+        each = zip(self.features(x), heights.tolist(), worst, strict=True)
+        return torch.cat([self._reweighted(grid, height, row) for grid, height, row in each])
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]]:
-        """The bank, float16 ``(M, D)``; with `position` two more columns, row and column from 0 to 1."""
-        return {"bank": self.bank.cpu()}, {"seen": self.seen, "spread": self._spread}
+        """The bank, float16 ``(M, D)``; with `position` two more columns, row and column from 0 to 1, then height."""
+        extra: dict[str, JsonValue] = {"seen": self.seen, "spread": self._spread, "height": self._with_height}
+        return {"bank": self.bank.cpu()}, extra
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
         """Take a bank."""
         self.seen, self._spread = int(cast(int, extra["seen"])), float(cast(float, extra["spread"]))
+        self._with_height = bool(extra.get("height", False))
         self._set_bank(tensors["bank"])
 
     def to(self, device: torch.device) -> "PatchCore":
@@ -126,7 +144,12 @@ class PatchCore(Detector):
         extractor = self.extractor
         assert extractor is not None
         generator = torch.Generator().manual_seed(self.config.seed)
-        channels = extractor.channels + (2 if self.config.position else 0)
+        batches = iter(frames.batches(extractor.batch_size))
+        first = next(batches, None)
+        if first is None:
+            raise FitError("no normal image could be read: see the failures listed, or check the folder")
+        self._with_height = bool(torch.isfinite(first.heights).all())
+        channels = extractor.channels + len(self._context())
         capacity = max(4, int(self.config.max_bank_mb * 2**20 / (2 * channels)))
         share = capacity if self.config.sampling == "coreset" else max(1, capacity // max(1, len(frames)))
         images = 0
@@ -136,39 +159,54 @@ class PatchCore(Detector):
             return self._choose(patches, min(len(patches), capacity // 4, 2 * self._count(patches, expected)))
 
         pool = PatchPool(capacity, channels, reduce)
-        for batch in frames.batches(extractor.batch_size):
+        for batch in chain([first], batches):
+            if self._with_height != bool(torch.isfinite(batch.heights).all()):
+                raise FitError("the height of some normals is known and of others not: fit them apart")
             features = extractor(batch.x).cpu()
             cells = valid_cells(batch.valid, (features.shape[2], features.shape[3]))
-            for grid, counted in zip(features, cells, strict=True):
+            for grid, counted, height in zip(features, cells, batch.heights.tolist(), strict=True):
                 rows = torch.nonzero(counted.flatten())[:, 0]
                 self.seen += len(rows)
                 if len(rows) > share:
                     rows = rows[torch.randperm(len(rows), generator=generator)[:share]].sort().values
-                pool.add(self._patches(grid)[rows])
+                pool.add(self._patches(grid, height)[rows])
                 images += 1
-        if not self.seen:
-            raise FitError("no normal image could be read: see the failures listed, or check the folder")
         return pool.patches
 
-    def _patches(self, grid: torch.Tensor) -> torch.Tensor:
-        """Patches ``(cells, D)`` of features ``(D, h, w)``, with `position` and their row and column from 0 to 1."""
-        if not self.config.position:
-            return grid.flatten(1).T
-        rows, columns = (torch.linspace(0.5 / n, 1 - 0.5 / n, n, device=grid.device) for n in grid.shape[1:])
-        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
-        return torch.cat([grid, places.half()]).flatten(1).T
+    def _context(self) -> list[float]:
+        """How much each of the last columns of a patch counts: row and column, and the height."""
+        return [self.config.position] * (2 if self.config.position else 0) + [self.config.height] * self._with_height
+
+    def _patches(self, grid: torch.Tensor, height: float) -> torch.Tensor:
+        """Patches ``(cells, D)`` of features ``(D, h, w)``, with their row and column from 0 to 1, and their height."""
+        planes = [grid]
+        if self.config.position:
+            rows, columns = (torch.linspace(0.5 / n, 1 - 0.5 / n, n, device=grid.device) for n in grid.shape[1:])
+            planes.append(torch.stack(torch.meshgrid(rows, columns, indexing="ij")).half())
+        if self._with_height:
+            planes.append(torch.full_like(grid[:1], height))
+        return torch.cat(planes).flatten(1).T
 
     def _weighed(self, patches: torch.Tensor) -> torch.Tensor:
-        """Patches whose place, where it counts, is in units of the features."""
-        if not self.config.position:
+        """Patches whose place and height, where they count, are in units of the features."""
+        context = self._context()
+        if not context:
             return patches
+        features, places = patches[:, : -len(context)], patches[:, -len(context) :]
         if not self._spread:
-            sample = patches[:: max(1, len(patches) // 50_000), :-2].float()
+            sample = features[:: max(1, len(features) // 50_000)].float()
             self._spread = max(float(sample.var(0, correction=0).sum().sqrt()), 1e-6)
-        return torch.cat([patches[:, :-2], self.config.position * self._spread * patches[:, -2:]], 1)
+        weights = self._spread * torch.tensor(context, device=places.device)
+        return torch.cat([features, (weights * places.float()).half()], 1)
 
-    def _queries(self, grid: torch.Tensor) -> torch.Tensor:
-        return self._weighed(self._patches(grid))
+    def _nearest(
+        self, grid: torch.Tensor, height: float, rows: Sequence[int] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Distance and row in the bank of the nearest of each patch of an image, or of some of them."""
+        search, queries = self._fitted(), self._weighed(self._patches(grid, height))
+        if self._with_height and math.isnan(height):
+            search, queries = self._without_height(), queries[:, :-1]
+        return search.search(queries if rows is None else queries[list(rows)])
 
     def _count(self, patches: torch.Tensor, seen: float) -> int:
         """Patches of the bank, chosen from these, when it stands for so many."""
@@ -196,16 +234,24 @@ class PatchCore(Detector):
     def _set_bank(self, bank: torch.Tensor) -> None:
         self.bank = bank.to(self.device).contiguous()
         self._search = NearestNeighbours(self._weighed(self.bank), self.config.engine)
+        self._of_all_heights = None
 
     def _fitted(self) -> NearestNeighbours:
         if self._search is None:
             raise FitError("PatchCore is not fitted: call fit, or load a saved model")
         return self._search
 
-    def _reweighted(self, patch: torch.Tensor) -> torch.Tensor:
-        """Equation 7 of the paper for the most anomalous patch ``(1, D)`` of an image."""
-        search, bank = self._fitted(), self._weighed(self.bank)
-        distance, nearest = search.search(patch)
-        around = search.search(bank[nearest[0]], self.config.reweighted)[1][0]
-        distances = (patch.float() - bank[around].float()).norm(dim=1)
+    def _without_height(self) -> NearestNeighbours:
+        """Search that takes no account of the height, made when it is first needed."""
+        if self._of_all_heights is None:
+            self._of_all_heights = NearestNeighbours(self._weighed(self.bank)[:, :-1].contiguous(), self.config.engine)
+        return self._of_all_heights
+
+    def _reweighted(self, grid: torch.Tensor, height: float, row: int) -> torch.Tensor:
+        """Equation 7 of the paper for the most anomalous patch of an image."""
+        bank, patch = self._weighed(self.bank), self._weighed(self._patches(grid, height))[[row]]
+        distance, nearest = self._nearest(grid, height, [row])
+        around = self._fitted().search(bank[nearest[0]], self.config.reweighted)[1][0]
+        known = bank.shape[1] - (self._with_height and math.isnan(height))
+        distances = (patch[:, :known].float() - bank[around, :known].float()).norm(dim=1)
         return (1 - torch.exp(distance[0] - distances.logsumexp(0)).clamp_max(1)) * distance[0]

@@ -8,6 +8,8 @@ https://arxiv.org/abs/2405.14529).
 
 import math
 from collections.abc import Mapping
+from itertools import chain
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +40,7 @@ class TwoView(Detector):
 
     name = "twoview"
     title = "TwoView (whole image and patches, this package)"
+    uses_height = True
 
     class Config(FeatureConfig):
         """Settings of TwoView. `pooling` is that of the view on patches.
@@ -51,6 +54,10 @@ class TwoView(Detector):
         max_bank_mb
             Memory for the patches that the bank is chosen from, in MiB of float16 features; when it is full, what it
             holds is replaced by its coreset.
+        height
+            How much the height of a slice in its volume or lungs counts in both views, where ``Preprocessing.height``
+            asks for it: from 0 to 1 it is worth that many standard deviations of the normals. A slice whose height is
+            not known is compared with those of all heights.
         engine
             Neighbour search, see :class:`anomalib_med.models.memory_bank.neighbours.NearestNeighbours`.
         """
@@ -58,6 +65,7 @@ class TwoView(Detector):
         neighbours: int = Field(5, ge=1)
         bank_size: int = Field(2000, ge=1)
         max_bank_mb: float = Field(256.0, gt=0)
+        height: float = Field(2.0, gt=0)
         engine: Engine = "auto"
 
     config: Config
@@ -65,9 +73,12 @@ class TwoView(Detector):
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
         self._described = torch.empty(0)  # (N, 4 D), the moments of each normal
-        self._bank = torch.empty(0)  # (M, D), of unit length
+        self._heights = torch.empty(0)  # (N,), of each normal; empty where heights are not asked for
+        self._bank = torch.empty(0)  # (M, D), of unit length; with heights they are one column more
+        self._spread = 0.0  # standard deviation of patches of unit length, what the height counts in; 0 without heights
         self._normal = torch.zeros(2, 2, dtype=torch.float64)  # mean and deviation of the whole, and of the patches
         self._search: NearestNeighbours | None = None
+        self._of_all_heights: NearestNeighbours | None = None
 
     def fit(self, frames: TrainingFrames) -> None:
         """Describe the normals, choose the bank and standardise both views.
@@ -79,41 +90,64 @@ class TwoView(Detector):
         """
         extractor = self.extractor
         assert extractor is not None
-        patches = PatchPool(self._capacity(), extractor.channels, self._reduced)
+        batches = iter(frames.batches(extractor.batch_size))
+        begin = next(batches, None)
+        if begin is None:
+            raise FitError("no normal image could be read: see the failures listed, or check the folder")
+        with_height = bool(torch.isfinite(begin.heights).all())
+        self._spread = 0.0
+        patches = PatchPool(self._capacity(), extractor.channels + with_height, self._reduced)
         described: list[torch.Tensor] = []
+        heights: list[float] = []
         patients: list[str] = []
         numbers: dict[str, int] = {}  # of the patients, in the order of their first image
         period = max(HELD_OUT, math.ceil(len(frames) / MOST_JUDGED))
-        held_out: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # row, features and valid area
-        first: list[tuple[int, torch.Tensor, torch.Tensor]] = []  # in their place, where there is one patient only
-        for batch in frames.batches(extractor.batch_size):
+        held_out: list[_Judged] = []
+        first: list[_Judged] = []  # in their place, where there is one patient only
+        for batch in chain([begin], batches):
+            if with_height != bool(torch.isfinite(batch.heights).all()):
+                raise FitError("the height of some normals is known and of others not: fit them apart")
             features = self.features(batch.x)
+            if with_height and not self._spread:
+                self._spread = _deviation(features.cpu(), batch.valid)
             described += list(describe_batch(features, batch.valid, MOMENTS))
-            for grid, valid, patient in zip(features.cpu(), batch.valid, batch.patients, strict=True):
+            each = zip(features.cpu(), batch.valid, batch.patients, batch.heights.tolist(), strict=True)
+            for grid, valid, patient, height in each:
                 number = numbers.setdefault(patient, len(numbers))
+                judged = _Judged(len(patients), grid, valid, height)
                 if number % period == 1:
                     if len(held_out) < MOST_JUDGED:
-                        held_out.append((len(patients), grid, valid))
+                        held_out.append(judged)
                 else:
-                    patches.add(_valid_patches(grid, valid))
+                    patches.add(self._valid_patches(judged))
                     if not number and len(first) < HELD_OUT:
-                        first.append((len(patients), grid, valid))
+                        first.append(judged)
                 patients.append(patient)
-        if not described:
-            raise FitError("no normal image could be read: see the failures listed, or check the folder")
+                heights.append(height)
+        self._heights = torch.tensor(heights if with_height else [])
         self._set(torch.stack(described), self._reduced(patches.patches), self._normal)
         self._standardise(held_out or first, patients)
-        late = [_valid_patches(grid, valid) for _, grid, valid in held_out]
+        late = [self._valid_patches(judged) for judged in held_out]
         self._set(self._described, self._reduced(torch.cat([self._bank.cpu(), *late])), self._normal)
 
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
         """Cosine distances ``(B, h, w)`` from 0 to 2 to the nearest patches, on the grid of the finest layer."""
-        return torch.stack([self._map(grid) for grid in self.features(x)])
+        return self.map_at(x, torch.full((len(x),), torch.nan))
+
+    def map_at(self, x: torch.Tensor, heights: torch.Tensor) -> torch.Tensor:
+        """Cosine distances ``(B, h, w)``, with what the slices' heights add."""
+        each = zip(self.features(x), heights.tolist(), strict=True)
+        return torch.stack([self._map(grid, height) for grid, height in each])
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Scores ``(B,)``: both views in standard deviations above the normals' mean, added."""
+        return self.score_at(x, maps, valid, torch.full((len(x),), torch.nan))
+
+    def score_at(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor, heights: torch.Tensor) -> torch.Tensor:
+        """Scores ``(B,)`` of slices of these heights."""
         described = describe_batch(self.features(x), valid, MOMENTS)
-        whole = torch.stack([self._distance(own, self._described) for own in described])
+        each = zip(described, heights.tolist(), strict=True)
+        whole = torch.stack([self._distance(own, self._described, height, self._heights) for own, height in each])
         views = torch.stack([whole, pool(maps, valid, self.config.pooling)], 1).double()
         mean, deviation = self._normal.to(views.device)
         score: torch.Tensor = ((views - mean) / deviation).sum(1)
@@ -125,14 +159,24 @@ class TwoView(Detector):
         ours, theirs = len(self._described), len(other._described)
         normal = (ours * self._normal + theirs * other._normal) / (ours + theirs)
         described = torch.cat([self._described.cpu(), other._described.cpu()])
+        self._heights = torch.cat([self._heights, other._heights])
+        self._spread = (ours * self._spread + theirs * other._spread) / (ours + theirs)
         self._set(described, self._reduced(torch.cat([self._bank.cpu(), other._bank.cpu()])), normal)
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]]:
-        """Descriptions float32 ``(N, 4 D)``, bank float16 ``(M, D)``; mean and deviation of both views ``(2, 2)``."""
-        return {"described": self._described.cpu(), "bank": self._bank.cpu(), "normal": self._normal}, {}
+        """Descriptions float32 ``(N, 4 D)``, bank float16 ``(M, D)``; mean and deviation of both views ``(2, 2)``.
+
+        Where heights are asked for, also those of the normals ``(N,)``, and the bank has them in a last column.
+        """
+        tensors = {"described": self._described.cpu(), "bank": self._bank.cpu(), "normal": self._normal}
+        if self._spread:
+            tensors["heights"] = self._heights
+        return tensors, {"spread": self._spread}
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
         """Take what :meth:`state` gave."""
+        self._heights = tensors.get("heights", torch.empty(0))
+        self._spread = float(cast(float, extra.get("spread", 0.0)))
         self._set(tensors["described"], tensors["bank"], tensors["normal"])
 
     def to(self, device: torch.device) -> "TwoView":
@@ -146,32 +190,57 @@ class TwoView(Detector):
         self._described, self._bank = described.to(self.device), bank.to(self.device).contiguous()
         self._normal = normal
         self._scale = spread(self._described)
-        self._search = NearestNeighbours(self._bank, self.config.engine)
+        self._search = NearestNeighbours(self._weighed(self._bank), self.config.engine)
+        self._of_all_heights = None
 
-    def _standardise(self, judged: list[tuple[int, torch.Tensor, torch.Tensor]], patients: list[str]) -> None:
+    def _standardise(self, judged: list["_Judged"], patients: list[str]) -> None:
         """Mean and deviation of both views on images whose patients are not compared with themselves."""
         views = []
-        for row, grid, valid in judged:
+        for row, grid, valid, height in judged:
             others = [i for i, patient in enumerate(patients) if patient != patients[row]]
             others = others or [i for i in range(len(patients)) if i != row] or [row]
-            whole = self._distance(self._described[row], self._described[others])
-            patch = pool(self._map(grid.to(self.device))[None], valid[None], self.config.pooling)[0]
+            heights = self._heights[others] if self._spread else self._heights
+            whole = self._distance(self._described[row], self._described[others], height, heights)
+            patch = pool(self._map(grid.to(self.device), height)[None], valid[None], self.config.pooling)[0]
             views.append(torch.stack([whole, patch]).double().cpu())
         mean, deviation = torch.stack(views).mean(0), torch.stack(views).std(0, correction=0)
         # A deviation of few images, or of equal ones, is no measure: then a tenth of the mean stands for it.
         self._normal = torch.stack([mean, deviation.clamp_min(0.1 * mean).clamp_min(1e-6)])
 
-    def _map(self, grid: torch.Tensor) -> torch.Tensor:
-        """Cosine distances ``(h, w)`` of features ``(D, h, w)``."""
+    def _map(self, grid: torch.Tensor, height: float) -> torch.Tensor:
+        """Cosine distances ``(h, w)`` of features ``(D, h, w)`` of a slice of this height."""
         if self._search is None:
             raise FitError("TwoView is not fitted: call fit, or load a saved model")
+        search, queries = self._search, _unit(grid)
+        if self._spread and math.isnan(height):
+            if self._of_all_heights is None:
+                self._of_all_heights = NearestNeighbours(self._bank[:, :-1].contiguous(), self.config.engine)
+            search = self._of_all_heights
+        elif self._spread:
+            queries = self._weighed(_with_height(queries, height))
         # Of unit vectors, half the squared distance is one less the cosine.
-        return self._search.search(_unit(grid))[0][:, 0].square().reshape(grid.shape[1:]) / 2
+        return search.search(queries)[0][:, 0].square().reshape(grid.shape[1:]) / 2
 
-    def _distance(self, own: torch.Tensor, normals: torch.Tensor) -> torch.Tensor:
-        """Mean distance of a description ``(4 D,)`` to the nearest of ``(N, 4 D)``."""
+    def _distance(self, own: torch.Tensor, normals: torch.Tensor, height: float, heights: torch.Tensor) -> torch.Tensor:
+        """Mean distance of a description ``(4 D,)`` to the nearest of ``(N, 4 D)``, both with their heights."""
         distances: torch.Tensor = ((normals - own) / self._scale).norm(dim=1)
+        if self._spread and not math.isnan(height):
+            # Each number of a description has a deviation of 1, all together that of the root of their count.
+            apart = self.config.height * len(own) ** 0.5 * (heights.to(distances.device) - height)
+            distances = torch.hypot(distances, apart)
         return distances.topk(min(self.config.neighbours, len(distances)), largest=False).values.mean()
+
+    def _weighed(self, patches: torch.Tensor) -> torch.Tensor:
+        """Patches whose height, where it is asked for, is in units of the features."""
+        if not self._spread:
+            return patches
+        weighed = (self.config.height * self._spread * patches[:, -1:].float()).half()
+        return torch.cat([patches[:, :-1], weighed], 1)
+
+    def _valid_patches(self, judged: "_Judged") -> torch.Tensor:
+        """Those patches of an image that lie in its valid area."""
+        patches = _valid_units(judged.features, judged.valid)
+        return _with_height(patches, judged.height) if self._spread else patches
 
     def _capacity(self) -> int:
         extractor = self.extractor
@@ -184,7 +253,7 @@ class TwoView(Detector):
         if count == len(patches):
             return patches.clone()
         picks = k_center(
-            patches.to(self.device),
+            self._weighed(patches.to(self.device)),
             count,
             seed=self.config.seed,
             progress=lambda done, total: self.progress("choosing the bank", done, total),
@@ -197,6 +266,25 @@ def _unit(grid: torch.Tensor) -> torch.Tensor:
     return F.normalize(grid.flatten(1).float(), dim=0).T.half().contiguous()
 
 
-def _valid_patches(grid: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+def _valid_units(grid: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Those patches of features ``(D, h, w)`` that lie in the valid area ``(H, W)``."""
     return _unit(grid)[valid_cells(valid[None], (grid.shape[1], grid.shape[2]))[0].flatten()]
+
+
+def _deviation(features: torch.Tensor, valid: torch.Tensor) -> float:
+    """Standard deviation of the patches of some images, of all channels together."""
+    patches = torch.cat([_valid_units(*each) for each in zip(features, valid, strict=True)]).float()
+    return max(float(patches.var(0, correction=0).sum().sqrt()), 1e-6)
+
+
+def _with_height(patches: torch.Tensor, height: float) -> torch.Tensor:
+    return torch.cat([patches, torch.full_like(patches[:, :1], height)], 1)
+
+
+class _Judged(NamedTuple):
+    """A normal that the views may be standardised on: its row, features, valid area and height."""
+
+    row: int
+    features: torch.Tensor
+    valid: torch.Tensor
+    height: float
