@@ -277,14 +277,14 @@ def _result(sample: Sample, score: float, **rest: object) -> Result:
     return Result(sample.id, path, sample.frame, sample.patient, score, **rest)  # type: ignore[arg-type]
 
 
-def _volume_rule(settings: Json, calibration: Json) -> VolumeRule:
+def _volume_rule(settings: Json, background: float, calibration: Json) -> VolumeRule:
     how, threshold = str(settings["score"]), cast(float | None, settings["candidate_threshold"])
     if "volumes" not in calibration:
-        return VolumeRule(how, threshold)
+        return VolumeRule(how, threshold, background)
     kept = cast(dict[str, list[float]], calibration["volumes"])
     patients = np.array(kept["patients"], np.int64)
     scores, peaks = (Calibration(np.array(kept[name], float), patients) for name in ("scores", "peaks"))
-    return VolumeRule(how, threshold, scores, peaks)
+    return VolumeRule(how, threshold, background, scores, peaks)
 
 
 def load(folder: str | Path, *, device: str = "auto") -> FittedModel:
@@ -317,7 +317,7 @@ def load(folder: str | Path, *, device: str = "auto") -> FittedModel:
         low, high = cast(list[float], d["map_range"])
         settings = Preprocessing.model_validate(d["preprocessing"])
         notes = cast(list[str], d["notes"])
-        rule = _volume_rule(cast(Json, d["volumes"]), c)
+        rule = _volume_rule(cast(Json, d["volumes"]), low, c)
         model = FittedModel(detector, settings, calibration, (low, high), cast(Json, d["training"]), notes, rule)
     except (KeyError, ValueError, ConfigError) as error:
         raise ModelError(

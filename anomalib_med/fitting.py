@@ -206,7 +206,7 @@ def calibrate(model: FittedModel, kept: Sequence[Sample], held_out: Sequence[Sam
     if held_out:
         model.calibration = Calibration.of(scores, patients)
     low, high = float(np.median(middles)), float(np.quantile(peaks, 0.95))
-    model.volume_rule = _volume_rule(model.volume_rule.how, held_out, slices)
+    model.volume_rule = _volume_rule(model.volume_rule.how, low, held_out, slices)
     # Half as far again as a normal peak: normal images stay in the dark half of the scale.
     model.map_range = (low, high + 0.5 * (high - low) if high > low else low + 1.0)
 
@@ -218,7 +218,9 @@ def _shown_peak(frame: Frame, grid: np.ndarray, smoothing: float) -> float:
     return float(geometry.to_original(grid, smoothing).max())
 
 
-def _volume_rule(how: str, held_out: Sequence[Sample], slices: Mapping[str, tuple[float, float]]) -> VolumeRule:
+def _volume_rule(
+    how: str, background: float, held_out: Sequence[Sample], slices: Mapping[str, tuple[float, float]]
+) -> VolumeRule:
     """What is normal of a volume, from the held-out ones."""
     threshold = float(np.quantile([peak for _, peak in slices.values()], 1 - CANDIDATE_SHARE))
     scores: list[float] = []
@@ -232,8 +234,8 @@ def _volume_rule(how: str, held_out: Sequence[Sample], slices: Mapping[str, tupl
             peaks.append(max(peak for (_, peak), _ in known))
             patients.append(volume.patient)
     if not scores:
-        return VolumeRule(how, threshold)
-    return VolumeRule(how, threshold, Calibration.of(scores, patients), Calibration.of(peaks, patients))
+        return VolumeRule(how, threshold, background)
+    return VolumeRule(how, threshold, background, Calibration.of(scores, patients), Calibration.of(peaks, patients))
 
 
 def training_record(

@@ -30,6 +30,8 @@ class VolumeRule:
         See `volume_score`.
     threshold
         Map value above which pixels make candidates; a twentieth of the held-out normal slices reach it.
+    background
+        Map value of the middle pixel of normal slices; candidates are parted by how far they rise above it.
     scores
         Scores of the held-out normal volumes, or None where there were none.
     peaks
@@ -38,6 +40,7 @@ class VolumeRule:
 
     how: str = DEFAULT_HOW
     threshold: float | None = None
+    background: float | None = None
     scores: Calibration | None = None
     peaks: Calibration | None = None
 

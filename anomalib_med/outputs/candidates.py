@@ -1,4 +1,8 @@
-"""Candidates: connected regions of a volume's anomaly map, found slice by slice, with their place in the patient."""
+"""Candidates: connected regions of a volume's anomaly map, found slice by slice, with their place in the patient.
+
+Regions that run together are parted by thresholds above one another, as in the tree of nested components of Salembier,
+Oliveras and Garrido ("Antiextensive connected operators", IEEE TIP 7, 1998).
+"""
 
 from dataclasses import dataclass
 
@@ -14,6 +18,8 @@ CANDIDATES = (
 
 
 _RANKS = 64
+LEVELS = 16
+RISE = 1.2  # from one threshold to the next, as height above the background
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +30,10 @@ class Candidate:
     ----------
     centre
         x, y, z in mm (RAS: to the right, front and head of the patient), weighted by how far the map lies above the
-        threshold; None where the volume does not know places.
+        threshold at which the region stands alone; None where the volume does not know places.
     ml
-        Volume in millilitres of what lies above the middle between threshold and peak, as maps are blurred; or None.
+        Volume in millilitres of what lies above the middle between the lowest threshold and the peak, as maps are
+        blurred; or None.
     peak
         Highest value of the map.
     at
@@ -44,21 +51,30 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """A region in one slice: its pixels, some of their values evenly spread by rank (the highest first), the weight and
-    weighted sum of places in mm, and slice, row and column of the highest.
+    """A region in one slice above one threshold: number of the threshold and of the part it lies in above the next
+    lower one, its pixels, some of their values evenly spread by rank (the highest first), the weight and weighted sum
+    of places in mm, and slice, row and column of the highest.
     """
 
+    level: int
+    below: int
     pixels: int
     values: np.ndarray
     sums: np.ndarray
     place: tuple[int, int, int]
+
+    @property
+    def peak(self) -> float:
+        return float(self.values[0])
 
 
 class CandidateFinder:
     """Takes the maps of a volume's slices in their order and holds one of them at a time.
 
     Pixels above the threshold belong together where they touch in a slice (8 neighbours) or lie over one another in
-    neighbouring slices.
+    neighbouring slices. Such a region is parted where, above one of the higher thresholds, it falls into pieces of
+    which two or more rise by a further threshold: each is then a candidate of its own, at the threshold at which it
+    stands alone.
 
     Parameters
     ----------
@@ -66,51 +82,83 @@ class CandidateFinder:
         Whose slices come.
     threshold
         Pixels above it belong to a region.
+    background
+        What maps of normals mostly have. The higher thresholds rise from it by a fifth each: 16 in all, up to 15 times
+        the lowest. None to part no region.
     """
 
-    def __init__(self, volume: Volume, threshold: float) -> None:
+    def __init__(self, volume: Volume, threshold: float, background: float | None = None) -> None:
         self.volume = volume
-        self.threshold = threshold
+        height = 0.0 if background is None else threshold - background
+        count = LEVELS if height > 0 else 1
+        self.thresholds = [threshold + height * (RISE**k - 1) for k in range(count)]
         self._index = {sample.id: i for i, sample in enumerate(volume.samples)}
         self._parent: list[int] = []
         self._parts: list[_Part] = []
-        self._last: tuple[int, np.ndarray] | None = None
+        self._last: tuple[int, list[np.ndarray]] | None = None
 
     def add(self, id: str, map: np.ndarray) -> None:
         """Take the map float ``(H, W)`` of one slice."""
         index = self._index[id]
-        count, labels = cv2.connectedComponents((map > self.threshold).astype(np.uint8), connectivity=8)
-        first = len(self._parts)
-        if count > 1:
-            self._measure(index, map, labels, count)
         slot = self.volume.slots[index]
-        # Numbers of the parts, -1 where there is none.
-        labels = np.where(labels > 0, labels + (first - 1), -1)
-        if self._last is not None and self._last[0] == slot - 1 and self._last[1].shape == labels.shape:
-            both = (labels >= 0) & (self._last[1] >= 0)
-            for a, b in np.unique(np.stack([labels[both], self._last[1][both]], axis=1), axis=0).tolist():
-                self._join(a, b)
-        self._last = (slot, labels)
+        near = self._last is not None and self._last[0] == slot - 1
+        before = self._last[1] if near and self._last is not None else []
+        levels: list[np.ndarray] = []  # numbers of the parts, -1 where there is none
+        for level, threshold in enumerate(self.thresholds):
+            count, labels = cv2.connectedComponents((map > threshold).astype(np.uint8), connectivity=8)
+            if count == 1:
+                break
+            first = len(self._parts)
+            self._measure(index, map, labels, count, levels)
+            numbers = np.where(labels > 0, labels + (first - 1), -1)
+            if level < len(before) and before[level].shape == numbers.shape:
+                both = (numbers >= 0) & (before[level] >= 0)
+                pairs = np.unique(numbers[both].astype(np.int64) << 32 | before[level][both])
+                for pair in pairs.tolist():
+                    self._join(pair >> 32, pair & 0xFFFFFFFF)
+            levels.append(numbers)
+        self._last = (slot, levels)
 
     def found(self) -> list[Candidate]:
         """All regions, the highest peak first."""
-        groups: dict[int, list[int]] = {}
+        regions: dict[int, list[int]] = {}
         for part in range(len(self._parts)):
-            groups.setdefault(self._root(part), []).append(part)
-        return sorted((self._candidate(parts) for parts in groups.values()), key=lambda c: (-c.peak, c.at))
+            regions.setdefault(self._root(part), []).append(part)
+        peaks = {root: max(self._parts[part].peak for part in parts) for root, parts in regions.items()}
+        above: dict[int, list[int]] = {root: [] for root in regions}
+        for root in regions:
+            if self._parts[root].level:
+                above[self._root(self._parts[root].below)].append(root)
+        alone = [
+            root for lowest in regions if not self._parts[lowest].level for root in self._parted(lowest, above, peaks)
+        ]
+        return sorted((self._candidate(regions[root]) for root in alone), key=lambda c: (-c.peak, c.at))
 
-    def _measure(self, index: int, map: np.ndarray, labels: np.ndarray, count: int) -> None:
+    def _parted(self, region: int, above: dict[int, list[int]], peaks: dict[int, float]) -> list[int]:
+        """The regions that one falls into, itself where it stays whole."""
+        level = self._parts[region].level
+        if level + 2 >= len(self.thresholds):
+            return [region]
+        rising = [root for root in above[region] if peaks[root] > self.thresholds[level + 2]]
+        pieces = [piece for root in rising for piece in self._parted(root, above, peaks)]
+        return pieces if len(pieces) > 1 else [region]
+
+    def _measure(self, index: int, map: np.ndarray, labels: np.ndarray, count: int, lower: list[np.ndarray]) -> None:
+        """Take down the parts of a slice above the next threshold; `lower` are the numbers of those below it."""
+        level = len(lower)
         rows, columns = np.nonzero(labels)
         which, values = labels[rows, columns], map[rows, columns].astype(float)
-        weights = values - self.threshold
+        weights = values - self.thresholds[level]
         pixels = np.bincount(which, minlength=count)
         sums = [np.bincount(which, w, minlength=count) for w in (weights, weights * columns, weights * rows)]
         order = np.lexsort((-values, which))
         for label, mine in enumerate(np.split(order, np.cumsum(pixels[1:])[:-1]), start=1):
             some = values[mine[np.linspace(0, len(mine) - 1, min(len(mine), _RANKS)).astype(int)]]
             total, x, y = (float(s[label]) for s in sums)
-            place = (index, int(rows[mine[0]]), int(columns[mine[0]]))
-            self._parts.append(_Part(len(mine), some, self._world(index, total, x, y), place))
+            row, column = int(rows[mine[0]]), int(columns[mine[0]])
+            below = int(lower[-1][row, column]) if lower else -1
+            place = self._world(index, total, x, y)
+            self._parts.append(_Part(level, below, len(mine), some, place, (index, row, column)))
             self._parent.append(len(self._parent))
 
     def _world(self, index: int, total: float, columns: float, rows: float) -> np.ndarray:
@@ -122,17 +170,17 @@ class CandidateFinder:
 
     def _candidate(self, parts: list[int]) -> Candidate:
         own = [self._parts[part] for part in parts]
-        best = max(own, key=lambda part: float(part.values[0]))
+        best = max(own, key=lambda part: part.peak)
         index, row, column = best.place
-        peak = float(best.values[0])
-        core = sum(part.pixels * float((part.values >= (self.threshold + peak) / 2).mean()) for part in own)
+        middle = (self.thresholds[0] + best.peak) / 2
+        core = sum(part.pixels * float((part.values >= middle).mean()) for part in own)
         total = np.sum([part.sums for part in own], axis=0)
         centre = total[1:] / total[0]
         pixel_ml = self.volume.pixel_ml
         return Candidate(
             None if self.volume.places is None else (float(centre[0]), float(centre[1]), float(centre[2])),
             None if pixel_ml is None else core * pixel_ml,
-            peak,
+            best.peak,
             (self.volume.samples[index].id, row, column),
             len({part.place[0] for part in own}),
         )

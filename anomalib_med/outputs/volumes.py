@@ -103,7 +103,8 @@ class VolumeOutputs:
         if volume.id in self._done:
             raise OutputError(f"{volume.id}: its slices do not come one after the other: list them so")
         self._current, self._rows = volume, []
-        self._finder = None if self._rule.threshold is None else CandidateFinder(volume, self._rule.threshold)
+        rule = self._rule
+        self._finder = None if rule.threshold is None else CandidateFinder(volume, rule.threshold, rule.background)
         whole = self._folder and volume.affine is not None
         path = self._out / self._folder / f"{safe_stem(volume.id)}.nii.gz"
         self._maps = VolumeMaps(volume, path) if whole else None

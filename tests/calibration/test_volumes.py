@@ -38,7 +38,7 @@ def test_another_rule_is_refused(how: str) -> None:
 
 
 def test_a_patient_is_judged_by_the_highest_volume_of_each() -> None:
-    rule = VolumeRule("max", 0.0, *(Calibration.of([1, 9, 2, 3], ["a", "a", "b", "c"]) for _ in range(2)))
+    rule = VolumeRule("max", 0.0, None, *(Calibration.of([1, 9, 2, 3], ["a", "a", "b", "c"]) for _ in range(2)))
     assert rule.p_value(5.0) == pytest.approx((1 + 0.5) / 4)
     assert rule.patient_p_value(5.0) == pytest.approx((1 + 1) / 4)
     assert rule.peak_p_value(2.5) == pytest.approx((1 + 2) / 4)

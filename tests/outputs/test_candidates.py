@@ -16,8 +16,8 @@ def volume(slots, affine=None, length=None):
     )
 
 
-def found(maps, slots=None, **options):
-    finder = CandidateFinder(volume(slots or range(len(maps)), **options), 0.5)
+def found(maps, slots=None, background=None, **options):
+    finder = CandidateFinder(volume(slots or range(len(maps)), **options), 0.5, background)
     for k, map in zip(slots or range(len(maps)), maps, strict=True):
         finder.add(f"s{k}", map)
     return finder.found()
@@ -55,3 +55,59 @@ def test_a_missing_slice_parts_a_region():
 
 def test_nothing_above_the_threshold_is_no_candidate():
     assert found(np.zeros((3, 5, 5), np.float32)) == []
+
+
+def hills(*hills, floor=0.0, shape=(9, 40, 60)):
+    """Round hills ``(slice, row, column, height)`` on a floor."""
+    k, r, c = np.indices(shape)
+    every = [height * np.exp(-(((k - a) * 2) ** 2 + (r - b) ** 2 + (c - d) ** 2) / 50) for a, b, d, height in hills]
+    return np.maximum(floor, np.max(every, axis=0)).astype(np.float32)
+
+
+def test_regions_that_run_together_are_parted():
+    maps = hills((4, 20, 15, 3.0), (4, 20, 45, 2.0), (2, 8, 30, 2.5), floor=0.7)
+    assert len(found(maps)) == 1
+    three = found(maps, background=0.0)
+    assert [c.at for c in three] == [("s4", 20, 15), ("s2", 8, 30), ("s4", 20, 45)]
+    assert [c.peak for c in three] == pytest.approx([3, 2.5, 2])
+    for c, (x, y, z) in zip(three, [(15, 40, 12), (30, 16, 6), (45, 40, 12)], strict=True):
+        assert np.linalg.norm(np.subtract(c.centre, (x, y, z))) < 1.5
+    alone = found(hills((4, 20, 15, 3.0)))[0]
+    assert three[0].ml == pytest.approx(alone.ml, rel=0.2)
+
+
+def test_a_low_bump_on_the_slope_of_a_region_is_no_candidate_of_its_own():
+    maps = hills((4, 20, 20, 3.0), floor=0.0)
+    maps[4, 20, 30] += 0.1
+    assert len(found(maps, background=0.0)) == 1
+
+
+def test_a_ridge_between_equal_hills_is_parted_only_where_it_sags_enough():
+    for sag, count in ((1.95, 1), (1.0, 2)):
+        maps = np.zeros((1, 5, 9), np.float32)
+        maps[0, 2] = [0, 1, 2, sag, sag, sag, 2, 1, 0]
+        assert len(found(maps, background=0.0)) == count
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_parted_regions_are_those_of_a_search_in_the_whole_volume(seed):
+    maps = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(9, 30, 30)), 1.2).astype(np.float32)
+    maps = maps / maps.std()
+    touching = np.zeros((3, 3, 3), bool)
+    touching[1] = True
+    touching[:, 1, 1] = True
+    thresholds = [0.5 * 1.2**k for k in range(16)]
+
+    def parted(region, level):
+        if level + 2 >= 16:
+            return [region]
+        labels, count = ndimage.label(region & (maps > thresholds[level + 1]), touching)
+        rising = [labels == n for n in range(1, count + 1) if maps[labels == n].max() > thresholds[level + 2]]
+        pieces = [piece for one in rising for piece in parted(one, level + 1)]
+        return pieces if len(pieces) > 1 else [region]
+
+    labels, count = ndimage.label(maps > 0.5, touching)
+    expected = [piece for n in range(1, count + 1) for piece in parted(labels == n, 0)]
+    candidates = found(maps, background=0.0)
+    assert [c.peak for c in candidates] == pytest.approx(sorted((maps[p].max() for p in expected), reverse=True))
+    assert sorted(c.slices for c in candidates) == sorted(int(p.any(axis=(1, 2)).sum()) for p in expected)
