@@ -37,10 +37,10 @@ Examples:
 )
 @click.option(
     "--maps",
-    type=click.Choice(["npy", "png", "nifti", "none"]),
+    type=click.Choice(["npy", "png", "nifti", "dicom", "none"]),
     default="npy",
     show_default=True,
-    help="Anomaly maps, in the geometry of the original image.",
+    help="Anomaly maps, in the geometry of the original image; of volumes as one NIfTI or as a DICOM series.",
 )
 @click.option("--overlays/--no-overlays", default=True, show_default=True, help="Pictures: image, map, both.")
 @click.option(

@@ -68,15 +68,22 @@ def write_png(path: Path, map: np.ndarray, scale: tuple[float, float]) -> int:
         The file cannot be written.
     """
     lo, step = scale
-    levels = np.rint((map.astype(np.float64) - lo) / step)
-    inside = (levels >= 0) & (levels <= _LEVELS)
-    clipped = int(inside.size - np.count_nonzero(inside))
-    levels = np.clip(np.nan_to_num(levels, nan=0.0, posinf=_LEVELS, neginf=0.0), 0, _LEVELS)
-    encoded = cv2.imencode(".png", levels.astype(np.uint16))[1].tobytes()
+    levels, clipped = quantised(map, scale)
+    encoded = cv2.imencode(".png", levels)[1].tobytes()
     texts = {"anomed:lo": repr(lo), "anomed:step": repr(step), "anomed:clipped": str(clipped)}
     chunks = b"".join(_text_chunk(key, value) for key, value in texts.items())
     write_atomic(path, encoded[:_IHDR_END] + chunks + encoded[_IHDR_END:])
     return clipped
+
+
+def quantised(map: np.ndarray, scale: tuple[float, float]) -> tuple[np.ndarray, int]:
+    """A map as uint16 on a scale ``(lo, step)``, and how many pixels lay beyond it; NaN becomes the lowest level."""
+    lo, step = scale
+    levels = np.rint((map.astype(np.float64) - lo) / step)
+    inside = (levels >= 0) & (levels <= _LEVELS)
+    clipped = int(inside.size - np.count_nonzero(inside))
+    levels = np.clip(np.nan_to_num(levels, nan=0.0, posinf=_LEVELS, neginf=0.0), 0, _LEVELS)
+    return levels.astype(np.uint16), clipped
 
 
 def read_png(path: Path) -> np.ndarray:
@@ -123,6 +130,7 @@ class VolumeMaps:
     def __init__(self, volume: Volume, out: Path) -> None:
         self.volume = volume
         self.out = out
+        self.clipped = 0  # float32 holds every value
         self.shape: tuple[int, int] | None = None
         self._slots = dict(zip((sample.id for sample in volume.samples), volume.slots, strict=True))
         self._filled: set[int] = set()
@@ -130,6 +138,10 @@ class VolumeMaps:
         with output_errors(out):
             # Plain writes, not a writable memory map: a full disk is then an error and not the end of the process.
             self._handle = self._temporary.open("wb")
+
+    def name(self, id: str) -> str:
+        """File of a slice, below the folder of maps: that of the volume."""
+        return self.out.name
 
     def add(self, id: str, map: np.ndarray) -> None:
         """Store the float ``(H, W)`` map of the slice of a sample.

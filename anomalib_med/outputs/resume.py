@@ -1,5 +1,6 @@
 """What an output folder already holds: the rows a resumed run keeps, and the files that an overwrite removes."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +116,7 @@ def remove_temporary(out: Path) -> None:
     with output_errors(out):
         for folder in (out, out / MAPS, out / OVERLAYS):
             for file in folder.glob(f"*{TEMPORARY}"):
-                file.unlink()
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
         for file in (out / MAPS).glob(".*.nii.gz.*.nii.gz"):  # named so by write_volume; no map starts with a dot
             file.unlink()
 
@@ -125,10 +126,21 @@ def _remove_pictures(out: Path) -> None:
         for cells, _ in iter_records(out / SCORES_CSV, SCORES):
             (out / OVERLAYS / f"{safe_stem(cells[0])}.jpg").unlink(missing_ok=True)
             if cells[-1] not in ("", SCORES[-1]):
-                # The last part of the name only: a table edited by hand cannot point elsewhere.
-                (out / MAPS / Path(cells[-1]).name).unlink(missing_ok=True)
+                _remove_map(out / MAPS, cells[-1])
     except DamagedTableError:
         return  # overwriting is the remedy for a damaged table; pictures it no longer names stay
+
+
+def _remove_map(folder: Path, name: str) -> None:
+    """Remove the map that a table names, and its folder where it was the last; a table edited by hand cannot point
+    elsewhere.
+    """
+    file = folder / Path(name).name
+    if not file.exists() and Path(name).parent.name != "..":
+        file = folder / Path(name).parent.name / Path(name).name
+    file.unlink(missing_ok=True)
+    if file.parent != folder and file.parent.is_dir() and not any(file.parent.iterdir()):
+        file.parent.rmdir()
 
 
 def _rows_with_maps(out: Path) -> Iterator[tuple[Result, int]]:

@@ -8,7 +8,7 @@ They are there where volumes were scored.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from anomalib_med.calibration.volumes import VolumeRule, volume_score
 from anomalib_med.datasets.volumes import Volume
 from anomalib_med.errors import OutputError
 from anomalib_med.outputs.candidates import CANDIDATES, Candidate, CandidateFinder
+from anomalib_med.outputs.dicom_maps import DicomMaps
 from anomalib_med.outputs.files import AppendFile, write_atomic
 from anomalib_med.outputs.maps import VolumeMaps
-from anomalib_med.outputs.names import safe_stem
 from anomalib_med.outputs.result import Result
 from anomalib_med.outputs.tables import Value, csv_record, iter_records
 
@@ -30,6 +30,7 @@ VOLUMES = (
     *("volume", "patient", "study", "slices", "scored", "score", "p_value", "flagged"),
     *("candidates", "area", "map", "note"),
 )
+Maps = VolumeMaps | DicomMaps
 PATIENTS = ("patient", "volumes", "score", "p_value", "flagged")
 
 
@@ -44,8 +45,10 @@ class VolumeOutputs:
         Of the images that are scored.
     rule, false_alarm_rate
         How volumes are judged.
+    folder
+        For maps, below `out`.
     maps
-        Folder in `out` for one NIfTI map a volume, or "" for none.
+        What takes the maps of a volume, or None for one that gets no map of its own.
     kept
         Ids of the volumes that an earlier run completed: their rows stay, others are removed.
     """
@@ -56,16 +59,18 @@ class VolumeOutputs:
         volumes: Sequence[Volume],
         rule: VolumeRule,
         false_alarm_rate: float,
-        maps: str,
+        folder: str,
+        maps: Callable[[Volume], Maps | None],
         kept: Collection[str],
     ) -> None:
-        self._out, self._rule, self._rate, self._folder = out, rule, false_alarm_rate, maps
+        self._out, self._rule, self._rate = out, rule, false_alarm_rate
+        self._folder, self._make_maps = folder, maps
         self._of = {sample.id: volume for volume in volumes for sample in volume.samples}
         self._done = set(kept)
         self._current: Volume | None = None
         self._rows: list[Result] = []
         self._finder: CandidateFinder | None = None
-        self._maps: VolumeMaps | None = None
+        self._maps: Maps | None = None
         self._tables: dict[str, AppendFile] = {}
         if volumes:
             for name, columns in ((VOLUMES_CSV, VOLUMES), (CANDIDATES_CSV, CANDIDATES)):
@@ -105,9 +110,7 @@ class VolumeOutputs:
         self._current, self._rows = volume, []
         rule = self._rule
         self._finder = None if rule.threshold is None else CandidateFinder(volume, rule.threshold, rule.background)
-        whole = self._folder and volume.affine is not None
-        path = self._out / self._folder / f"{safe_stem(volume.id)}.nii.gz"
-        self._maps = VolumeMaps(volume, path) if whole else None
+        self._maps = self._make_maps(volume)
 
     def add(self, result: Result, map: np.ndarray | None) -> Result:
         """Take one slice; its result comes back with the place of the volume's map, where there is one."""
@@ -116,7 +119,7 @@ class VolumeOutputs:
             self._finder.add(result.id, map)
         if map is not None and self._maps is not None:
             self._maps.add(result.id, map)
-            result = replace(result, map=f"{self._folder}/{self._maps.out.name}")
+            result = replace(result, map=f"{self._folder}/{self._maps.name(result.id)}")
         self._rows.append(replace(result, grid=None))
         return result
 
@@ -171,6 +174,8 @@ class VolumeOutputs:
         failed = len(volume.samples) - len(self._rows)
         notes = [volume.note] if volume.note else []
         notes += [f"{failed} {'slice' if failed == 1 else 'slices'} could not be scored"] if failed else []
+        clipped = 0 if self._maps is None else self._maps.clipped
+        notes += [f"{clipped} pixels of the map lie beyond its scale"] if clipped else []
         return csv_record(
             (
                 *(volume.id, volume.patient, volume.study, len(volume.samples), len(self._rows)),

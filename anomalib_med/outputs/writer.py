@@ -26,16 +26,17 @@ from anomalib_med.calibration.volumes import VolumeRule
 from anomalib_med.datasets.volumes import Volume
 from anomalib_med.errors import ConfigError
 from anomalib_med.outputs import resume, runfile
+from anomalib_med.outputs.dicom_maps import DicomMaps, is_dicom_series
 from anomalib_med.outputs.files import AppendFile, output_errors, write_atomic
-from anomalib_med.outputs.maps import png_scale, write_npy, write_png
+from anomalib_med.outputs.maps import VolumeMaps, png_scale, write_npy, write_png
 from anomalib_med.outputs.names import safe_stem
 from anomalib_med.outputs.overlay import write_overlay
 from anomalib_med.outputs.result import Result
 from anomalib_med.outputs.tables import FAILURES, SCORES, convert_scores, csv_record, failure_values, score_values
-from anomalib_med.outputs.volumes import VolumeOutputs
+from anomalib_med.outputs.volumes import Maps, VolumeOutputs
 
 TableKind = Literal["csv", "parquet", "jsonl"]
-MapKind = Literal["npy", "png", "nifti", "none"]
+MapKind = Literal["npy", "png", "nifti", "dicom", "none"]
 
 
 class ResultWriter:
@@ -55,7 +56,8 @@ class ResultWriter:
     maps
         "npy": float32. "png": 16 bits on the scale in maps/scale.json. "nifti": one ``.nii.gz`` for each volume that
         lies over it; slices that failed or are missing are NaN; images that are no slices, and volumes without an
-        affine, get ``.npy``. "none".
+        affine, get ``.npy``. "dicom": a DICOM series for each DICOM series, see
+        :class:`anomalib_med.outputs.dicom_maps.DicomMaps`; all others as with "nifti". "none".
     overlays
         Whether to write image | map | overlay as JPEG.
     colour_range
@@ -105,8 +107,10 @@ class ResultWriter:
         self._fingerprint = dict(fingerprint)
         self._outputs = {"maps": maps, "overlays": str(overlays).lower(), "colour_range": f"{lo!r} {hi!r}"}
         kept = self._open({sample.id: volume.id for volume in volumes for sample in volume.samples}, overwrite)
-        folder = resume.MAPS if maps == "nifti" else ""
-        self._volumes = VolumeOutputs(self.out, volumes, rule or VolumeRule(), false_alarm_rate, folder, kept)
+        rule = rule or VolumeRule()
+        self._volumes = VolumeOutputs(
+            self.out, volumes, rule, false_alarm_rate, resume.MAPS, self._maps_of_volume, kept
+        )
 
     def write(self, result: Result, display: np.ndarray | None) -> Result:
         """Write the map, the overlay and the row of one image.
@@ -226,6 +230,15 @@ class ResultWriter:
             lo, step = self._png_scale
             scale = {"value": "lo + png * step", "lo": lo, "step": step}
             write_atomic(self.out / resume.MAPS / resume.SCALE, (json.dumps(scale, indent=2) + "\n").encode())
+
+    def _maps_of_volume(self, volume: Volume) -> Maps | None:
+        folder, stem = self.out / resume.MAPS, safe_stem(volume.id)
+        if self._maps == "dicom" and is_dicom_series(volume):
+            scale = png_scale(self._colours)
+            return DicomMaps(volume, folder / stem, scale, self._colours, self._fingerprint.get("model", ""))
+        if self._maps in ("nifti", "dicom") and volume.affine is not None:
+            return VolumeMaps(volume, folder / f"{stem}.nii.gz")
+        return None
 
     def _write_map(self, stem: str, map: np.ndarray) -> str:
         if self._maps == "none":

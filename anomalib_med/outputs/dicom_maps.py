@@ -1,0 +1,161 @@
+"""The map of a DICOM series as a DICOM series of its own: one file a slice, in the study and the place of the scan.
+
+Stored values are whole numbers from 0 to 65535, as in the 16-bit PNG maps; RescaleSlope and RescaleIntercept give the
+map's own values. RescaleType is US: these are no Hounsfield units.
+"""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
+from pydicom.valuerep import format_number_as_ds
+
+from anomalib_med.datasets.series import place_of
+from anomalib_med.datasets.volumes import Volume
+from anomalib_med.outputs.files import TEMPORARY, output_errors
+from anomalib_med.outputs.maps import quantised
+from anomalib_med.version import __version__
+
+SERIES_NUMBER = 9001
+DESCRIPTION = "anomaly map (no Hounsfield units)"
+_IDENTITY = ("StudyInstanceUID", "FrameOfReferenceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+_GEOMETRY = (
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    *("PatientPosition", "GantryDetectorTilt", "PositionReferenceIndicator", "InstanceNumber"),
+)
+_EMPTY = (
+    *("PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber"),
+    *("ReferringPhysicianName", "KVP", "AcquisitionNumber"),
+)
+
+
+def is_dicom_series(volume: Volume) -> bool:
+    """Whether the slices of a volume are DICOM files of their own."""
+    return all(sample.frame is None and place_of(sample) is not None for sample in volume.samples)
+
+
+class DicomMaps:
+    """The maps of one DICOM series, written slice by slice; they appear when the last one is there.
+
+    A map has the StudyInstanceUID and FrameOfReferenceUID of the scan and the position, orientation and spacing of its
+    slice, so that it opens over the scan; the patient is named as in the tables, and nothing else of the patient is
+    copied. Its own UIDs follow from those of the scan and from the run.
+
+    Parameters
+    ----------
+    volume
+        What is scored.
+    out
+        The folder to write.
+    scale
+        ``(lo, step)`` of :func:`.maps.png_scale`.
+    colour_range
+        Values at both ends of the window that the files state.
+    run
+        Anything that tells runs apart.
+
+    Attributes
+    ----------
+    clipped
+        Pixels beyond the scale so far.
+    """
+
+    def __init__(
+        self, volume: Volume, out: Path, scale: tuple[float, float], colour_range: tuple[float, float], run: str
+    ) -> None:
+        self.out = out
+        self.clipped = 0
+        self._patient, self._run, self._colours = volume.patient, run, colour_range
+        self._scale = tuple(format_number_as_ds(value) for value in scale)  # as they are stored
+        self._slots = dict(zip((sample.id for sample in volume.samples), volume.slots, strict=True))
+        self._files = {sample.id: sample.path for sample in volume.samples}
+        self._partial = out.with_name(f".{out.name}{TEMPORARY}")
+        with output_errors(out):
+            shutil.rmtree(self._partial, ignore_errors=True)
+            self._partial.mkdir()
+
+    def name(self, id: str) -> str:
+        """File of a slice, below the folder of maps."""
+        return f"{self.out.name}/{self._file(id)}"
+
+    def add(self, id: str, map: np.ndarray) -> None:
+        """Write the float ``(H, W)`` map of a slice.
+
+        Raises
+        ------
+        OutputError
+            The file cannot be written.
+        """
+        source = self._files[id]
+        assert source is not None
+        wanted = [*_IDENTITY, *_GEOMETRY]
+        dataset = self._described(pydicom.dcmread(source, stop_before_pixels=True, specific_tags=list(wanted)))
+        lo, step = (float(text) for text in self._scale)
+        levels, clipped = quantised(map, (lo, step))
+        self.clipped += clipped
+        dataset.Rows, dataset.Columns = levels.shape
+        dataset.PixelData = levels.astype("<u2").tobytes()
+        with output_errors(self.out):
+            dataset.save_as(self._partial / self._file(id), enforce_file_format=True)
+
+    def write(self) -> None:
+        """Put the series in its place.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written.
+        """
+        if not any(self._partial.iterdir()):
+            self.discard()
+            return
+        with output_errors(self.out):
+            if self.out.exists():
+                shutil.rmtree(self.out)
+            self._partial.rename(self.out)
+
+    def discard(self) -> None:
+        """Forget what was written; what lies at `out` is untouched."""
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+    def _file(self, id: str) -> str:
+        return f"{self._slots[id] + 1:04d}.dcm"
+
+    def _described(self, source: Dataset) -> Dataset:
+        """All but the pixels."""
+        d = Dataset()
+        for keyword in ("StudyInstanceUID", "FrameOfReferenceUID", *_GEOMETRY):
+            if keyword in source:
+                setattr(d, keyword, source[keyword].value)
+        for keyword in _EMPTY:
+            setattr(d, keyword, "")
+        d.PatientID, d.Modality = self._patient, "CT"
+        d.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
+        d.SOPClassUID = CTImageStorage
+        d.SeriesInstanceUID = self._uid(str(source.get("SeriesInstanceUID", self.out.name)))
+        d.SOPInstanceUID = self._uid(str(source.get("SOPInstanceUID", "")) + str(source.get("InstanceNumber", "")))
+        d.SeriesNumber, d.SeriesDescription = SERIES_NUMBER, DESCRIPTION
+        d.Manufacturer, d.SoftwareVersions = "anomalib-med", __version__
+        d.DerivationDescription = "anomaly map: higher is more anomalous"
+        if "SOPInstanceUID" in source and "SOPClassUID" in source:
+            item = Dataset()
+            item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+            d.SourceImageSequence = [item]
+        d.SamplesPerPixel, d.PhotometricInterpretation, d.PixelRepresentation = 1, "MONOCHROME2", 0
+        d.BitsAllocated, d.BitsStored, d.HighBit = 16, 16, 15
+        d.RescaleIntercept, d.RescaleSlope = self._scale
+        d.RescaleType, d.BurnedInAnnotation = "US", "NO"
+        low, high = self._colours
+        d.WindowCenter, d.WindowWidth = format_number_as_ds((low + high) / 2), format_number_as_ds(high - low)
+        d.VOILUTFunction = "LINEAR_EXACT"  # LINEAR counts in whole grey values
+        d.file_meta = FileMetaDataset()
+        d.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        return d
+
+    def _uid(self, text: str) -> UID:
+        digest = hashlib.sha256(f"{self._run} {text}".encode()).digest()
+        return UID(f"2.25.{int.from_bytes(digest[:16])}")
