@@ -62,7 +62,8 @@ Examples:
 @click.option(
     "--valid",
     metavar="AREA",
-    help="Where to look: auto (in CT the body), body, lung, all, or a function of your own.  [default: auto]",
+    help="Where to look: auto (in CT the body), body, lung, exposed (radiographs without collimation and markers), "
+    "all, or a function of your own.  [default: auto]",
 )
 @click.option(
     "--window",

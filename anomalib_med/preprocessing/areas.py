@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from anomalib_med.errors import ConfigError, ReadError
+from anomalib_med.preprocessing.exposed import exposed_field
 from anomalib_med.preprocessing.lungs import lung_field
 from anomalib_med.preprocessing.valid_area import body, inside_borders
 
 AreaFunction = Callable[[np.ndarray, tuple[float, float] | None], np.ndarray]
 OWN_AREA = "one of your own is made known with register_area before the model is loaded"
-_BUILT_IN = ("auto", "body", "lung", "all")
+EXPOSED = "exposed"
+_BUILT_IN = ("auto", "body", "lung", EXPOSED, "all")
 _own: dict[str, AreaFunction] = {}
 
 
@@ -24,8 +26,8 @@ class Area:
     mask
         bool ``(H, W)``.
     status
-        What it is: "all", "borders", "body", "lung" or the name of a user's function; after a colon why it is not what
-        was asked for.
+        What it is: "all", "borders", "exposed", "body", "lung" or the name of a user's function; after a colon why it
+        is not what was asked for.
     """
 
     mask: np.ndarray
@@ -86,6 +88,9 @@ def find_area(name: str, pixels: np.ndarray, spacing: tuple[float, float] | None
     if name == "lung":
         mask, problem = lung_field(pixels, spacing, hounsfield=hounsfield)
         return Area(mask, "lung") if mask is not None else Area(fallback.mask, f"{fallback.status}: {problem}")
+    if name == EXPOSED and not hounsfield:
+        mask, problem = exposed_field(pixels)
+        return Area(mask, f"borders: {problem}" if problem else EXPOSED)
     if name in _own:
         mask = _own_mask(name, pixels, spacing)
         return Area(mask, name) if mask.any() else Area(fallback.mask, f"{fallback.status}: {name} found nothing")

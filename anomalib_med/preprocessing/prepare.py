@@ -9,7 +9,8 @@ import numpy as np
 
 from anomalib_med.datasets.sample import Geometry, Image, Sample
 from anomalib_med.errors import ReadError
-from anomalib_med.preprocessing.areas import Area, find_area
+from anomalib_med.preprocessing.areas import EXPOSED, Area, find_area
+from anomalib_med.preprocessing.exposed import SIDE
 from anomalib_med.preprocessing.settings import CT_WINDOWS, Preprocessing, Window
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
@@ -32,9 +33,9 @@ class Frame:
     sample
         Where it came from.
     area
-        What `valid` shows: "all", "borders", "body", "lung", "own" or the name of a user's function; after a colon why
-        it is not what was asked for, as in "body: no lung field found". "lung at unknown height" where the height is
-        asked for and not known.
+        What `valid` shows: "all", "borders", "exposed", "body", "lung", "own" or the name of a user's function; after a
+        colon why it is not what was asked for, as in "body: no lung field found". "lung at unknown height" where the
+        height is asked for and not known.
     height
         Relative height of the slice, see :class:`.context.VolumeContext`; NaN where it is not known or not asked for.
     display
@@ -97,8 +98,11 @@ def prepare(
     )
     grey = planes if planes.ndim == 2 else planes @ LUMINANCE
     if own is None:
+        looked_at = grey if settings.valid != EXPOSED else _detailed(image)
         hounsfield = is_hounsfield(image, settings)
-        area = find_area(settings.valid, grey, _pixel_size(image, geometry), hounsfield=hounsfield)
+        area = find_area(settings.valid, looked_at, _pixel_size(image, geometry), hounsfield=hounsfield)
+        if area.mask.shape != grey.shape:
+            area = replace(area, mask=resize((~area.mask).astype(np.float32), (rows, columns)) < 0.25)
     else:
         inside = resize(_turned(own, image.flips).astype(np.float32), (rows, columns)) >= 0.5
         area = Area(inside, "own") if inside.any() else Area(np.ones_like(inside), "all: the mask is empty")
@@ -127,6 +131,13 @@ def is_hounsfield(image: Image, settings: Preprocessing) -> bool:
 
 def _resized(image: Image, settings: Preprocessing, shape: tuple[int, int]) -> np.ndarray:
     return resize(_turned(_planes(image.pixels, colour=settings.colour), image.flips), shape)
+
+
+def _detailed(image: Image) -> np.ndarray:
+    """The image as markers are sought in it: finer than most inputs."""
+    scale = min(1.0, SIDE / max(image.shape))
+    shape = (max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale)))
+    return resize(_turned(_planes(image.pixels, colour=False), image.flips), shape)
 
 
 def _turned(grid: np.ndarray, flips: tuple[bool, bool]) -> np.ndarray:

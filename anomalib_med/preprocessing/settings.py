@@ -42,8 +42,9 @@ class Preprocessing(BaseModel):
     valid
         Where banks, maps and scores are taken from. "auto": padding, constant borders and, in CT, everything outside
         the body are left out; "body": the same, as CT whatever the file says; "lung": in CT the lung fields, see
-        :func:`.lungs.lung_field`, and the body where they cannot be found; "all": every pixel; or the name of a
-        function of your own, see :func:`.areas.register_area`.
+        :func:`.lungs.lung_field`, and the body where they cannot be found; "exposed": in radiographs also without
+        collimated borders and burned-in markers, see :func:`.exposed.exposed_field`; "all": every pixel; or the name of
+        a function of your own, see :func:`.areas.register_area`.
     spacing
         Millimetres of a pixel of the input, so that anatomy keeps its size whatever the field of view; `size` and
         `aspect` are then of no use. 0 to resize to `size`.
