@@ -168,7 +168,12 @@ class FittedModel:
                 "false_alarm_rate": DEFAULT_RATE,
                 "score": threshold if threshold is not None and np.isfinite(threshold) else None,
             },
-            "volumes": {"score": self.volume_rule.how, "candidate_threshold": self.volume_rule.threshold},
+            "volumes": {
+                "score": self.volume_rule.how,
+                "compared": dict(self.volume_rule.compared),
+                "threshold": self.volume_rule.threshold_of_volumes(DEFAULT_RATE),
+                "candidate_threshold": self.volume_rule.threshold,
+            },
             "training": self.training,
             "notes": cast(JsonValue, self.notes),
         }
@@ -279,12 +284,13 @@ def _result(sample: Sample, score: float, **rest: object) -> Result:
 
 def _volume_rule(settings: Json, background: float, calibration: Json) -> VolumeRule:
     how, threshold = str(settings["score"]), cast(float | None, settings["candidate_threshold"])
+    compared = cast(dict[str, float], settings.get("compared", {}))
     if "volumes" not in calibration:
-        return VolumeRule(how, threshold, background)
+        return VolumeRule(how, threshold, background, compared=compared)
     kept = cast(dict[str, list[float]], calibration["volumes"])
     patients = np.array(kept["patients"], np.int64)
     scores, peaks = (Calibration(np.array(kept[name], float), patients) for name in ("scores", "peaks"))
-    return VolumeRule(how, threshold, background, scores, peaks)
+    return VolumeRule(how, threshold, background, scores, peaks, compared)
 
 
 def load(folder: str | Path, *, device: str = "auto") -> FittedModel:

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from anomalib_med.calibration import DEFAULT_HOW, Calibration, VolumeRule, patients_needed
+from anomalib_med.calibration import (
+    AUTO,
+    DEFAULT_HOW,
+    Calibration,
+    SliceScores,
+    VolumeRule,
+    choose_rule,
+    patients_needed,
+)
 from anomalib_med.calibration import volume_score as join_slices
 from anomalib_med.calibration.volumes import CANDIDATE_SHARE
 from anomalib_med.datasets.folder import Source, discover
@@ -37,7 +45,7 @@ def fit(
     calibration: float = 0.2,
     preprocessing: Preprocessing | None = None,
     seed: int | None = None,
-    volume_score: str = DEFAULT_HOW,
+    volume_score: str = AUTO,
     device: str = "auto",
     cache: str | Path | None = None,
     checkpoint: str | Path | None = None,
@@ -60,7 +68,8 @@ def fit(
     seed
         Of the split; by default the detector's.
     volume_score
-        From the scores of slices to that of a volume, see :func:`anomalib_med.calibration.volume_score`.
+        From the scores of slices to that of a volume, see :func:`anomalib_med.calibration.volume_score`; "auto" chooses
+        on the held-out normal volumes, see :func:`anomalib_med.calibration.choose_rule`.
     device
         "auto", "cpu", "cuda" or "cuda:<n>".
     cache
@@ -92,11 +101,12 @@ def fit(
     detector.progress = progress
     if isinstance(detector, TrainedDetector):
         detector.checkpoint = None if checkpoint is None else Path(checkpoint)
-    model = FittedModel(detector, preprocessing, None, (0.0, 1.0), {}, volume_rule=VolumeRule(volume_score))
+    rule = VolumeRule(DEFAULT_HOW if volume_score == AUTO else volume_score)
+    model = FittedModel(detector, preprocessing, None, (0.0, 1.0), {}, volume_rule=rule)
     if cache is not None:
         model.use_cache(cache)
     fit_detector(detector, kept, model, progress)
-    calibrate(model, kept, held_out, progress)
+    calibrate(model, kept, held_out, progress, choose=volume_score == AUTO)
     model.training = training_record(samples, kept, held_out, model, seed)
     model.notes = notes_on(model)
     return model
@@ -180,8 +190,18 @@ def _readable(samples: Sequence[Sample]) -> Iterator[Image]:
             yield image
 
 
-def calibrate(model: FittedModel, kept: Sequence[Sample], held_out: Sequence[Sample], progress: Progress) -> None:
-    """Score held-out normals for p-values and the colour scale of maps; where there are none, training normals."""
+def calibrate(
+    model: FittedModel,
+    kept: Sequence[Sample],
+    held_out: Sequence[Sample],
+    progress: Progress,
+    *,
+    choose: bool = False,
+) -> None:
+    """Score held-out normals for p-values and the colour scale of maps; where there are none, training normals.
+
+    With `choose` the score of volumes is chosen by them too.
+    """
     judged = list(held_out) or list(kept[:64])
     stage = "scoring held-out normals" if held_out else "scaling maps"
     frames = Frames(judged, model.preprocessing, progress=_counter(progress, stage, len(judged)))
@@ -206,7 +226,7 @@ def calibrate(model: FittedModel, kept: Sequence[Sample], held_out: Sequence[Sam
     if held_out:
         model.calibration = Calibration.of(scores, patients)
     low, high = float(np.median(middles)), float(np.quantile(peaks, 0.95))
-    model.volume_rule = _volume_rule(model.volume_rule.how, low, held_out, slices)
+    model.volume_rule = _volume_rule(model.volume_rule, low, held_out, slices, choose=choose)
     # Half as far again as a normal peak: normal images stay in the dark half of the scale.
     model.map_range = (low, high + 0.5 * (high - low) if high > low else low + 1.0)
 
@@ -219,23 +239,30 @@ def _shown_peak(frame: Frame, grid: np.ndarray, smoothing: float) -> float:
 
 
 def _volume_rule(
-    how: str, background: float, held_out: Sequence[Sample], slices: Mapping[str, tuple[float, float]]
+    before: VolumeRule,
+    background: float,
+    held_out: Sequence[Sample],
+    slices: Mapping[str, tuple[float, float]],
+    *,
+    choose: bool,
 ) -> VolumeRule:
     """What is normal of a volume, from the held-out ones."""
     threshold = float(np.quantile([peak for _, peak in slices.values()], 1 - CANDIDATE_SHARE))
-    scores: list[float] = []
+    known: list[SliceScores] = []
     peaks: list[float] = []
     patients: list[str] = []
     for volume in volumes_of(held_out):
-        known = [(slices[s.id], slot) for s, slot in zip(volume.samples, volume.slots, strict=True) if s.id in slices]
-        if known:
-            slots = [slot for _, slot in known]
-            scores.append(join_slices([score for (score, _), _ in known], slots, volume.thickness, how))
-            peaks.append(max(peak for (_, peak), _ in known))
+        own = [(slices[s.id], slot) for s, slot in zip(volume.samples, volume.slots, strict=True) if s.id in slices]
+        if own:
+            known.append(SliceScores([score for (score, _), _ in own], [slot for _, slot in own], volume.thickness))
+            peaks.append(max(peak for (_, peak), _ in own))
             patients.append(volume.patient)
-    if not scores:
-        return VolumeRule(how, threshold, background)
-    return VolumeRule(how, threshold, background, Calibration.of(scores, patients), Calibration.of(peaks, patients))
+    how, compared = choose_rule(known) if choose else (before.how, dict(before.compared))
+    if not known:
+        return VolumeRule(how, threshold, background, compared=compared)
+    scores = [join_slices(v.scores, v.slots, v.thickness, how) for v in known]
+    of_scores, of_peaks = Calibration.of(scores, patients), Calibration.of(peaks, patients)
+    return VolumeRule(how, threshold, background, of_scores, of_peaks, compared)
 
 
 def training_record(

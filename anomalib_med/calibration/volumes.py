@@ -6,15 +6,15 @@ each patient, so that many volumes or regions raise no more alarms than one.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from anomalib_med.calibration.conformal import Calibration
 from anomalib_med.errors import ConfigError
 
-DEFAULT_HOW = "run10mm"
+AUTO, DEFAULT_HOW = "auto", "run10mm"
 CANDIDATE_SHARE = 0.05  # of normal slices that have a pixel above the threshold of candidates
 _HOW = re.compile(r"max|mean|top(?P<count>[1-9]\d*)|run(?P<mm>\d+(?:\.\d+)?)mm")
 _RUN_OF_UNKNOWN = 3  # slices, where the distance between them is not known
@@ -36,6 +36,8 @@ class VolumeRule:
         Scores of the held-out normal volumes, or None where there were none.
     peaks
         Highest map value of each of them, in the same order, or None.
+    compared
+        AUROC by rule that `how` was chosen by, see :func:`.volume_choice.choose_rule`; empty where it was given.
     """
 
     how: str = DEFAULT_HOW
@@ -43,9 +45,17 @@ class VolumeRule:
     background: float | None = None
     scores: Calibration | None = None
     peaks: Calibration | None = None
+    compared: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _parsed(self.how)
+
+    def threshold_of_volumes(self, false_alarm_rate: float) -> float | None:
+        """Volumes that score higher are flagged at this rate; None without held-out volumes or with too few."""
+        if self.scores is None:
+            return None
+        threshold = self.scores.threshold(false_alarm_rate)
+        return threshold if np.isfinite(threshold) else None
 
     def p_value(self, score: float) -> float | None:
         """Of a volume, None without held-out volumes."""

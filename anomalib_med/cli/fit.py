@@ -82,7 +82,7 @@ Examples:
 @click.option(
     "--volume-score",
     metavar="HOW",
-    help="From slices to a volume: max, mean, top<k> or run<mm>mm.  [default: run10mm]",
+    help="From slices to a volume: max, mean, top<k>, run<mm>mm, or auto: chosen on held-out normals.  [default: auto]",
 )
 @click.option("--seed", type=int, help="Of every random choice.  [default: 0]")
 @click.option("--cache", type=FOLDER, help="Folder that keeps backbone features for the next fit.")
@@ -121,7 +121,7 @@ def command(
     device: str,
 ) -> int:
     """Learn what is normal from NORMALS: a folder (searched through), a file, a glob or a CSV with a `path` column."""
-    from anomalib_med.calibration import DEFAULT_HOW
+    from anomalib_med.calibration import AUTO
     from anomalib_med.cards import read_recipe
     from anomalib_med.fitting import fit
     from anomalib_med.model_file import check_writable
@@ -155,7 +155,7 @@ def command(
             normals,
             calibration=planned_share if calibration is None else calibration,
             preprocessing=parse_config(Preprocessing, images, "preprocessing"),
-            volume_score=volume_score or DEFAULT_HOW,
+            volume_score=volume_score or AUTO,
             device=device,
             cache=cache,
             checkpoint=checkpoint,
