@@ -195,6 +195,28 @@ def test_a_run_cut_off_in_a_volume_ends_with_the_same_tables(
         assert (tmp_path / "parts" / table).read_bytes() == (tmp_path / "whole" / table).read_bytes()
 
 
+def test_the_score_of_volumes_is_chosen_on_normals_and_kept_with_the_model(tmp_path: Path) -> None:
+    root = tmp_path / "normals"
+    for i in range(24):
+        tags = {"SeriesInstanceUID": f"1.2.7.{i}", "StudyInstanceUID": f"1.2.6.{i}", "PatientID": f"N{i}"}
+        write_series(root / f"n{i}", chest_volume(i, 4, 40), spacing=(5, 9, 9), **tags)
+    model = fit(PatchCore(bank_size=50), root, calibration=0.5, preprocessing=Preprocessing(size=32), device="cpu")
+    rule = model.volume_rule
+    assert rule.compared
+    assert max(rule.compared.values()) - rule.compared[rule.how] <= 0.01
+    again = load(model.save(tmp_path / "model"), device="cpu")
+    assert again.volume_rule.how == rule.how
+    assert again.fingerprint() == model.fingerprint()
+    assert again.describe()["volumes"] == model.describe()["volumes"]
+    assert rule.threshold_of_volumes(0.05) is None  # 12 patients are too few for 5 %
+    assert rule.scores is not None
+    assert rule.threshold_of_volumes(0.1) == pytest.approx(max(rule.scores.scores))
+    given = fit(
+        PatchCore(bank_size=50), root, calibration=0.5, volume_score="max", preprocessing=Preprocessing(size=32)
+    )
+    assert (given.volume_rule.how, dict(given.volume_rule.compared)) == ("max", {})
+
+
 @pytest.mark.real
 def test_a_real_series_goes_end_to_end(real_data: Path, tmp_path: Path) -> None:
     samples = real_data / "reader_samples"

@@ -65,7 +65,7 @@ def _auroc(volumes: Sequence[SliceScores], rule: str, rise: float) -> float:
     return float(np.mean(shares))
 
 
-def _with_findings(volume: SliceScores, rise: float) -> list[np.ndarray]:
+def _with_findings(volume: SliceScores, rise: float) -> list[list[float]]:
     """The scores with findings of each size at each place."""
     scores, slots = np.asarray(volume.scores, float), np.asarray(volume.slots)
     thickness = volume.thickness or 10 / 3
@@ -73,5 +73,5 @@ def _with_findings(volume: SliceScores, rise: float) -> list[np.ndarray]:
     for length in FINDINGS:
         run = max(1, round(length / thickness))
         for start in np.linspace(slots[0], max(slots[0], slots[-1] - run + 1), PLACES).round():
-            raised.append(scores + rise * ((slots >= start) & (slots < start + run)))
+            raised.append((scores + rise * ((slots >= start) & (slots < start + run))).tolist())
     return raised
