@@ -161,7 +161,7 @@ def test_a_constant_image_is_refused() -> None:
         ({"size": 3}, "size"),
         ({"windows": ((5.0, 1.0),)}, "windows"),
         ({"aspect": "crop"}, "aspect"),
-        ({"sice": 3}, 'did you mean "size"'),
+        ({"sise": 3}, 'did you mean "size"'),
     ],
 )
 def test_impossible_settings_are_refused(settings_: dict, message: str) -> None:
