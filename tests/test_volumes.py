@@ -6,10 +6,12 @@ from pathlib import Path
 import cv2
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 
 from anomalib_med import FittedModel, PatchCore, Preprocessing, fit, load, score_to_folder
 from anomalib_med.datasets.folder import discover
+from anomalib_med.datasets.readers import read
 from anomalib_med.datasets.volumes import volumes_of
 from tests.cli.command import anomed
 from tests.made_up_files import write_nifti
@@ -229,6 +231,7 @@ def test_a_real_series_goes_end_to_end(real_data: Path, tmp_path: Path) -> None:
             normals / f"p{patient}.nii.gz", np.round(hu[:, ::-1, ::-1]).astype(np.int16).T, np.diag([0.7, 0.7, 6, 1])
         )
     options = ("-s", "bank_size=1000", "--valid", "lung", "--calibration", "0.5", "--device", "cpu")
+    options += ("--height", "lung", "--slices", "3")
     assert anomed("fit", normals, "-o", tmp_path / "model", *options).code == 0
     outcome = anomed(
         "score", tmp_path / "model", samples / "ct_dicom_series", "-o", tmp_path / "out", "--maps", "nifti"
@@ -241,6 +244,25 @@ def test_a_real_series_goes_end_to_end(real_data: Path, tmp_path: Path) -> None:
     (volume,) = volumes_of(discover(samples / "ct_dicom_series"))
     assert volume.affine is not None
     np.testing.assert_allclose(image.affine, volume.affine, atol=1e-4)
+    outcome = anomed(
+        "score",
+        tmp_path / "model",
+        samples / "ct_dicom_series",
+        "-o",
+        tmp_path / "dicom",
+        "--maps",
+        "dicom",
+        "--no-overlays",
+    )
+    assert outcome.code == 0, outcome.err
+    (row,) = rows(tmp_path / "dicom/volumes.csv")
+    written = discover(tmp_path / "dicom" / row["map"])
+    (over,) = volumes_of(written)
+    assert over.affine is not None
+    np.testing.assert_allclose(over.affine, volume.affine, atol=1e-6)
+    step = pydicom.dcmread(str(written[0].path)).RescaleSlope
+    shown = np.asarray(image.dataobj)[:, :, 11].T
+    assert np.abs(read(written[11]).pixels - shown).max() <= 0.51 * float(step)
     scan = samples / "nifti/brats_pat0002_flair.nii.gz"
     assert anomed("score", tmp_path / "model", scan, "-o", tmp_path / "head", "--maps", "nifti").code in (0, 3)
     (row,) = rows(tmp_path / "head/volumes.csv")
