@@ -244,16 +244,8 @@ def test_a_real_series_goes_end_to_end(real_data: Path, tmp_path: Path) -> None:
     (volume,) = volumes_of(discover(samples / "ct_dicom_series"))
     assert volume.affine is not None
     np.testing.assert_allclose(image.affine, volume.affine, atol=1e-4)
-    outcome = anomed(
-        "score",
-        tmp_path / "model",
-        samples / "ct_dicom_series",
-        "-o",
-        tmp_path / "dicom",
-        "--maps",
-        "dicom",
-        "--no-overlays",
-    )
+    as_dicom = ("-o", tmp_path / "dicom", "--maps", "dicom", "--no-overlays")
+    outcome = anomed("score", tmp_path / "model", samples / "ct_dicom_series", *as_dicom)
     assert outcome.code == 0, outcome.err
     (row,) = rows(tmp_path / "dicom/volumes.csv")
     written = discover(tmp_path / "dicom" / row["map"])
