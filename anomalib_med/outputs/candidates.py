@@ -29,8 +29,9 @@ class Candidate:
     Parameters
     ----------
     centre
-        x, y, z in mm (RAS: to the right, front and head of the patient), weighted by how far the map lies above the
-        threshold at which the region stands alone; None where the volume does not know places.
+        x, y, z in mm (RAS: to the right, front and head of the patient) of the part around the peak that lies above the
+        highest threshold below half of its height, weighted by how far the map lies above that; None where the volume
+        does not know places.
     ml
         Volume in millilitres of what lies above the middle between the lowest threshold and the peak, as maps are
         blurred; or None.
@@ -132,7 +133,8 @@ class CandidateFinder:
         alone = [
             root for lowest in regions if not self._parts[lowest].level for root in self._parted(lowest, above, peaks)
         ]
-        return sorted((self._candidate(regions[root]) for root in alone), key=lambda c: (-c.peak, c.at))
+        found = [self._candidate(regions[root], regions[self._core(root, above, peaks)]) for root in alone]
+        return sorted(found, key=lambda c: (-c.peak, c.at))
 
     def _parted(self, region: int, above: dict[int, list[int]], peaks: dict[int, float]) -> list[int]:
         """The regions that one falls into, itself where it stays whole."""
@@ -142,6 +144,15 @@ class CandidateFinder:
         rising = [root for root in above[region] if peaks[root] > self.thresholds[level + 2]]
         pieces = [piece for root in rising for piece in self._parted(root, above, peaks)]
         return pieces if len(pieces) > 1 else [region]
+
+    def _core(self, region: int, above: dict[int, list[int]], peaks: dict[int, float]) -> int:
+        """The part of a region with its peak, above the highest threshold below half of its height."""
+        middle = (self.thresholds[0] + peaks[region]) / 2
+        while self._parts[region].level + 1 < len(self.thresholds):
+            if self.thresholds[self._parts[region].level + 1] > middle:
+                break
+            region = max(above[region], key=lambda root: peaks[root])
+        return region
 
     def _measure(self, index: int, map: np.ndarray, labels: np.ndarray, count: int, lower: list[np.ndarray]) -> None:
         """Take down the parts of a slice above the next threshold; `lower` are the numbers of those below it."""
@@ -168,13 +179,13 @@ class CandidateFinder:
             return np.array([total, 0.0, 0.0, 0.0])
         return np.array([total, *(total * places[index] + steps @ [columns, rows])])
 
-    def _candidate(self, parts: list[int]) -> Candidate:
+    def _candidate(self, parts: list[int], inner: list[int]) -> Candidate:
         own = [self._parts[part] for part in parts]
         best = max(own, key=lambda part: part.peak)
         index, row, column = best.place
         middle = (self.thresholds[0] + best.peak) / 2
         core = sum(part.pixels * float((part.values >= middle).mean()) for part in own)
-        total = np.sum([part.sums for part in own], axis=0)
+        total = np.sum([self._parts[part].sums for part in inner], axis=0)
         centre = total[1:] / total[0]
         pixel_ml = self.volume.pixel_ml
         return Candidate(
