@@ -173,6 +173,7 @@ class FittedModel:
                 "compared": dict(self.volume_rule.compared),
                 "threshold": self.volume_rule.threshold_of_volumes(DEFAULT_RATE),
                 "candidate_threshold": self.volume_rule.threshold,
+                "background": self.volume_rule.background,
             },
             "training": self.training,
             "notes": cast(JsonValue, self.notes),
@@ -282,8 +283,9 @@ def _result(sample: Sample, score: float, **rest: object) -> Result:
     return Result(sample.id, path, sample.frame, sample.patient, score, **rest)  # type: ignore[arg-type]
 
 
-def _volume_rule(settings: Json, background: float, calibration: Json) -> VolumeRule:
+def _volume_rule(settings: Json, calibration: Json) -> VolumeRule:
     how, threshold = str(settings["score"]), cast(float | None, settings["candidate_threshold"])
+    background = cast(float | None, settings.get("background"))
     compared = cast(dict[str, float], settings.get("compared", {}))
     if "volumes" not in calibration:
         return VolumeRule(how, threshold, background, compared=compared)
@@ -323,7 +325,7 @@ def load(folder: str | Path, *, device: str = "auto") -> FittedModel:
         low, high = cast(list[float], d["map_range"])
         settings = Preprocessing.model_validate(d["preprocessing"])
         notes = cast(list[str], d["notes"])
-        rule = _volume_rule(cast(Json, d["volumes"]), low, c)
+        rule = _volume_rule(cast(Json, d["volumes"]), c)
         model = FittedModel(detector, settings, calibration, (low, high), cast(Json, d["training"]), notes, rule)
     except (KeyError, ValueError, ConfigError) as error:
         raise ModelError(

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from anomalib_med.calibration import (
     AUTO,
@@ -31,6 +32,7 @@ from anomalib_med.features.backbones import RANDOM
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel
 from anomalib_med.model_file import Json
 from anomalib_med.models.base import Detector, Progress, silent
+from anomalib_med.models.pooling import valid_cells
 from anomalib_med.models.registry import detector_class, detectors
 from anomalib_med.models.trainer import TrainedDetector
 from anomalib_med.preprocessing import Frame, Frames, Preprocessing
@@ -208,6 +210,7 @@ def calibrate(
     scores: list[float] = []
     patients: list[str] = []
     middles: list[float] = []
+    backgrounds: list[float] = []
     peaks: list[float] = []
     slices: dict[str, tuple[float, float]] = {}  # score and peak of the map as it is written
     for sample, outcome in model.score_frames(frames):
@@ -216,6 +219,7 @@ def calibrate(
         scores.append(outcome[1])
         patients.append(sample.patient)
         middles.append(float(np.median(outcome[2])))
+        backgrounds.append(_background(outcome[0], outcome[2]))
         peaks.append(float(outcome[2].max()))
         slices[sample.id] = outcome[1], _shown_peak(outcome[0], outcome[2], model.detector.config.smoothing)
     model.failures.update(frames.failures)
@@ -226,7 +230,7 @@ def calibrate(
     if held_out:
         model.calibration = Calibration.of(scores, patients)
     low, high = float(np.median(middles)), float(np.quantile(peaks, 0.95))
-    model.volume_rule = _volume_rule(model.volume_rule, low, held_out, slices, choose=choose)
+    model.volume_rule = _volume_rule(model.volume_rule, float(np.median(backgrounds)), held_out, slices, choose=choose)
     # Half as far again as a normal peak: normal images stay in the dark half of the scale.
     model.map_range = (low, high + 0.5 * (high - low) if high > low else low + 1.0)
 
@@ -236,6 +240,12 @@ def _shown_peak(frame: Frame, grid: np.ndarray, smoothing: float) -> float:
     inner = frame.geometry.content[2:]
     geometry = Geometry(inner, frame.geometry.input, frame.geometry.content)
     return float(geometry.to_original(grid, smoothing).max())
+
+
+def _background(frame: Frame, grid: np.ndarray) -> float:
+    """Middle value of a map within the valid area."""
+    cells = valid_cells(torch.from_numpy(frame.valid)[None], (grid.shape[0], grid.shape[1]))[0].numpy()
+    return float(np.median(grid[cells]))
 
 
 def _volume_rule(

@@ -31,7 +31,7 @@ class VolumeRule:
     threshold
         Map value above which pixels make candidates; a twentieth of the held-out normal slices reach it.
     background
-        Map value of the middle pixel of normal slices; candidates are parted by how far they rise above it.
+        Map value of the middle of the valid area of normal slices; candidates are parted by how far they rise above it.
     scores
         Scores of the held-out normal volumes, or None where there were none.
     peaks

@@ -18,8 +18,9 @@ CANDIDATES = (
 
 
 _RANKS = 64
-LEVELS = 16
-RISE = 1.2  # from one threshold to the next, as height above the background
+LEVELS = 24
+RISE = 1.1  # from one threshold to the next, as height above the background
+CORE = 0.75  # of the way from the lowest threshold to the peak: the centre is that of what lies above
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,9 @@ class Candidate:
     Parameters
     ----------
     centre
-        x, y, z in mm (RAS: to the right, front and head of the patient) of the part around the peak that lies above the
-        highest threshold below half of its height, weighted by how far the map lies above that; None where the volume
-        does not know places.
+        x, y, z in mm (RAS: to the right, front and head of the patient) of its core, the part around the peak that lies
+        above a threshold three quarters of the way up, weighted by how far the map lies above that; None where the
+        volume does not know places.
     ml
         Volume in millilitres of what lies above the middle between the lowest threshold and the peak, as maps are
         blurred; or None.
@@ -84,8 +85,8 @@ class CandidateFinder:
     threshold
         Pixels above it belong to a region.
     background
-        What maps of normals mostly have. The higher thresholds rise from it by a fifth each: 16 in all, up to 15 times
-        the lowest. None to part no region.
+        What maps of normals mostly have. The thresholds rise from it by a tenth each: 24 in all, up to nine times the
+        lowest. None to part no region.
     """
 
     def __init__(self, volume: Volume, threshold: float, background: float | None = None) -> None:
@@ -146,10 +147,10 @@ class CandidateFinder:
         return pieces if len(pieces) > 1 else [region]
 
     def _core(self, region: int, above: dict[int, list[int]], peaks: dict[int, float]) -> int:
-        """The part of a region with its peak, above the highest threshold below half of its height."""
-        middle = (self.thresholds[0] + peaks[region]) / 2
+        """The part of a region with its peak that lies above the highest threshold below `CORE` of its height."""
+        height = self.thresholds[0] + CORE * (peaks[region] - self.thresholds[0])
         while self._parts[region].level + 1 < len(self.thresholds):
-            if self.thresholds[self._parts[region].level + 1] > middle:
+            if self.thresholds[self._parts[region].level + 1] > height:
                 break
             region = max(above[region], key=lambda root: peaks[root])
         return region

@@ -96,10 +96,10 @@ def test_parted_regions_are_those_of_a_search_in_the_whole_volume(seed):
     touching = np.zeros((3, 3, 3), bool)
     touching[1] = True
     touching[:, 1, 1] = True
-    thresholds = [0.5 * 1.2**k for k in range(16)]
+    thresholds = [0.5 * 1.1**k for k in range(24)]
 
     def parted(region, level):
-        if level + 2 >= 16:
+        if level + 2 >= 24:
             return [region]
         labels, count = ndimage.label(region & (maps > thresholds[level + 1]), touching)
         rising = [labels == n for n in range(1, count + 1) if maps[labels == n].max() > thresholds[level + 2]]
