@@ -3,8 +3,8 @@
     python benchmarks/ct_memory.py --slices 600 --maps nifti
 
 Writes phantoms of 512 x 512 as a DICOM series whose files are in random order (``--kind nifti``: as ``.nii.gz``), fits
-PatchCore on twenty of them and scores the series in a process of its own. Options after ``--`` go to ``anomed fit``, for
-example ``-- --height lung --slices 3``.
+PatchCore on twenty of them and scores the series in a process of its own. Options after ``--`` go to ``anomed fit``,
+for example ``-- --height lung --slices 3``.
 """
 
 import argparse
