@@ -8,6 +8,7 @@ import pytest
 from anomalib_med import FittedModel, Preprocessing, Sample, detectors, fit, load
 from anomalib_med.datasets.folder import discover
 from anomalib_med.errors import ConfigError
+from tests.cli.command import anomed
 from tests.made_up_series import chest_volume, write_series
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*held out")
@@ -88,3 +89,17 @@ def test_normals_of_unknown_height_are_set_aside_and_other_detectors_refuse(norm
     assert len(model.failures) == 2
     with pytest.raises(ConfigError, match="one of patchcore, twoview"):
         fit("padim", normals, preprocessing=settings, device="cpu")
+
+
+def test_the_command_line_has_the_same_names(normals: Path, tmp_path: Path) -> None:
+    options = ("--height", "volume", "--slices", "3", "-s", "height=1.5", "--size", "64", "--device", "cpu")
+    outcome = anomed("fit", normals, "-o", tmp_path / "model", *options)
+    assert outcome.code == 0, outcome.err
+    model = load(tmp_path / "model", device="cpu")
+    assert (model.preprocessing.height, model.preprocessing.slices) == ("volume", 3)
+    assert model.detector.config.model_dump()["height"] == 1.5
+    outcome = anomed("score", tmp_path / "model", normals / "0", "-o", tmp_path / "out", "--maps", "dicom")
+    assert outcome.code == 0, outcome.err
+    refused = anomed("fit", normals, "-o", tmp_path / "other", "--slices", "2")
+    assert refused.code == 2
+    assert "odd number" in refused.err
