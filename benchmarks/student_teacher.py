@@ -2,9 +2,9 @@
 
     python benchmarks/student_teacher.py ROOT -o OUT [-d NAME ...] [-m NAME ...] [--seeds 3] [--size 128]
 
-Runs `anomed bench` with the settings of METHODS, which take about half a minute of one core each at 128 pixels, the
-last step of each, on the data sets in ROOT; finished cells are not run again. Prints, for each data set and detector, image
-and pixel metrics with their 95 % intervals, all seeds together.
+Runs `anomed bench` with the settings of METHODS, which take about half a minute of one core each at 128 pixels, on the
+data sets in ROOT: all normals learnt from, the last step of each. Finished cells are not run again. The tables are
+OUT/results.md and OUT/results.csv.
 """
 
 import argparse
