@@ -377,7 +377,7 @@ def test_the_teacher_is_standardised_over_the_normals() -> None:
 def test_a_teacher_file_teaches_is_saved_with_the_model_and_its_folder_is_not(tmp_path: Path) -> None:
     torch.manual_seed(3)
     teacher = PDN("T", 3, 24)
-    save_file(teacher.state_dict(), tmp_path / "mine.safetensors")
+    save_file({key: value.contiguous() for key, value in teacher.state_dict().items()}, tmp_path / "mine.safetensors")
     detector = EfficientAD(**TINY, network="T", teacher=str(tmp_path / "mine.safetensors"))
     model = fitted(detector)
     assert detector.extractor is None and detector.standard.mean.shape == (24, 1, 1)

@@ -162,6 +162,7 @@ class Cloner(ScoringNetwork[torch.Tensor, list[torch.Tensor]]):
             self.after.append(nn.Sequential(nn.BatchNorm2d(c), nn.ReLU(inplace=True)))
             inputs = c
         self.after[-1] = nn.Identity()
+        self.to(memory_format=torch.channels_last)  # three quarters of the time on a CPU
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Images ``(B, inputs, H, W)`` in [0, 1] to ``(B, C_i, h_i, w_i)``."""

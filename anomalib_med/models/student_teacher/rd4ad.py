@@ -134,6 +134,7 @@ class Bottleneck(ScoringNetwork[list[torch.Tensor], torch.Tensor]):
             self.down.append(nn.Sequential(*(ConvBlock(i, o, 3, 2, activation=nn.ReLU) for i, o in pairwise(sizes))))
             inputs += sizes[-1]
         self.stage = nn.Sequential(Residual(inputs, width, "down"), Residual(width, width))
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
         """``(B, C_i, h_i, w_i)`` to ``(B, width, h / 2, w / 2)`` of the coarsest."""
@@ -165,6 +166,7 @@ class FeatureDecoder(ScoringNetwork[torch.Tensor, list[torch.Tensor]]):
             self.stages.append(nn.Sequential(*blocks, Residual(width, c)))
             self.heads.append(nn.Conv2d(c, c, 1))  # features may be negative, the output of a residual block may not
             width = c
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, embedding: torch.Tensor) -> list[torch.Tensor]:
         """``(B, width, h, w)`` to ``(B, C_i, h_i, w_i)``, finest layer first."""
