@@ -66,12 +66,13 @@ def measure(text: str, device: torch.device, rounds: int) -> dict[str, object]:
     detector.fit(images)
     one = images.x[:1].clone()
     with torch.inference_mode():
-        detector.anomaly_map(one)
         networks = dict(detector.modules())
         if detector.extractor is not None:
             networks["backbone"] = detector.extractor.backbone.network
         weights = {key: sum(p.numel() for p in network.parameters()) for key, network in networks.items()}
         parts = Parts(networks, device)
+        detector.anomaly_map(one)  # the networks' forms for scoring are made, hooks and all
+        parts.spent = dict.fromkeys(networks, 0.0)
         totals = []
         for _ in range(rounds):
             x = one.clone()  # features of the same tensor would be remembered
