@@ -117,18 +117,19 @@ class FeatureExtractor:
             For another number of channels.
         """
         if self.cache is None:
-            return self._extract(x)
+            return self.extract(x)
         paths = [self.cache.path(self.key, image.cpu()) for image in x]
         found = [self.cache.get(path) for path in paths]
         absent = [i for i, features in enumerate(found) if features is None]
         if absent:
-            for i, features in zip(absent, self._extract(x[absent]).cpu(), strict=True):
+            for i, features in zip(absent, self.extract(x[absent]).cpu(), strict=True):
                 self.cache.put(paths[i], features)
                 found[i] = features
         return torch.stack([features for features in found if features is not None]).to(self.device)
 
     @torch.inference_mode()
-    def _extract(self, x: torch.Tensor) -> torch.Tensor:
+    def extract(self, x: torch.Tensor) -> torch.Tensor:
+        """The same features, computed and not kept in the cache: for images that will not come again."""
         # The CPU's convolutions round differently in large batches of small images.
         parts = torch.split(x, CPU_BATCH) if self.device.type == "cpu" else (x,)
         return torch.cat([self._join([output.float() for output in self.layers(part)]) for part in parts])

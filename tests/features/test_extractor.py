@@ -183,7 +183,7 @@ def test_cached_features_are_the_computed_ones(tmp_path: Path) -> None:
     fresh = extractor(X)
     extractor.cache = FeatureCache(tmp_path)
     assert torch.equal(extractor(X), fresh)
-    extractor._extract = None  # type: ignore[assignment,method-assign]  # from here on only the cache can answer
+    extractor.extract = None  # type: ignore[assignment,method-assign]  # from here on only the cache can answer
     assert torch.equal(extractor(X), fresh)
 
 

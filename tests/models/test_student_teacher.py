@@ -39,6 +39,7 @@ SIZE = Preprocessing(size=64)
 CARDS = Path(__file__).parents[2] / "models"
 TINY = {"steps": 2, "batch_size": 4}
 RESNET = {"backbone": "resnet18", "weights": "random", "layers": "layer1,layer2,layer3"}
+FAMILY = [STFPM, RD4AD, RDPlusPlus, MKD, Dinomaly, EfficientAD]
 
 
 def fitted(detector: TrainedDetector, normals: np.ndarray = NORMALS) -> FittedModel:
@@ -131,7 +132,7 @@ def test_features_are_compared_as_they_are_and_impossible_settings_are_refused(k
             kind(neighbourhood=3)
 
 
-@pytest.mark.parametrize("kind", [STFPM, RD4AD, RDPlusPlus, MKD, Dinomaly])
+@pytest.mark.parametrize("kind", FAMILY)
 def test_an_image_alone_has_the_score_it_has_in_a_set_with_extreme_ones(kind: type[TrainedDetector]) -> None:
     """No map is stretched to its own smallest and largest value, nor to those of the other images."""
     model = fitted(kind(**TINY))
@@ -142,6 +143,45 @@ def test_an_image_alone_has_the_score_it_has_in_a_set_with_extreme_ones(kind: ty
     assert np.array_equal(together.maps[0], alone.maps[0])
     peaks = [float(map.max()) for map in together.maps]
     assert max(peaks) - min(peaks) > 1e-6  # each image has its own range
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_scoring_teaches_a_model_nothing(kind: type[TrainedDetector]) -> None:
+    """Statistics, scales and norms are those of the normals: no image that is scored changes them."""
+    model = fitted(kind(**TINY))
+    before = {key: value.clone() for key, value in model.detector.state()[0].items()}
+    first = model.score(NORMALS[:2]).scores
+    model.score(np.stack([picture for picture, _ in ABNORMAL]))
+    after = model.detector.state()[0]
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    assert np.array_equal(model.score(NORMALS[:2]).scores, first)
+
+
+@pytest.mark.parametrize("kind", [STFPM, RD4AD, RDPlusPlus, MKD, Dinomaly])
+def test_the_smallest_inputs_are_trained_on_and_scored(kind: type[TrainedDetector]) -> None:
+    """Norms over a grid of one cell have nothing to divide by."""
+    side = max(32, kind().multiple)
+    small = Preprocessing(size=side)
+    model = fit(kind(**TINY), NORMALS[:6], calibration=0, preprocessing=small, device="cpu")
+    maps = model.detector.anomaly_map(torch.rand(3, 1, side, side))
+    assert maps.shape[0] == 3 and torch.isfinite(maps).all()
+    assert np.isfinite(model.score(NORMALS[:2]).scores).all()
+
+
+@pytest.mark.parametrize("size", [32, 64, 96, 224])
+@pytest.mark.parametrize("settings", [{}, RESNET])
+@pytest.mark.parametrize("kind", [STFPM, RD4AD])
+def test_maps_are_the_same_bits_in_any_batch_at_any_size(
+    kind: type[TrainedDetector], settings: dict[str, str], size: int
+) -> None:
+    detector = kind(**settings)
+    torch.manual_seed(0)
+    x = torch.rand(7, 1, size, size)
+    detector._build(tuple(detector.prepare(x[:1]).shape[1:]), 0)
+    detector.load_state(*detector.state())
+    together = detector.anomaly_map(x)
+    for start, stop in ((0, 1), (0, 2), (2, 5), (6, 7)):
+        assert torch.equal(detector.anomaly_map(x[start:stop].clone()), together[start:stop])
 
 
 # STFPM
@@ -337,7 +377,7 @@ def test_the_teacher_is_standardised_over_the_normals() -> None:
 def test_a_teacher_file_teaches_is_saved_with_the_model_and_its_folder_is_not(tmp_path: Path) -> None:
     torch.manual_seed(3)
     teacher = PDN("T", 3, 24)
-    save_file(teacher.state_dict(), tmp_path / "mine.safetensors")
+    save_file({key: value.contiguous() for key, value in teacher.state_dict().items()}, tmp_path / "mine.safetensors")
     detector = EfficientAD(**TINY, network="T", teacher=str(tmp_path / "mine.safetensors"))
     model = fitted(detector)
     assert detector.extractor is None and detector.standard.mean.shape == (24, 1, 1)
@@ -368,6 +408,14 @@ def test_a_file_that_holds_no_teacher_is_refused(tmp_path: Path) -> None:
         fitted(EfficientAD(**TINY, network="T", teacher=str(tmp_path / "other.safetensors")))
     with pytest.raises(ConfigError, match="no such file"):
         fitted(EfficientAD(**TINY, network="T", teacher=str(tmp_path / "absent.safetensors")))
+
+
+def test_only_the_features_of_the_normals_are_kept_in_a_cache(tmp_path: Path) -> None:
+    """Each exposed image is another one: kept, they would fill the disk."""
+    detector = EfficientAD(steps=6, batch_size=2, network="T")
+    model = fit(detector, NORMALS[:8], calibration=0, preprocessing=SIZE, device="cpu", cache=tmp_path)
+    assert len(list(tmp_path.rglob("*.npy"))) == 2 * 8  # as they are read, and in training's half precision
+    assert np.isfinite(model.score(NORMALS[:2]).scores).all()
 
 
 def test_penalty_images_are_optional_and_hold_the_student_back(tmp_path: Path) -> None:
@@ -441,6 +489,14 @@ def test_dinomaly_takes_the_layers_of_a_transformer_in_two_groups() -> None:
 
 def test_dinomaly_finds_what_it_cannot_give_back() -> None:
     assert found(fitted(Dinomaly(steps=60, batch_size=8, blocks=2))) > 0.85
+
+
+def _untrained_state(
+    detector: TrainedDetector, x: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], dict[str, list[int]]]:
+    detector._build(tuple(detector.prepare(x[:1]).shape[1:]), 0)
+    tensors, extra = detector.state()
+    return tensors, extra  # type: ignore[return-value]
 
 
 def _frames(images: np.ndarray, patients: list[str] | None = None) -> "FakeFrames":

@@ -6,7 +6,7 @@ https://arxiv.org/abs/2303.14535.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -123,7 +123,7 @@ class EfficientAD(TrainedDetector):
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """The paper's losses: student from teacher, autoencoder from teacher, student from autoencoder, penalty."""
         x, exposed = batch.x, _exposed(batch.x)
-        taught, taught_exposed = self.standard(self._taught(torch.cat([x, exposed]))).chunk(2)
+        taught, taught_exposed = self.standard(self._taught(torch.cat([x, exposed]), kept=False)).chunk(2)
         student, student_exposed = self.student(normalised(torch.cat([x, exposed]))).chunk(2)
         coded = self.autoencoder(normalised(exposed))
         losses = {
@@ -169,13 +169,13 @@ class EfficientAD(TrainedDetector):
         whole = (self.autoencoder(normalised(x)) - of_autoencoder) ** 2
         return local.mean(1), whole.mean(1)
 
-    def _taught(self, x: torch.Tensor) -> torch.Tensor:
-        """Features ``(B, D, h, w)`` of the teacher, float32."""
+    def _taught(self, x: torch.Tensor, *, kept: bool = True) -> torch.Tensor:
+        """Features ``(B, D, h, w)`` of the teacher, float32; of exposed images none are `kept` in a cache."""
         with torch.no_grad():
             if self.extractor is None:
-                features: torch.Tensor = self.teacher(x)
-                return features
-            return on_pdn_grid(self.extractor(x), x.shape[2], x.shape[3]).clone()
+                return cast(torch.Tensor, self.teacher(x))
+            features = self.extractor(x) if kept else self.extractor.extract(x)
+            return on_pdn_grid(features, x.shape[2], x.shape[3]).clone()
 
     def _read_penalty(self) -> torch.Tensor:
         """Images of the penalty folder, float16 ``(N, C, H, W)`` like the normals."""

@@ -15,6 +15,7 @@ from anomalib_med.models.losses import squared_error
 from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.pooling import valid_cells
 from anomalib_med.models.student_teacher.teaching import (
+    ScoringNetwork,
     cosine_distance,
     flat_cosine_distance,
     fold,
@@ -81,7 +82,10 @@ class MKD(TrainedDetector):
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Distance of the directions and of the values, summed over the layers, mean over the images."""
-        given, cloned = self._pass(batch.x)
+        assert self.extractor is not None
+        b = self.extractor.backbone
+        image, *given = unfold(batch.x, b.channels, b.strides)
+        cloned = self.cloner(image)
         return {key: loss.mean() for key, loss in self._losses(given, cloned).items()}
 
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
@@ -121,21 +125,17 @@ class MKD(TrainedDetector):
     def _pairs(self, x: torch.Tensor) -> list[list[Pair]]:
         """Features of teacher and cloner for each image; map and score of one batch cost one pass."""
         if self._compared is None or self._compared[0] is not x:
+            assert self.extractor is not None
+            parts = [x.to(self.device).half(), *teacher_layers(self.extractor, x)]
             found = []
-            for one in self.prepare(x).float():
-                given, cloned = self._pass(one[None])
-                found.append(list(zip(given, cloned, strict=True)))
+            for one in zip(*parts, strict=True):
+                image, *given = (part[None].float() for part in one)
+                found.append(list(zip(given, self.cloner.score(image), strict=True)))
             self._compared = (x, found)
         return self._compared[1]
 
-    def _pass(self, folded: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        assert self.extractor is not None
-        b = self.extractor.backbone
-        image, *given = unfold(folded, b.channels, b.strides)
-        return given, self.cloner(image)
 
-
-class Cloner(nn.Module):
+class Cloner(ScoringNetwork[torch.Tensor, list[torch.Tensor]]):
     """A plain convolutional network with an output for each layer of the teacher and few channels between.
 
     Parameters
@@ -162,6 +162,7 @@ class Cloner(nn.Module):
             self.after.append(nn.Sequential(nn.BatchNorm2d(c), nn.ReLU(inplace=True)))
             inputs = c
         self.after[-1] = nn.Identity()
+        self.to(memory_format=torch.channels_last)  # three quarters of the time on a CPU
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Images ``(B, inputs, H, W)`` in [0, 1] to ``(B, C_i, h_i, w_i)``."""

@@ -44,6 +44,7 @@ class PDN(nn.Sequential):
             deep = [nn.Conv2d(2 * w, 2 * w, 1), nn.ReLU(inplace=True), *deep]
             deep += [nn.ReLU(inplace=True), nn.Conv2d(outputs, outputs, 1)]
         super().__init__(*start, *deep)
+        self.to(memory_format=torch.channels_last)  # two thirds of the time on a CPU
 
 
 def grid_of(height: int, width: int) -> tuple[int, int]:
@@ -150,7 +151,7 @@ class Autoencoder(nn.Module):
         parts.append(nn.Upsample(grid, mode="bilinear"))
         parts += [nn.Conv2d(self.WIDE, self.WIDE, 3, 1, 1), nn.ReLU(inplace=True)]
         parts.append(nn.Conv2d(self.WIDE, outputs, 3, 1, 1))
-        self.network = nn.Sequential(*parts)
+        self.network = nn.Sequential(*parts).to(memory_format=torch.channels_last)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, inputs, H, W)`` to ``(B, outputs, h, w)``."""

@@ -16,7 +16,9 @@ from torch.optim import Optimizer
 from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.reconstruction.blocks import ConvBlock
 from anomalib_med.models.student_teacher.teaching import (
+    ScoringNetwork,
     cosine_distance,
+    few_at_a_time,
     flat_cosine_distance,
     fold,
     joined,
@@ -95,12 +97,13 @@ class RD4AD(TrainedDetector):
         """Summed distances ``(B, h, w)`` on the grid of the finest layer."""
         self._check_trained()
 
-        def summed(folded: torch.Tensor) -> torch.Tensor:
-            given, returned = self._pass(folded)
-            maps = [cosine_distance(t, s) for t, s in zip(given, returned, strict=True)]
-            return joined(maps, lambda maps: maps.sum(0))
+        assert self.extractor is not None
+        return few_at_a_time(self._map, teacher_layers(self.extractor, x), self.extractor.batch_size)
 
-        return self.each(summed, self.prepare(x).float())
+    def _map(self, given: list[torch.Tensor]) -> torch.Tensor:
+        returned = self.decoder.score(self.bottleneck.score(given))
+        maps = [cosine_distance(t, s) for t, s in zip(given, returned, strict=True)]
+        return joined(maps, lambda maps: maps.sum(0))
 
     def _pass(self, folded: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Features of the teacher and those of the decoder, finest layer first."""
@@ -110,7 +113,7 @@ class RD4AD(TrainedDetector):
         return given, self.decoder(self.bottleneck(given))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(ScoringNetwork[list[torch.Tensor], torch.Tensor]):
     """The paper's one-class bottleneck embedding: all layers brought to the coarsest grid, joined and halved once more.
 
     Parameters
@@ -131,6 +134,7 @@ class Bottleneck(nn.Module):
             self.down.append(nn.Sequential(*(ConvBlock(i, o, 3, 2, activation=nn.ReLU) for i, o in pairwise(sizes))))
             inputs += sizes[-1]
         self.stage = nn.Sequential(Residual(inputs, width, "down"), Residual(width, width))
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
         """``(B, C_i, h_i, w_i)`` to ``(B, width, h / 2, w / 2)`` of the coarsest."""
@@ -140,7 +144,7 @@ class Bottleneck(nn.Module):
         return embedding
 
 
-class FeatureDecoder(nn.Module):
+class FeatureDecoder(ScoringNetwork[torch.Tensor, list[torch.Tensor]]):
     """The mirror image of a residual network: from the embedding to each of the layers, coarsest first.
 
     Parameters
@@ -162,6 +166,7 @@ class FeatureDecoder(nn.Module):
             self.stages.append(nn.Sequential(*blocks, Residual(width, c)))
             self.heads.append(nn.Conv2d(c, c, 1))  # features may be negative, the output of a residual block may not
             width = c
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, embedding: torch.Tensor) -> list[torch.Tensor]:
         """``(B, width, h, w)`` to ``(B, C_i, h_i, w_i)``, finest layer first."""

@@ -4,7 +4,7 @@ Tien et al., "Revisiting Reverse Distillation for Anomaly Detection", CVPR 2023,
 https://openaccess.thecvf.com/content/CVPR2023/html/Tien_Revisiting_Reverse_Distillation_for_Anomaly_Detection_CVPR_2023_paper.html.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.student_teacher.rd4ad import BETAS, Bottleneck, FeatureDecoder
 from anomalib_med.models.student_teacher.teaching import (
     cosine_distance,
+    few_at_a_time,
     flat_cosine_distance,
     joined,
     teacher_layers,
@@ -114,12 +115,16 @@ class RDPlusPlus(TrainedDetector):
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
         """Summed distances ``(B, h, w)`` on the grid of the finest layer."""
         self._check_trained()
-        layers = self._taught(x)
-        return torch.cat([self._map([layer[i : i + 1].float() for layer in layers]) for i in range(len(x))])
+        assert self.extractor is not None
+        return few_at_a_time(self._map, teacher_layers(self.extractor, x), self.extractor.batch_size)
 
-    def _map(self, given: Sequence[torch.Tensor]) -> torch.Tensor:
-        projected = [projection(layer) for projection, layer in zip(self.projections, given, strict=True)]
-        returned = self.decoder(self.bottleneck(projected))
+    def _map(self, given: list[torch.Tensor]) -> torch.Tensor:
+        # Image by image: instance norms round differently in batches.
+        projected = [
+            torch.cat([projection(one[None]) for one in layer])
+            for projection, layer in zip(self.projections, given, strict=True)
+        ]
+        returned = self.decoder.score(self.bottleneck.score(projected))
         maps = [cosine_distance(t, s) for t, s in zip(given, returned, strict=True)]
         return joined(maps, lambda maps: maps.sum(0))
 

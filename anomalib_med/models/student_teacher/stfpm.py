@@ -4,7 +4,6 @@ Wang et al., "Student-Teacher Feature Pyramid Matching for Anomaly Detection", B
 https://arxiv.org/abs/2103.04257.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -15,6 +14,7 @@ from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.student_teacher.teaching import (
     Student,
     cosine_distance,
+    few_at_a_time,
     fold,
     joined,
     teacher_layers,
@@ -77,22 +77,20 @@ class STFPM(TrainedDetector):
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Mean distance over the positions of each layer, summed over the layers."""
-        maps = self._maps(batch.x, self.student)
+        assert self.extractor is not None
+        b = self.extractor.backbone
+        image, *teacher = unfold(batch.x, b.channels, b.strides)
+        maps = [cosine_distance(t, s) for t, s in zip(teacher, self.student(image), strict=True)]
         return {"distance": torch.stack([map.mean() for map in maps]).sum()}
 
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
         """Joined distances ``(B, h, w)`` on the grid of the finest layer."""
         self._check_trained()
-        multiply = self.config.combine == "mul"
-
-        def join(maps: torch.Tensor) -> torch.Tensor:
-            return maps.prod(0) if multiply else maps.sum(0)
-
-        return self.each(lambda one: joined(self._maps(one, self.student.score), join), self.prepare(x).float())
-
-    def _maps(self, folded: torch.Tensor, student: Callable[[torch.Tensor], list[torch.Tensor]]) -> list[torch.Tensor]:
-        """Distances ``(B, h_i, w_i)`` of each layer, from 0 to 2."""
         assert self.extractor is not None
-        b = self.extractor.backbone
-        image, *teacher = unfold(folded, b.channels, b.strides)
-        return [cosine_distance(t, s) for t, s in zip(teacher, student(image), strict=True)]
+        image = x.to(self.device).half()  # as it was trained on
+        return few_at_a_time(self._map, [image, *teacher_layers(self.extractor, x)], self.extractor.batch_size)
+
+    def _map(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        image, *teacher = parts
+        maps = [cosine_distance(t, s) for t, s in zip(teacher, self.student.score(image), strict=True)]
+        return joined(maps, lambda maps: maps.prod(0) if self.config.combine == "mul" else maps.sum(0))

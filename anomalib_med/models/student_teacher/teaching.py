@@ -1,16 +1,15 @@
 """What the detectors with a teacher share: its answers as one array, a student of its kind, distances of features."""
 
-import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from typing import Generic, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from anomalib_med.features import FeatureExtractor
-from anomalib_med.features.backbones import Backbone, create_untrained
-from anomalib_med.features.fusion import fuse_batch_norms
+from anomalib_med.features.backbones import create_untrained
+from anomalib_med.features.fusion import inference_copy
 
 
 @torch.inference_mode()
@@ -21,6 +20,30 @@ def teacher_layers(teacher: FeatureExtractor, x: torch.Tensor) -> list[torch.Ten
     """
     parts = [teacher.layers(part) for part in torch.split(x, teacher.batch_size)]
     return [torch.cat(layer).half() for layer in zip(*parts, strict=True)]
+
+
+def few_at_a_time(
+    function: Callable[[list[torch.Tensor]], torch.Tensor], parts: Sequence[torch.Tensor], size: int
+) -> torch.Tensor:
+    """`function` of images and what belongs to them, some at a time; each is computed alike whatever the batch.
+
+    Parameters
+    ----------
+    function
+        Of float32 ``(b, ...)`` for each of `parts`; gives ``(b, h, w)``.
+    parts
+        ``(B, ...)`` each, of any type.
+    size
+        Images that suit the device; on a CPU more than
+        :data:`anomalib_med.features.extractor.CPU_BATCH` would round differently.
+    """
+    results = []
+    for group in zip(*(torch.split(part, size) for part in parts), strict=True):
+        count = len(group[0])
+        # For one small image alone the CPU's convolutions take another path, which rounds differently.
+        held = [part.float() if count > 1 else part.float().expand(2, *part.shape[1:]) for part in group]
+        results.append(function(held)[:count])
+    return torch.cat(results)
 
 
 def fold(parts: Sequence[torch.Tensor], coarsest: int) -> torch.Tensor:
@@ -56,7 +79,32 @@ def unfold(folded: torch.Tensor, channels: Sequence[int], strides: Sequence[int]
     return [F.pixel_shuffle(part, factor) for part, factor in zip(parts, factors, strict=True)]
 
 
-class Student(nn.Module):
+Input = TypeVar("Input", torch.Tensor, list[torch.Tensor])
+Output = TypeVar("Output", torch.Tensor, list[torch.Tensor])
+
+
+class ScoringNetwork(nn.Module, Generic[Input, Output]):
+    """A network with a second, faster form for scoring, made when it is first asked for after a training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fast: list[nn.Module] = []  # a list: it is no part of the network, and is not saved
+
+    def train(self, mode: bool = True) -> Self:
+        """Change the mode; the form for scoring is made anew."""
+        self._fast.clear()
+        return super().train(mode)
+
+    @torch.inference_mode()
+    def score(self, x: Input) -> Output:
+        """What the trained network gives, with its batch norms folded into its convolutions."""
+        if not self._fast or next(self._fast[0].parameters()).device != next(self.parameters()).device:
+            self._fast[:] = [inference_copy(self, x)]
+        outputs: Output = self._fast[0](x)
+        return outputs
+
+
+class Student(ScoringNetwork[torch.Tensor, list[torch.Tensor]]):
     """The architecture of the teacher with random weights.
 
     Parameters
@@ -70,30 +118,13 @@ class Student(nn.Module):
     def __init__(self, teacher: FeatureExtractor, seed: int) -> None:
         super().__init__()
         self._backbone = create_untrained(teacher.backbone.name, teacher.backbone.layers, seed)
-        self.network = self._backbone.network
+        self.network = self._backbone.network.to(memory_format=torch.channels_last)
         self.mean = torch.tensor(self._backbone.mean)[:, None, None]
         self.std = torch.tensor(self._backbone.std)[:, None, None]
-        self._fused: Backbone | None = None
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Outputs ``(B, C_i, h_i, w_i)`` of each layer for images ``(B, C, H, W)`` in [0, 1]."""
-        return self._backbone.intermediates(self._normalised(x))
-
-    def train(self, mode: bool = True) -> "Student":
-        """Change the mode; what was made for scoring is made anew."""
-        self._fused = None
-        return super().train(mode)
-
-    @torch.inference_mode()
-    def score(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """The same of a trained student, with its batch norms folded into its convolutions."""
-        x = self._normalised(x).contiguous(memory_format=torch.channels_last)
-        if self._fused is None or next(self._fused.network.parameters()).device != x.device:
-            network = copy.deepcopy(self.network).eval()
-            fuse_batch_norms(network, x)
-            network.to(memory_format=torch.channels_last)
-            self._fused = replace(self._backbone, network=network)
-        return self._fused.intermediates(x)
+        return self._backbone.intermediates(self._normalised(x).contiguous(memory_format=torch.channels_last))
 
     def _normalised(self, x: torch.Tensor) -> torch.Tensor:
         if len(self.mean) < x.shape[1]:
