@@ -22,7 +22,7 @@ from anomalib_med.models.inpainting.mae import MaskedAutoencoder
 from anomalib_med.models.inpainting.residuals import NormalResiduals, gradient_error, grow, mean_filter
 from anomalib_med.models.inpainting.riad import Riad
 from anomalib_med.models.inpainting.squid import Squid
-from anomalib_med.models.inpainting.squid_parts import Discriminator, Memory, cut, join
+from anomalib_med.models.inpainting.squid_parts import Discriminator, Generated, Memory, SquidNetwork, cut, join
 from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.trainer import TrainedDetector
 from anomalib_med.preprocessing import Preprocessing
@@ -436,3 +436,17 @@ def test_squid_s_teacher_leaves_the_encoder_alone() -> None:
     detector.network(images(2), teach=True).taught.sum().backward()
     assert all(p.grad is None for p in detector.network.down.parameters())
     assert any(p.grad is not None for p in detector.network.teacher.parameters())
+
+
+def test_squid_makes_images_once_in_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[bool] = []
+    forward = SquidNetwork.forward
+
+    def counted(self: SquidNetwork, x: torch.Tensor, *, teach: bool = False) -> Generated:
+        if self.training:
+            made.append(teach)
+        return forward(self, x, teach=teach)
+
+    monkeypatch.setattr(SquidNetwork, "forward", counted)
+    fitted(Squid, steps=4)
+    assert made == [True, False, True, False]  # the discriminator sees what the generator learnt from

@@ -84,6 +84,7 @@ class Squid(TrainedDetector):
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
         self._known: tuple[torch.Tensor, torch.Tensor] | None = None  # last inputs and what was in-painted
+        self._made: torch.Tensor | None = None  # by the generator in this step
 
     @property
     def multiple(self) -> int:
@@ -114,15 +115,14 @@ class Squid(TrainedDetector):
         """Losses of the generator, at every `critic`-th step, or of the discriminator."""
         c, x = self.config, batch.x
         if batch.turn == "discriminator":
-            with torch.no_grad():
-                y = self.network(x).image
-            real, fake = self.discriminator(x), self.discriminator(y)
+            real, fake = self.discriminator(x), self.discriminator(self._fakes(x))
             return {"discriminator": ADVERSARIAL * (_bce(real, 1.0) + _bce(fake, 0.0))}
         if batch.step % c.critic and self.network.training:
             return {}
         out = self.network(x, teach=True)
         if self.network.training:
             self.network.inpainting.remember()
+            self._made = out.image.detach()
         distances = [F.mse_loss(student.float(), teacher.float()) for student, teacher in out.levels]
         return {
             "reconstruction": RECONSTRUCTION * squared_error(x, out.image).mean(),
@@ -173,6 +173,14 @@ class Squid(TrainedDetector):
         self._known = None
         super().to(device)
         return self
+
+    def _fakes(self, x: torch.Tensor) -> torch.Tensor:
+        """What the generator made of `x` in its turn of this step; where it had none, anew."""
+        made, self._made = self._made, None
+        if made is None:
+            with torch.no_grad():
+                made = self.network(x).image
+        return made
 
     def _judged(self, y: torch.Tensor) -> torch.Tensor:
         values: torch.Tensor = self.discriminator(y)
