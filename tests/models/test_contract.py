@@ -21,7 +21,7 @@ ABNORMALS = np.stack([abnormal_picture(2000 + i)[0] for i in range(16)])
 NARROW = {"steps": 300, "batch_size": 8, "hidden": 64, "widths": (8, 16, 32, 32), "learning_rate": 3e-3}
 SMALL: dict[str, dict[str, object]] = {
     "aeu": NARROW | {"learning_rate": 2e-3},
-    "anoddpm": {"steps": 300, "batch_size": 8, "widths": (8, 16, 16), "learning_rate": 3e-3, "draws": 3}
+    "anoddpm": {"steps": 200, "batch_size": 8, "widths": (8, 16, 16), "learning_rate": 3e-3, "draws": 3}
     | {"denoising_steps": 4, "longest": 250},
     "autoencoder": {"epochs": 30, "batch_size": 8, "loss": "ssim", "pooling": "power8"},
     "autopaint": {"steps": 60, "batch_size": 4, "width": 8, "learning_rate": 3e-3, "cell": 8, "pooling": "mean"},
@@ -40,7 +40,7 @@ SMALL: dict[str, dict[str, object]] = {
     "memae": NARROW | {"pooling": "power8"},
     "mkd": {"steps": 60, "batch_size": 8, "learning_rate": 3e-3, "score": "map"},
     "patchcore": {"bank_size": 300},
-    "pddpm": {"steps": 300, "batch_size": 8, "widths": (8, 16, 16), "learning_rate": 3e-3},
+    "pddpm": {"steps": 200, "batch_size": 8, "widths": (8, 16, 16), "learning_rate": 3e-3},
     "rd4ad": {"steps": 60, "batch_size": 8, "pooling": "power8"},
     "rdpp": {"steps": 40, "batch_size": 8, "pooling": "power8"},
     "riad": {"steps": 30, "batch_size": 2, "width": 8, "learning_rate": 3e-3, "window": 7}
