@@ -116,18 +116,21 @@ class AnoDDPM(TrainedDetector):
         """What residuals of normals are like."""
         self.normal.learn(self.residual(batch.x) for batch in batches)
 
+    def noised(self, x: torch.Tensor) -> torch.Tensor:
+        """An image ``(1, C, H, W)`` as it is noised for its score, once for each draw: ``(draws, C, H, W)``, in [-1, 1]
+        and beyond.
+        """
+        c = self.config
+        noise = self._noise(c.draws, x, seeded(c.seed))
+        return noised((2 * x - 1).expand(c.draws, -1, -1, -1), noise, linear_signal()[[c.start - 1]])
+
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` noised and denoised, the mean over the noises."""
         self._check_trained()
         c, signal = self.config, linear_signal()
         times = torch.linspace(c.start - 1, 0, c.denoising_steps + 1).round().int().tolist()[:-1]
-
-        def one(image: torch.Tensor) -> torch.Tensor:
-            noise = self._noise(c.draws, image, seeded(c.seed))
-            start = noised((2 * image - 1).expand(c.draws, -1, -1, -1), noise, signal[[c.start - 1]])
-            return (denoised(self.mean, start, signal, times).mean(0, keepdim=True) + 1) / 2
-
-        return torch.cat([one(image[None]) for image in x.to(self.device)])
+        images = [denoised(self.mean, self.noised(image[None]), signal, times).mean(0) for image in x.to(self.device)]
+        return (torch.stack(images) + 1) / 2
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
         """Squared difference ``(B, H, W)``, averaged over channels and over `window`."""
