@@ -9,6 +9,7 @@ from torch import nn
 
 from anomalib_med import FittedModel, fit
 from anomalib_med.errors import ConfigError
+from anomalib_med.models.inpainting.anoddpm import AnoDDPM
 from anomalib_med.models.inpainting.autopaint import AutoPaint, PartialConv, PartialUNet
 from anomalib_med.models.inpainting.holes import (
     cell_holes,
@@ -19,6 +20,7 @@ from anomalib_med.models.inpainting.holes import (
     smooth_fill,
 )
 from anomalib_med.models.inpainting.mae import MaskedAutoencoder
+from anomalib_med.models.inpainting.pddpm import PatchedDiffusion
 from anomalib_med.models.inpainting.residuals import NormalResiduals, gradient_error, grow, mean_filter
 from anomalib_med.models.inpainting.riad import Riad
 from anomalib_med.models.inpainting.squid import Squid
@@ -34,7 +36,10 @@ TINY: dict[type[TrainedDetector], dict[str, object]] = {
     AutoPaint: {"width": 8},
     MaskedAutoencoder: {"width": 24, "depth": 2, "decoder_width": 24, "memory": 4},
     Squid: {"width": 8, "slots": 16, "augment": False},
+    AnoDDPM: {"widths": (8, 8), "draws": 2, "denoising_steps": 2},
+    PatchedDiffusion: {"widths": (8, 8)},
 }
+NORMS = nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm
 
 
 def fitted(kind: type[TrainedDetector], **settings: object) -> FittedModel:
@@ -138,7 +143,7 @@ def test_only_holes_are_filled_and_what_is_in_them_does_not_matter(kind: type[Tr
     assert not torch.equal(y[holes[:, None]], x[holes[:, None]])
 
 
-@pytest.mark.parametrize("kind", [Riad, AutoPaint, MaskedAutoencoder, Squid])
+@pytest.mark.parametrize("kind", TINY)
 def test_no_score_depends_on_the_random_state(kind: type[TrainedDetector]) -> None:
     detector, x = trained(kind), images()
     maps = []
@@ -150,7 +155,28 @@ def test_no_score_depends_on_the_random_state(kind: type[TrainedDetector]) -> No
     assert torch.equal(*maps)
 
 
-@pytest.mark.parametrize("kind", [Riad, AutoPaint, MaskedAutoencoder, Squid])
+@pytest.mark.parametrize("kind", TINY)
+def test_every_norm_treats_an_image_alike_whatever_the_batch(kind: type[TrainedDetector]) -> None:
+    detector = trained(kind)
+    inputs: dict[nn.Module, torch.Tensor] = {}
+
+    def note(layer: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        inputs.setdefault(layer, arguments[0])
+
+    for network in detector.modules().values():
+        for layer in network.modules():
+            if isinstance(layer, NORMS):
+                layer.register_forward_pre_hook(note)
+    x, valid = images(1), torch.ones(1, 64, 64, dtype=torch.bool)
+    with torch.no_grad():
+        detector.image_score(x, detector.anomaly_map(x), valid)
+        assert inputs
+        for layer, seen in inputs.items():
+            others = torch.cat([seen, 5 * seen - 1, torch.rand_like(seen)])
+            assert torch.allclose(layer(others)[: len(seen)], layer(seen), atol=1e-5), layer
+
+
+@pytest.mark.parametrize("kind", TINY)
 def test_norms_keep_their_statistics_while_scoring(kind: type[TrainedDetector]) -> None:
     detector = trained(kind)
     before = {key: value.clone() for key, value in detector.state()[0].items()}
@@ -203,7 +229,7 @@ def test_a_grown_hole_reaches_so_many_pixels_further() -> None:
     assert grow(hole, 2).sum() == 25
 
 
-@pytest.mark.parametrize("kind", [Riad, AutoPaint, MaskedAutoencoder, Squid])
+@pytest.mark.parametrize("kind", TINY)
 def test_a_map_counts_in_deviations_of_the_normals(kind: type[TrainedDetector]) -> None:
     plain, relative = fitted(kind, relative=False), fitted(kind, relative=True)
     normal = plain.detector.normal  # type: ignore[attr-defined]
