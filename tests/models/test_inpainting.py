@@ -438,13 +438,22 @@ def test_squid_s_score_falls_with_the_discriminator_s_belief() -> None:
     x, valid = images(6), torch.ones(6, 64, 64, dtype=torch.bool)
     with torch.no_grad():
         scores = detector.image_score(x, detector.anomaly_map(x), valid)
-        judged = torch.cat([detector.discriminator(y[None])[0] for y in detector.inpainted(x)])
+        judged = torch.cat([detector.discriminator.judge(y[None]) for y in detector.inpainted(x)])
     assert torch.equal(scores.argsort(), judged.argsort(descending=True))
     assert scores.dtype == torch.float64
     residual = trained(Squid, score="residual", pooling="mean", relative=False)
     with torch.no_grad():
         maps = residual.anomaly_map(x)
         assert torch.allclose(residual.image_score(x, maps, valid), maps.mean((1, 2)))
+
+
+def test_squid_judges_as_a_discriminator_in_training_mode_that_sees_one_image() -> None:
+    discriminator = Discriminator((1, 64, 64))
+    x = images(5)
+    with torch.no_grad():
+        together = discriminator.eval().judge(x)
+        alone = torch.cat([discriminator.train()(image[None])[0] for image in x])
+    assert torch.allclose(together, alone, atol=1e-5)
 
 
 def test_squid_scores_by_normals_of_training_alone() -> None:

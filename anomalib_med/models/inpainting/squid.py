@@ -88,8 +88,8 @@ class Squid(TrainedDetector):
 
     @property
     def multiple(self) -> int:
-        """Each patch is halved four times, the whole image five times by the discriminator."""
-        return 32 * self.config.patches
+        """Each patch is halved four times, the whole image five times by the discriminator, to more than one pixel."""
+        return 32 * max(2, self.config.patches)
 
     def build(self, shape: tuple[int, ...]) -> None:
         """Generator and discriminator, for images ``(C, H, W)``."""
@@ -137,7 +137,7 @@ class Squid(TrainedDetector):
 
         def residuals() -> Iterator[torch.Tensor]:
             for batch in batches:
-                values.append(self._judged(self.inpainted(batch.x)))
+                values.append(self.each(self.discriminator.judge, self.inpainted(batch.x)))
                 yield self.residual(batch.x)
 
         self.normal.learn(residuals())
@@ -162,10 +162,13 @@ class Squid(TrainedDetector):
         return self.normal(residual) if self.config.relative else residual
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """``1 - sigmoid((D(y) - mean) / deviation)`` of the in-painted image y, in double; or the map pooled."""
+        """``1 - sigmoid((D(y) - mean) / deviation)`` of the in-painted image y, in double; or the map pooled.
+
+        D is :meth:`Discriminator.judge`.
+        """
         if self.config.score == "residual":
             return super().image_score(x, maps, valid)
-        judged = self.each(self._judged, self.inpainted(x)).double()
+        judged = self.each(self.discriminator.judge, self.inpainted(x)).double()
         return torch.sigmoid((self.discriminator.mean - judged) / self.discriminator.deviation)
 
     def to(self, device: torch.device) -> "Squid":
@@ -181,10 +184,6 @@ class Squid(TrainedDetector):
             with torch.no_grad():
                 made = self.network(x).image
         return made
-
-    def _judged(self, y: torch.Tensor) -> torch.Tensor:
-        values: torch.Tensor = self.discriminator(y)
-        return values.flatten()
 
 
 def _bce(values: torch.Tensor, target: float) -> torch.Tensor:

@@ -286,6 +286,18 @@ class Discriminator(nn.Module):
         """Images ``(B, C, H, W)`` to ``(B, 1)``."""
         return cast(torch.Tensor, self.last(self.convolutions(x).flatten(1)))
 
+    def judge(self, x: torch.Tensor) -> torch.Tensor:
+        """The same ``(B,)`` for scoring: each image is normalised by its own mean and variance in every batch norm.
+
+        So it is in the official code, where the discriminator stays in training mode and a test batch is one image.
+        """
+        for layer in self.convolutions:
+            if isinstance(layer, nn.BatchNorm2d):
+                x = F.instance_norm(x, weight=layer.weight, bias=layer.bias, eps=layer.eps)
+            else:
+                x = layer(x)
+        return cast(torch.Tensor, self.last(x.flatten(1)).flatten())
+
 
 def passed(inpainted: torch.Tensor, features: torch.Tensor, share: float) -> torch.Tensor:
     """In-painted features, and at a random share of the places the features themselves (the masked shortcut)."""
