@@ -36,8 +36,8 @@ TINY: dict[type[TrainedDetector], dict[str, object]] = {
     AutoPaint: {"width": 8},
     MaskedAutoencoder: {"width": 24, "depth": 2, "decoder_width": 24, "memory": 4},
     Squid: {"width": 8, "slots": 16, "augment": False},
-    AnoDDPM: {"widths": (8, 8), "draws": 2, "denoising_steps": 2},
-    PatchedDiffusion: {"widths": (8, 8)},
+    AnoDDPM: {"widths": (8, 8, 8, 8), "draws": 2, "denoising_steps": 2},
+    PatchedDiffusion: {"widths": (8, 8, 8, 8)},
 }
 NORMS = nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm
 
