@@ -174,7 +174,7 @@ class DoubleConv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, inputs, H, W)`` to ``(B, outputs, H / stride, W / stride)``."""
-        # A third faster on a CPU. What was joined or cut is brought into this order here too.
+        # A sixth to a quarter faster on a CPU. What was joined or cut is brought into this order here too.
         x = self.first(x).contiguous(memory_format=torch.channels_last)
         return F.relu(self.more(x) + x, inplace=True)
 
