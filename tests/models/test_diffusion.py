@@ -20,7 +20,7 @@ from anomalib_med.models.inpainting.diffusion import (
     waves,
 )
 from anomalib_med.models.inpainting.holes import block_holes, seeded
-from anomalib_med.models.inpainting.noise import GRADIENTS, REPEAT, octaves_of_noise, simplex
+from anomalib_med.models.inpainting.noise import GRADIENTS, REPEAT, noise_like, octaves_of_noise, simplex
 from anomalib_med.models.inpainting.pddpm import PatchedDiffusion
 from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.trainer import TrainedDetector
@@ -178,14 +178,13 @@ def test_the_noise_of_a_score_belongs_to_the_place_not_to_the_image(
     kind: type[TrainedDetector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[torch.Tensor] = []
-    original = kind._noise  # type: ignore[attr-defined]
 
-    def spied(self: TrainedDetector, *arguments: object) -> torch.Tensor:
-        drawn.append(original(self, *arguments))
+    def spied(*arguments: object) -> torch.Tensor:
+        drawn.append(noise_like(*arguments))  # type: ignore[arg-type]
         return drawn[-1]
 
     detector = trained(kind)
-    monkeypatch.setattr(kind, "_noise", spied)
+    monkeypatch.setattr(f"{kind.__module__}.noise_like", spied)
     detector.anomaly_map(images(3))
     assert len(drawn) == 3
     assert torch.equal(drawn[0], drawn[1])

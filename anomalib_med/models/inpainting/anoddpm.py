@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from anomalib_med.models.inpainting.diffusion import TIMES, DenoisingUNet, denoised, follow, linear_signal, noised
 from anomalib_med.models.inpainting.holes import seeded
-from anomalib_med.models.inpainting.noise import octaves_of_noise
+from anomalib_med.models.inpainting.noise import noise_like
 from anomalib_med.models.inpainting.residuals import NormalResiduals, mean_filter
 from anomalib_med.models.losses import squared_error
 from anomalib_med.models.normals import StepBatch
@@ -108,7 +108,7 @@ class AnoDDPM(TrainedDetector):
             follow(self.mean, self.unet, batch.step, self.config.average)
         x = 2 * batch.x - 1
         times = torch.randint(self.config.longest, (len(x),))
-        noise = self._noise(len(x), x)
+        noise = noise_like(x, len(x), self.config)
         found = self.unet(noised(x, noise, linear_signal()[times]), times.to(x.device))
         return {"noise": squared_error(noise, found).mean()}
 
@@ -121,7 +121,7 @@ class AnoDDPM(TrainedDetector):
         and beyond.
         """
         c = self.config
-        noise = self._noise(c.draws, x, seeded(c.seed))
+        noise = noise_like(x, c.draws, c, seeded(c.seed))
         return noised((2 * x - 1).expand(c.draws, -1, -1, -1), noise, linear_signal()[[c.start - 1]])
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
@@ -140,17 +140,3 @@ class AnoDDPM(TrainedDetector):
         """The residual ``(B, H, W)``, relative to those of normals or as it is."""
         residual = self.residual(x)
         return self.normal(residual) if self.config.relative else residual
-
-    def _noise(self, count: int, x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Noise ``(count, C, H, W)`` for images like `x`, the same in each channel."""
-        c = self.config
-        shape = x.shape[2], x.shape[3]
-        fields = octaves_of_noise(
-            count,
-            shape,
-            c.period * min(shape),
-            octaves=c.octaves,
-            persistence=c.persistence,
-            generator=generator,
-        )
-        return fields[:, None].expand(-1, x.shape[1], -1, -1).to(x.device)

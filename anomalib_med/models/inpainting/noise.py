@@ -3,6 +3,8 @@
 Perlin, "Noise hardware", 2001; in the form of OpenSimplex, K. Spencer 2014, as in AnoDDPM (Wyatt et al. 2022).
 """
 
+from typing import Protocol
+
 import torch
 
 REPEAT = 64  # lattice points after which a table of gradients starts anew
@@ -13,6 +15,35 @@ STRETCH = (3**-0.5 - 1) / 2  # and the way back
 # Lattice points, counted from that below, that can lie within the reach of sqrt(2).
 NEAR = ((0, 0), (1, 0), (0, 1), (1, 1), (1, -1), (-1, 1), (2, 0), (0, 2))
 FINEST = 2.0  # pixels; finer octaves are left out
+
+
+class NoiseSettings(Protocol):
+    """`period` of the coarsest octave as a part of the shorter side; `octaves` and `persistence` as for the fields."""
+
+    @property
+    def period(self) -> float: ...  # noqa: D102
+
+    @property
+    def octaves(self) -> int: ...  # noqa: D102
+
+    @property
+    def persistence(self) -> float: ...  # noqa: D102
+
+
+def noise_like(
+    x: torch.Tensor, count: int, settings: NoiseSettings, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Noise ``(count, C, H, W)`` for images ``(B, C, H, W)``, alike in each channel; see :func:`octaves_of_noise`."""
+    shape = x.shape[2], x.shape[3]
+    fields = octaves_of_noise(
+        count,
+        shape,
+        settings.period * min(shape),
+        octaves=settings.octaves,
+        persistence=settings.persistence,
+        generator=generator,
+    )
+    return fields[:, None].expand(-1, x.shape[1], -1, -1).to(x.device)
 
 
 def simplex(table: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 
 from anomalib_med.models.inpainting.diffusion import TIMES, DenoisingUNet, cosine_signal, follow, noised
 from anomalib_med.models.inpainting.holes import block_holes, seeded
-from anomalib_med.models.inpainting.noise import octaves_of_noise
+from anomalib_med.models.inpainting.noise import noise_like
 from anomalib_med.models.inpainting.residuals import NormalResiduals
 from anomalib_med.models.losses import absolute_error, median_filter
 from anomalib_med.models.normals import StepBatch
@@ -88,7 +88,7 @@ class PatchedDiffusion(TrainedDetector):
         x = 2 * batch.x - 1
         patches = block_holes((x.shape[2], x.shape[3]), self.config.patches)
         hole = patches[torch.randint(len(patches), (len(x),))].to(x.device)
-        y = self._denoised(self.unet, x, hole, torch.randint(TIMES, (len(x),)), self._noise(len(x), x))
+        y = self._denoised(self.unet, x, hole, torch.randint(TIMES, (len(x),)), noise_like(x, len(x), self.config))
         return {"patch": absolute_error(x, y)[hole[:, None].expand_as(x)].mean()}
 
     def after_training(self, batches: Iterator[StepBatch]) -> None:
@@ -103,7 +103,7 @@ class PatchedDiffusion(TrainedDetector):
         times = torch.full((len(patches),), c.start - 1)
 
         def one(image: torch.Tensor) -> torch.Tensor:
-            noise = self._noise(1, image, seeded(c.seed)).expand(len(patches), -1, -1, -1)
+            noise = noise_like(image, 1, c, seeded(c.seed)).expand(len(patches), -1, -1, -1)
             turns = (2 * image - 1).expand(len(patches), -1, -1, -1)
             y = self._denoised(self.mean, turns, patches, times, noise).clamp(-1, 1)
             return ((y * patches[:, None]).sum(0, keepdim=True) + 1) / 2
@@ -127,17 +127,3 @@ class PatchedDiffusion(TrainedDetector):
         # The network adds to what it sees, from which it starts.
         y: torch.Tensor = seen + network(seen, times.to(x.device))
         return y
-
-    def _noise(self, count: int, x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Noise ``(count, C, H, W)`` for images like `x`, the same in each channel."""
-        c = self.config
-        shape = x.shape[2], x.shape[3]
-        fields = octaves_of_noise(
-            count,
-            shape,
-            c.period * min(shape),
-            octaves=c.octaves,
-            persistence=c.persistence,
-            generator=generator,
-        )
-        return fields[:, None].expand(-1, x.shape[1], -1, -1).to(x.device)
