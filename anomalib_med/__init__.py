@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from anomalib_med.fitting import fit
     from anomalib_med.merging import add_normals, merge_models
     from anomalib_med.models.base import Detector, DetectorConfig, FeatureConfig
+    from anomalib_med.models.inpainting.anoddpm import AnoDDPM
     from anomalib_med.models.inpainting.autopaint import AutoPaint
     from anomalib_med.models.inpainting.mae import MaskedAutoencoder
+    from anomalib_med.models.inpainting.pddpm import PatchedDiffusion
     from anomalib_med.models.inpainting.riad import Riad
     from anomalib_med.models.inpainting.squid import Squid
     from anomalib_med.models.memory_bank.anomaly_dino import AnomalyDINO
@@ -54,6 +56,7 @@ __all__ = [
     "MKD",
     "RD4AD",
     "STFPM",
+    "AnoDDPM",
     "AnomalyDINO",
     "AnomedError",
     "AutoPaint",
@@ -76,6 +79,7 @@ __all__ = [
     "MemoryAutoencoder",
     "PaDiM",
     "PatchCore",
+    "PatchedDiffusion",
     "Preprocessing",
     "RDPlusPlus",
     "Result",
@@ -99,6 +103,7 @@ __all__ = [
 
 # Imported when they are used: torch takes seconds, and `anomed --help` needs none of it.
 _HOMES = {
+    "AnoDDPM": "anomalib_med.models.inpainting.anoddpm",
     "AnomalyDINO": "anomalib_med.models.memory_bank.anomaly_dino",
     "AnomedError": "anomalib_med.errors",
     "AutoPaint": "anomalib_med.models.inpainting.autopaint",
@@ -122,6 +127,7 @@ _HOMES = {
     "MemoryAutoencoder": "anomalib_med.models.reconstruction.memae",
     "PaDiM": "anomalib_med.models.memory_bank.padim",
     "PatchCore": "anomalib_med.models.memory_bank.patchcore",
+    "PatchedDiffusion": "anomalib_med.models.inpainting.pddpm",
     "Preprocessing": "anomalib_med.preprocessing",
     "RD4AD": "anomalib_med.models.student_teacher.rd4ad",
     "RDPlusPlus": "anomalib_med.models.student_teacher.rdpp",

@@ -1,12 +1,14 @@
 """In-painting on normals held out: the family's networks against the mean around a hole and OpenCV's Telea.
 
-    python benchmarks/inpainting.py [NORMALS HELD_OUT] [-m 'riad steps=300' ...] [--size 64] [--pictures models]
+    python benchmarks/inpainting.py [NORMALS HELD_OUT] [-m 'riad steps=300' ...] [--size 64] [--pictures FOLDER]
+                                    [--image FILE]
 
 NORMALS and HELD_OUT are folders of other patients; by default both are phantoms, 160 and 40. Each detector learns from
 the normals and fills the same seeded holes of the others: cells of 8 pixels, a third of the image at a time, and unions
 of circles, squares and ellipses. PSNR (of the mean squared error) and SSIM are taken inside the holes and averaged over
-images; one Markdown row for each way to fill. With --pictures every detector also draws its in-painting of a phantom
-with a lesion into FOLDER/NAME/inpainting.png, for which it must have learnt from phantoms.
+images; one Markdown row for each way to fill. Detectors that do not fill holes as a whole (squid, anoddpm, pddpm) have
+none. With --pictures every detector also draws image, lesion, hole, what was in-painted and its map into
+FOLDER/NAME/inpainting.png: of a phantom, for which it must have learnt from phantoms, or of the image of --image.
 """
 
 import argparse
@@ -18,11 +20,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from anomalib_med import FittedModel, Preprocessing, fit
+from anomalib_med import (
+    AnoDDPM,
+    AutoPaint,
+    Detector,
+    FittedModel,
+    MaskedAutoencoder,
+    PatchedDiffusion,
+    Preprocessing,
+    Riad,
+    Squid,
+    fit,
+)
 from anomalib_med.datasets.folder import discover
 from anomalib_med.datasets.synthetic import add_lesion, chest_phantom
 from anomalib_med.evaluation.bench import methods_of
-from anomalib_med.models.inpainting.holes import cell_holes, seeded, shape_holes
+from anomalib_med.models.inpainting.holes import block_holes, cell_holes, seeded, shape_holes
 from anomalib_med.models.losses import ssim
 from anomalib_med.models.registry import detector_class
 from anomalib_med.preprocessing import Frames
@@ -33,6 +46,9 @@ METHODS = (
     "riad width=16 learning_rate=1e-3 batch_size=4 steps=600",
     "autopaint width=16 learning_rate=1e-3 steps=600",
     "mae patch=4 learning_rate=1e-3 batch_size=32 steps=600",
+    "squid width=8 learning_rate=5e-4 steps=600",
+    "anoddpm widths=16,32,32,64 learning_rate=1e-3 longest=250 steps=600",
+    "pddpm widths=16,32,32 learning_rate=1e-3 batch_size=16 steps=600",
 )
 
 
@@ -78,31 +94,21 @@ def holes_of(kind: str, count: int, shape: tuple[int, int]) -> torch.Tensor:
     return cells[torch.arange(count) % 3]
 
 
-def draw(model: FittedModel, path: Path) -> None:
-    """A phantom with a lesion, where the lesion is, holes, what was in-painted, and the anomaly map."""
-    phantom = chest_phantom(7, 256)
-    pixels, lesion = add_lesion(phantom.pixels, phantom.lungs, "foreign", np.random.default_rng(7))
-    (frame,) = Frames(discover(pixels[None]), model.preprocessing)
+def draw(model: FittedModel, path: Path, image: Path | None) -> None:
+    """An image, where its lesion is, a hole, what was in-painted, and the anomaly map."""
+    if image is None:
+        phantom = chest_phantom(7, 256)
+        pixels, lesion = add_lesion(phantom.pixels, phantom.lungs, "foreign", np.random.default_rng(7))
+        (frame,) = Frames(discover(pixels[None]), model.preprocessing)
+    else:
+        (frame,) = Frames(discover(image), model.preprocessing)
+        lesion = np.zeros(frame.pixels.shape[1:])
     x = torch.from_numpy(frame.pixels)[None]
-    side = x.shape[2]
-    detector = model.detector
     with torch.inference_mode():
-        residual = detector.anomaly_map(x)[0].numpy()
-        drawn = detector.inpainted(x)
-    holes = np.ones((side, side))
-    if detector.name == "autopaint":
-        drawn, marked = drawn
-        holes = marked[0].float().numpy()
-    elif detector.name == "riad":
-        drawn = drawn[-1]
-        cell = detector.config.cells[-1]
-        holes = cell_holes((side, side), cell, detector.config.parts, seeded(0))[0].float().numpy()
-    elif detector.name == "mae":
-        patch, grid = detector.config.patch, side // detector.config.patch
-        seen = cell_holes((grid, grid), 1, detector.config.parts, seeded(0))[0].float().numpy()
-        holes = np.kron(1 - seen, np.ones((patch, patch)))
+        residual = model.detector.anomaly_map(x)[0].numpy()
+        hole, drawn = hole_and_inpainted(model.detector, x)
     residual = (residual - residual.min()) / (residual.max() - residual.min())
-    panels = [x[0, 0].numpy(), lesion.astype(float), holes, drawn[0, 0].numpy(), residual]
+    panels = [x[0, 0].numpy(), lesion.astype(float), hole, drawn[0, 0].numpy(), residual]
     edge = np.full((256, 4), 255, np.uint8)
     row = []
     for panel in panels:
@@ -112,6 +118,29 @@ def draw(model: FittedModel, path: Path) -> None:
     cv2.imwrite(str(path), np.concatenate(row[:-1], axis=1), [cv2.IMWRITE_PNG_COMPRESSION, 9])
 
 
+def hole_and_inpainted(detector: Detector, x: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:
+    """One of the holes, 1 where hidden (of AnoDDPM the noised image), and the in-painted image."""
+    side = x.shape[2]
+    if isinstance(detector, AutoPaint):
+        drawn, marked = detector.inpainted(x)
+        return marked[0].float().numpy(), drawn
+    if isinstance(detector, Riad):
+        cell = detector.config.cells[-1]
+        hole = cell_holes((side, side), cell, detector.config.parts, seeded(0))[0]
+        return hole.float().numpy(), detector.inpainted(x)[-1]
+    if isinstance(detector, MaskedAutoencoder):
+        patch, grid = detector.config.patch, side // detector.config.patch
+        seen = cell_holes((grid, grid), 1, detector.config.parts, seeded(0))[0].float().numpy()
+        return np.kron(1 - seen, np.ones((patch, patch))), detector.inpainted(x)
+    if isinstance(detector, PatchedDiffusion):
+        return block_holes((side, side), detector.config.patches)[0].float().numpy(), detector.inpainted(x)
+    if isinstance(detector, AnoDDPM):
+        return (detector.noised(x)[0, 0].numpy() + 1) / 2, detector.reconstruct(x)
+    if isinstance(detector, Squid):
+        return np.ones((side, side)), detector.inpainted(x)
+    raise SystemExit(f"{detector.name} does not in-paint")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
@@ -119,6 +148,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--most", type=int, default=100, help="images held out that are filled")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="to be drawn in place of a phantom")
     options = parser.parse_args()
     normals: object = np.stack([chest_phantom(seed, 128).pixels for seed in range(160)])
     held_out: object = np.stack([chest_phantom(seed, 128).pixels for seed in range(5000, 5040)])
@@ -140,7 +170,7 @@ def main() -> None:
         print(f"| {name} | " + " | ".join(f"{psnr:.2f} | {alike:.3f}" for psnr, alike in cells) + " |", flush=True)
     if options.pictures:
         for model in models.values():
-            draw(model, options.pictures / model.detector.name / "inpainting.png")
+            draw(model, options.pictures / model.detector.name / "inpainting.png", options.image)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from anomalib_med import FittedModel
 from tests.conftest import abnormal_picture
 
 PUBLIC = [
+    "AnoDDPM",
     "AnomalyDINO",
     "AnomedError",
     "AutoPaint",
@@ -36,6 +37,7 @@ PUBLIC = [
     "MemoryAutoencoder",
     "PaDiM",
     "PatchCore",
+    "PatchedDiffusion",
     "Preprocessing",
     "RD4AD",
     "RDPlusPlus",

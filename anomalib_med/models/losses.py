@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 
 PixelError = Literal["l2", "l1", "ssim"]
 
@@ -86,6 +87,14 @@ def perceptual_error(x: torch.Tensor, y: torch.Tensor, eps: float = 1e-6) -> tor
     """
     x, y = x.float(), y.float()
     return (x - y).abs().mean(1, keepdim=True) / (x.abs().mean((1, 2, 3), keepdim=True) + eps)
+
+
+def median_filter(maps: torch.Tensor, window: int) -> torch.Tensor:
+    """Median of ``(B, H, W)`` over a square of `window` pixels, an odd number; the border is continued."""
+    margin = window // 2
+    padded = F.pad(maps[:, None], (margin, margin, margin, margin), mode="replicate")
+    windows = padded.unfold(2, window, 1).unfold(3, window, 1)
+    return windows.reshape(*maps.shape, -1).median(-1).values
 
 
 def gaussian_blur(x: torch.Tensor, window: int, sigma: float) -> torch.Tensor:

@@ -21,6 +21,8 @@ ABNORMALS = np.stack([abnormal_picture(2000 + i)[0] for i in range(16)])
 NARROW = {"steps": 300, "batch_size": 8, "hidden": 64, "widths": (8, 16, 32, 32), "learning_rate": 3e-3}
 SMALL: dict[str, dict[str, object]] = {
     "aeu": NARROW | {"learning_rate": 2e-3},
+    "anoddpm": {"steps": 200, "batch_size": 8, "widths": (8, 16, 16), "learning_rate": 3e-3, "draws": 3}
+    | {"denoising_steps": 4, "longest": 250},
     "autoencoder": {"epochs": 30, "batch_size": 8, "loss": "ssim", "pooling": "power8"},
     "autopaint": {"steps": 60, "batch_size": 4, "width": 8, "learning_rate": 3e-3, "cell": 8, "pooling": "mean"},
     "cevae": NARROW
@@ -38,6 +40,7 @@ SMALL: dict[str, dict[str, object]] = {
     "memae": NARROW | {"pooling": "power8"},
     "mkd": {"steps": 60, "batch_size": 8, "learning_rate": 3e-3, "score": "map"},
     "patchcore": {"bank_size": 300},
+    "pddpm": {"steps": 200, "batch_size": 8, "widths": (8, 16, 16), "learning_rate": 3e-3},
     "rd4ad": {"steps": 60, "batch_size": 8, "pooling": "power8"},
     "rdpp": {"steps": 40, "batch_size": 8, "pooling": "power8"},
     "riad": {"steps": 30, "batch_size": 2, "width": 8, "learning_rate": 3e-3, "window": 7}
@@ -50,7 +53,7 @@ SMALL: dict[str, dict[str, object]] = {
 }
 
 # Of the input in the test with lesions, where 128 pixels would take minutes.
-SIDES = {"cvad": 64, "vae": 64}
+SIDES = {"anoddpm": 64, "cvad": 64, "pddpm": 64, "vae": 64}
 
 # Detectors of the package; tests and users may register more.
 NAMES = [name for name, detector in detectors().items() if detector.__module__.startswith("anomalib_med.")]

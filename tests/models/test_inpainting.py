@@ -9,6 +9,7 @@ from torch import nn
 
 from anomalib_med import FittedModel, fit
 from anomalib_med.errors import ConfigError
+from anomalib_med.models.inpainting.anoddpm import AnoDDPM
 from anomalib_med.models.inpainting.autopaint import AutoPaint, PartialConv, PartialUNet
 from anomalib_med.models.inpainting.holes import (
     cell_holes,
@@ -19,10 +20,11 @@ from anomalib_med.models.inpainting.holes import (
     smooth_fill,
 )
 from anomalib_med.models.inpainting.mae import MaskedAutoencoder
+from anomalib_med.models.inpainting.pddpm import PatchedDiffusion
 from anomalib_med.models.inpainting.residuals import NormalResiduals, gradient_error, grow, mean_filter
 from anomalib_med.models.inpainting.riad import Riad
 from anomalib_med.models.inpainting.squid import Squid
-from anomalib_med.models.inpainting.squid_parts import Discriminator, Memory, cut, join
+from anomalib_med.models.inpainting.squid_parts import Discriminator, Generated, Memory, SquidNetwork, cut, join
 from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.trainer import TrainedDetector
 from anomalib_med.preprocessing import Preprocessing
@@ -34,7 +36,10 @@ TINY: dict[type[TrainedDetector], dict[str, object]] = {
     AutoPaint: {"width": 8},
     MaskedAutoencoder: {"width": 24, "depth": 2, "decoder_width": 24, "memory": 4},
     Squid: {"width": 8, "slots": 16, "augment": False},
+    AnoDDPM: {"widths": (8, 8, 8, 8), "draws": 2, "denoising_steps": 2},
+    PatchedDiffusion: {"widths": (8, 8, 8, 8)},
 }
+NORMS = nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm
 
 
 def fitted(kind: type[TrainedDetector], **settings: object) -> FittedModel:
@@ -138,7 +143,7 @@ def test_only_holes_are_filled_and_what_is_in_them_does_not_matter(kind: type[Tr
     assert not torch.equal(y[holes[:, None]], x[holes[:, None]])
 
 
-@pytest.mark.parametrize("kind", [Riad, AutoPaint, MaskedAutoencoder, Squid])
+@pytest.mark.parametrize("kind", TINY)
 def test_no_score_depends_on_the_random_state(kind: type[TrainedDetector]) -> None:
     detector, x = trained(kind), images()
     maps = []
@@ -150,7 +155,28 @@ def test_no_score_depends_on_the_random_state(kind: type[TrainedDetector]) -> No
     assert torch.equal(*maps)
 
 
-@pytest.mark.parametrize("kind", [Riad, AutoPaint, MaskedAutoencoder, Squid])
+@pytest.mark.parametrize("kind", TINY)
+def test_every_norm_treats_an_image_alike_whatever_the_batch(kind: type[TrainedDetector]) -> None:
+    detector = trained(kind)
+    inputs: dict[nn.Module, torch.Tensor] = {}
+
+    def note(layer: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        inputs.setdefault(layer, arguments[0])
+
+    for network in detector.modules().values():
+        for layer in network.modules():
+            if isinstance(layer, NORMS):
+                layer.register_forward_pre_hook(note)
+    x, valid = images(1), torch.ones(1, 64, 64, dtype=torch.bool)
+    with torch.no_grad():
+        detector.image_score(x, detector.anomaly_map(x), valid)
+        assert inputs
+        for layer, seen in inputs.items():
+            others = torch.cat([seen, 5 * seen - 1, torch.rand_like(seen)])
+            assert torch.allclose(layer(others)[: len(seen)], layer(seen), atol=1e-5), layer
+
+
+@pytest.mark.parametrize("kind", TINY)
 def test_norms_keep_their_statistics_while_scoring(kind: type[TrainedDetector]) -> None:
     detector = trained(kind)
     before = {key: value.clone() for key, value in detector.state()[0].items()}
@@ -203,7 +229,7 @@ def test_a_grown_hole_reaches_so_many_pixels_further() -> None:
     assert grow(hole, 2).sum() == 25
 
 
-@pytest.mark.parametrize("kind", [Riad, AutoPaint, MaskedAutoencoder, Squid])
+@pytest.mark.parametrize("kind", TINY)
 def test_a_map_counts_in_deviations_of_the_normals(kind: type[TrainedDetector]) -> None:
     plain, relative = fitted(kind, relative=False), fitted(kind, relative=True)
     normal = plain.detector.normal  # type: ignore[attr-defined]
@@ -412,13 +438,22 @@ def test_squid_s_score_falls_with_the_discriminator_s_belief() -> None:
     x, valid = images(6), torch.ones(6, 64, 64, dtype=torch.bool)
     with torch.no_grad():
         scores = detector.image_score(x, detector.anomaly_map(x), valid)
-        judged = torch.cat([detector.discriminator(y[None])[0] for y in detector.inpainted(x)])
+        judged = torch.cat([detector.discriminator.judge(y[None]) for y in detector.inpainted(x)])
     assert torch.equal(scores.argsort(), judged.argsort(descending=True))
     assert scores.dtype == torch.float64
     residual = trained(Squid, score="residual", pooling="mean", relative=False)
     with torch.no_grad():
         maps = residual.anomaly_map(x)
         assert torch.allclose(residual.image_score(x, maps, valid), maps.mean((1, 2)))
+
+
+def test_squid_judges_as_a_discriminator_in_training_mode_that_sees_one_image() -> None:
+    discriminator = Discriminator((1, 64, 64))
+    x = images(5)
+    with torch.no_grad():
+        together = discriminator.eval().judge(x)
+        alone = torch.cat([discriminator.train()(image[None])[0] for image in x])
+    assert torch.allclose(together, alone, atol=1e-5)
 
 
 def test_squid_scores_by_normals_of_training_alone() -> None:
@@ -436,3 +471,17 @@ def test_squid_s_teacher_leaves_the_encoder_alone() -> None:
     detector.network(images(2), teach=True).taught.sum().backward()
     assert all(p.grad is None for p in detector.network.down.parameters())
     assert any(p.grad is not None for p in detector.network.teacher.parameters())
+
+
+def test_squid_makes_images_once_in_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[bool] = []
+    forward = SquidNetwork.forward
+
+    def counted(self: SquidNetwork, x: torch.Tensor, *, teach: bool = False) -> Generated:
+        if self.training:
+            made.append(teach)
+        return forward(self, x, teach=teach)
+
+    monkeypatch.setattr(SquidNetwork, "forward", counted)
+    fitted(Squid, steps=4)
+    assert made == [True, False, True, False]  # the discriminator sees what the generator learnt from

@@ -7,6 +7,7 @@ import torch
 from anomalib_med import FittedModel, Preprocessing, fit
 from anomalib_med.errors import ConfigError
 from anomalib_med.evaluation import pixel_auroc
+from anomalib_med.models.losses import median_filter
 from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.reconstruction import latent
 from anomalib_med.models.reconstruction.aeu import UncertaintyAutoencoder
@@ -14,7 +15,7 @@ from anomalib_med.models.reconstruction.autoencoder import Autoencoder
 from anomalib_med.models.reconstruction.blocks import SpatialBottleneck, VectorEncoder
 from anomalib_med.models.reconstruction.cevae import ContextEncodingVAE, keep_large, paint_squares
 from anomalib_med.models.reconstruction.cvad import Cvad
-from anomalib_med.models.reconstruction.dae import DenoisingAutoencoder, _median
+from anomalib_med.models.reconstruction.dae import DenoisingAutoencoder
 from anomalib_med.models.reconstruction.ganomaly import Ganomaly
 from anomalib_med.models.reconstruction.memae import Memory, MemoryAutoencoder
 from anomalib_med.models.reconstruction.vae import VariationalAutoencoder
@@ -231,10 +232,10 @@ def test_nothing_is_learnt_outside_the_valid_area() -> None:
 def test_the_median_takes_away_single_pixels() -> None:
     maps = torch.rand(2, 9, 11)
     padded = np.pad(maps.numpy(), ((0, 0), (2, 2), (2, 2)), mode="edge")
-    assert _median(maps)[1, 4, 5].item() == np.median(padded[1, 4:9, 5:10])
+    assert median_filter(maps, 5)[1, 4, 5].item() == np.median(padded[1, 4:9, 5:10])
     spot = torch.zeros(1, 9, 9)
     spot[0, 4, 4] = 1
-    assert _median(spot).max() == 0
+    assert median_filter(spot, 5).max() == 0
 
 
 def test_the_rim_of_the_valid_area_does_not_count() -> None:

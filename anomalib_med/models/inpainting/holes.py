@@ -60,6 +60,17 @@ def lattice_holes(shape: tuple[int, int], cell: int) -> torch.Tensor:
     return 2 * rows[:, None] + columns == torch.arange(4)[:, None, None]
 
 
+def block_holes(shape: tuple[int, int], parts: int) -> torch.Tensor:
+    """An image cut into ``parts x parts`` rectangles, each of them one hole.
+
+    Returns
+    -------
+    bool ``(parts ** 2, H, W)`` on the CPU; every pixel is hidden in exactly one. Sizes differ by at most one pixel.
+    """
+    rows, columns = (torch.arange(side) * parts // side for side in shape)
+    return parts * rows[:, None] + columns == torch.arange(parts**2)[:, None, None]
+
+
 def shape_holes(count: int, shape: tuple[int, int], generator: torch.Generator | None = None) -> torch.Tensor:
     """Unions of 1 to 8 circles, squares and ellipses of random size, place and turn.
 

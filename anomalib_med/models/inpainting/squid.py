@@ -84,11 +84,12 @@ class Squid(TrainedDetector):
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
         self._known: tuple[torch.Tensor, torch.Tensor] | None = None  # last inputs and what was in-painted
+        self._made: torch.Tensor | None = None  # by the generator in this step
 
     @property
     def multiple(self) -> int:
-        """Each patch is halved four times, the whole image five times by the discriminator."""
-        return 32 * self.config.patches
+        """Each patch is halved four times, the whole image five times by the discriminator, to more than one pixel."""
+        return 32 * max(2, self.config.patches)
 
     def build(self, shape: tuple[int, ...]) -> None:
         """Generator and discriminator, for images ``(C, H, W)``."""
@@ -114,15 +115,14 @@ class Squid(TrainedDetector):
         """Losses of the generator, at every `critic`-th step, or of the discriminator."""
         c, x = self.config, batch.x
         if batch.turn == "discriminator":
-            with torch.no_grad():
-                y = self.network(x).image
-            real, fake = self.discriminator(x), self.discriminator(y)
+            real, fake = self.discriminator(x), self.discriminator(self._fakes(x))
             return {"discriminator": ADVERSARIAL * (_bce(real, 1.0) + _bce(fake, 0.0))}
         if batch.step % c.critic and self.network.training:
             return {}
         out = self.network(x, teach=True)
         if self.network.training:
             self.network.inpainting.remember()
+            self._made = out.image.detach()
         distances = [F.mse_loss(student.float(), teacher.float()) for student, teacher in out.levels]
         return {
             "reconstruction": RECONSTRUCTION * squared_error(x, out.image).mean(),
@@ -137,7 +137,7 @@ class Squid(TrainedDetector):
 
         def residuals() -> Iterator[torch.Tensor]:
             for batch in batches:
-                values.append(self._judged(self.inpainted(batch.x)))
+                values.append(self.each(self.discriminator.judge, self.inpainted(batch.x)))
                 yield self.residual(batch.x)
 
         self.normal.learn(residuals())
@@ -162,10 +162,13 @@ class Squid(TrainedDetector):
         return self.normal(residual) if self.config.relative else residual
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """``1 - sigmoid((D(y) - mean) / deviation)`` of the in-painted image y, in double; or the map pooled."""
+        """``1 - sigmoid((D(y) - mean) / deviation)`` of the in-painted image y, in double; or the map pooled.
+
+        D is :meth:`Discriminator.judge`.
+        """
         if self.config.score == "residual":
             return super().image_score(x, maps, valid)
-        judged = self.each(self._judged, self.inpainted(x)).double()
+        judged = self.each(self.discriminator.judge, self.inpainted(x)).double()
         return torch.sigmoid((self.discriminator.mean - judged) / self.discriminator.deviation)
 
     def to(self, device: torch.device) -> "Squid":
@@ -174,9 +177,13 @@ class Squid(TrainedDetector):
         super().to(device)
         return self
 
-    def _judged(self, y: torch.Tensor) -> torch.Tensor:
-        values: torch.Tensor = self.discriminator(y)
-        return values.flatten()
+    def _fakes(self, x: torch.Tensor) -> torch.Tensor:
+        """What the generator made of `x` in its turn of this step; where it had none, anew."""
+        made, self._made = self._made, None
+        if made is None:
+            with torch.no_grad():
+                made = self.network(x).image
+        return made
 
 
 def _bce(values: torch.Tensor, target: float) -> torch.Tensor:

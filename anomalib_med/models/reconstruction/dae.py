@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
-from anomalib_med.models.losses import absolute_error, squared_error
+from anomalib_med.models.losses import absolute_error, median_filter, squared_error
 from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.pooling import pool
 from anomalib_med.models.reconstruction.blocks import UNet
@@ -92,7 +92,9 @@ class DenoisingAutoencoder(TrainedDetector):
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
         """Absolute difference ``(B, H, W)``, mean over channels, median of 5 x 5 pixels."""
         self._check_trained()
-        return self.each(lambda one: _median(absolute_error(one, self.unet(one)).mean(1)), x.to(self.device))
+        return self.each(
+            lambda one: median_filter(absolute_error(one, self.unet(one)).mean(1), WINDOW), x.to(self.device)
+        )
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """The map pooled where a window around a pixel is valid: the rim of the body is no finding."""
@@ -106,11 +108,3 @@ class DenoisingAutoencoder(TrainedDetector):
         noise = F.interpolate(grid, x.shape[2:], mode="bilinear", align_corners=True)
         rows, columns = (int(torch.randint(side, ())) for side in x.shape[2:])
         return noise.roll((rows, columns), (2, 3))
-
-
-def _median(maps: torch.Tensor) -> torch.Tensor:
-    """Median around each pixel of ``(B, H, W)``; the border is continued."""
-    margin = WINDOW // 2
-    padded = F.pad(maps[:, None], (margin, margin, margin, margin), mode="replicate")
-    windows = padded.unfold(2, WINDOW, 1).unfold(3, WINDOW, 1)
-    return windows.reshape(*maps.shape, -1).median(-1).values

@@ -1,0 +1,121 @@
+"""Simplex noise in several octaves: coarse structure to hide a lesion in, which Gaussian noise leaves visible.
+
+Perlin, "Noise hardware", 2001; in the form of OpenSimplex, K. Spencer 2014, as in AnoDDPM (Wyatt et al. 2022).
+"""
+
+from typing import Protocol
+
+import torch
+
+REPEAT = 64  # lattice points after which a table of gradients starts anew
+GRADIENTS = ((5, 2), (2, 5), (-5, 2), (-2, 5), (5, -2), (2, -5), (-5, -2), (-2, -5))
+SCALE = 47.0  # brings the largest value to about 1
+SQUISH = (3**0.5 - 1) / 2  # lattice point (i, j) lies at (i, j) + SQUISH * (i + j)
+STRETCH = (3**-0.5 - 1) / 2  # and the way back
+# Lattice points, counted from that below, that can lie within the reach of sqrt(2).
+NEAR = ((0, 0), (1, 0), (0, 1), (1, 1), (1, -1), (-1, 1), (2, 0), (0, 2))
+FINEST = 2.0  # pixels; finer octaves are left out
+
+
+class NoiseSettings(Protocol):
+    """`period` of the coarsest octave as a part of the shorter side; `octaves` and `persistence` as for the fields."""
+
+    @property
+    def period(self) -> float: ...  # noqa: D102
+
+    @property
+    def octaves(self) -> int: ...  # noqa: D102
+
+    @property
+    def persistence(self) -> float: ...  # noqa: D102
+
+
+def noise_like(
+    x: torch.Tensor, count: int, settings: NoiseSettings, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Noise ``(count, C, H, W)`` for images ``(B, C, H, W)``, alike in each channel; see :func:`octaves_of_noise`."""
+    shape = x.shape[2], x.shape[3]
+    fields = octaves_of_noise(
+        count,
+        shape,
+        settings.period * min(shape),
+        octaves=settings.octaves,
+        persistence=settings.persistence,
+        generator=generator,
+    )
+    return fields[:, None].expand(-1, x.shape[1], -1, -1).to(x.device)
+
+
+def simplex(table: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Simplex noise of one octave on a grid of places.
+
+    With lattice points v and their gradients g: ``sum_v max(0, 2 - |p - v|^2)^4  g_v . (p - v) / 47`` at place p.
+
+    Parameters
+    ----------
+    table
+        int64 ``(B, REPEAT, REPEAT)``, which of the eight gradients lattice point (i, j) has, both modulo REPEAT.
+    rows, columns
+        Float ``(H,)`` and ``(W,)``: second and first coordinate of the places, in the unit of the lattice.
+
+    Returns
+    -------
+    float32 ``(B, H, W)``, between about -1 and 1, on the CPU.
+    """
+    y, x = rows.double()[:, None], columns.double()[None, :]
+    shift = STRETCH * (x + y)
+    i0, j0 = (x + shift).floor(), (y + shift).floor()
+    gradients = torch.tensor(GRADIENTS, dtype=torch.float32)
+    along, down = (gradients[:, axis][table.flatten(1)] for axis in (0, 1))
+    total = torch.zeros(len(table), rows.numel() * columns.numel())
+    for a, b in NEAR:
+        i, j = i0 + a, j0 + b
+        dx, dy = x - i - SQUISH * (i + j), y - j - SQUISH * (i + j)
+        weight = (2 - dx**2 - dy**2).clamp_min(0) ** 4 / SCALE
+        place = (i.long() % REPEAT * REPEAT + j.long() % REPEAT).flatten()
+        across, downwards = ((weight * d).float().flatten() for d in (dx, dy))
+        total += across * along[:, place] + downwards * down[:, place]
+    return total.reshape(len(table), rows.numel(), columns.numel())
+
+
+def octaves_of_noise(
+    count: int,
+    shape: tuple[int, int],
+    period: float,
+    *,
+    octaves: int = 6,
+    persistence: float = 0.8,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Fields of simplex noise; each octave is half as coarse as the one before.
+
+    Parameters
+    ----------
+    count
+        Fields, each drawn anew.
+    shape
+        Rows and columns of a field.
+    period
+        Of the coarsest octave, in pixels: the "frequency" of AnoDDPM's code.
+    octaves
+        How many are summed; those finer than two pixels are left out.
+    persistence
+        Amplitude of each octave as a part of the one before; that of the first is 1.
+    generator
+        Of the draw; None: that of torch, as in training.
+
+    Returns
+    -------
+    float32 ``(count, H, W)`` on the CPU, mean about 0, not normalised.
+    """
+    total, amplitude = torch.zeros(count, *shape), 1.0
+    for _ in range(octaves):
+        if period < FINEST:
+            break
+        table = torch.randint(len(GRADIENTS), (count, REPEAT, REPEAT), generator=generator)
+        # A lattice that always began in the first pixel would have its zeros at the same places in each field.
+        start = REPEAT * torch.rand(2, generator=generator)
+        rows, columns = (first + torch.arange(side) / period for first, side in zip(start, shape, strict=True))
+        total += amplitude * simplex(table, rows, columns)
+        period, amplitude = period / 2, amplitude * persistence
+    return total
