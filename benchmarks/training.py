@@ -1,6 +1,7 @@
 """What the trainer costs beside a plain PyTorch loop with the same network, data and loss; one JSON line a detector.
 
-    python benchmarks/training.py [-m fae] [-m autoencoder] [--images 64] [--steps 12] [--rounds 5]
+    python benchmarks/training.py [-m fae] [-m aeu] [-s widths=16,32] [--size 64] [--batch 8] [--images 64]
+        [--steps 12] [--rounds 5]
 
 Trainer and loop take turns in one process, so that a busy machine slows both; the ratio is that of their medians, by
 the clock and by the time of the processors, which other programs disturb less. The loop has all it needs in memory,
@@ -11,6 +12,7 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -53,10 +55,10 @@ def now() -> Seconds:
     return time.perf_counter(), time.process_time()
 
 
-def trained(name: str, images: Images, steps: int) -> tuple[TrainedDetector, Seconds]:
+def trained(name: str, images: Images, settings: dict[str, object]) -> tuple[TrainedDetector, Seconds]:
     """A detector trained for some steps."""
     marks: list[Seconds] = []
-    detector = detector_class(name)(steps=steps)
+    detector = detector_class(name)(**settings)
     assert isinstance(detector, TrainedDetector)
     detector.progress = lambda *_: marks.append(now())
     detector.fit(images)
@@ -64,60 +66,73 @@ def trained(name: str, images: Images, steps: int) -> tuple[TrainedDetector, Sec
 
 
 def plain(detector: TrainedDetector, x: torch.Tensor, steps: int) -> Seconds:
-    """A loop around the same loss."""
+    """A loop around the same losses."""
     size = detector.config.batch_size
     valid = torch.ones(size, 1, 1, dtype=torch.bool)
     for module in detector.modules().values():
         module.train()
-    optimiser = next(iter(detector.optimisers().values()))
+    optimisers = detector.optimisers()
     marks: list[Seconds] = []
     for step in range(steps):
-        rows = torch.arange(step * size, (step + 1) * size) % len(x)
-        loss = sum(detector.training_step(StepBatch(x[rows], valid)).values())
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+        batch = StepBatch(x[torch.arange(step * size, (step + 1) * size) % len(x)], valid, "", step, steps)
+        for turn, optimiser in optimisers.items():
+            losses = detector.training_step(replace(batch, turn=turn))
+            if losses:
+                for each in optimisers.values():
+                    each.zero_grad(set_to_none=True)
+                sum(losses.values()).backward(inputs=optimiser.param_groups[0]["params"])
+                optimiser.step()
         marks.append(now())
     return per_step(marks)
+
+
+def measured(name: str, side: int, options: argparse.Namespace) -> dict[str, object]:
+    """The line of a detector at one size."""
+    settings: dict[str, object] = {"steps": options.steps}
+    settings |= {"batch_size": options.batch} if options.batch else {}
+    settings |= dict(word.split("=", 1) for word in options.setting)
+    images = Images(options.images, side)
+    seconds, loops = [], []
+    for _ in range(options.rounds):
+        detector, each = trained(name, images, settings)
+        x = detector.prepare(images.x).float().clone()
+        seconds.append(each)
+        loops.append(plain(detector, x, options.steps))
+    for module in detector.modules().values():
+        module.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        detector.anomaly_map(images.x[:1])
+    own, own_cpu = (statistics.median(s[i] for s in seconds) for i in (0, 1))
+    loop, loop_cpu = (statistics.median(s[i] for s in loops) for i in (0, 1))
+    return {
+        "model": name,
+        "size": side,
+        "batch": detector.config.batch_size,
+        "trainer_s_per_step": round(own, 4),
+        "loop_s_per_step": round(loop, 4),
+        "overhead": round(own / loop - 1, 3),
+        "overhead_cpu": round(own_cpu / loop_cpu - 1, 3),
+        "images_per_s": round(detector.config.batch_size / own, 1),
+        "gflops_forward": round(counter.get_total_flops() / 1e9, 3),
+        "weights": sum(p.numel() for module in detector.modules().values() for p in module.parameters()),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", action="append", default=[])
+    parser.add_argument("-s", "--setting", action="append", default=[], help="of the detectors, key=value")
+    parser.add_argument("--size", type=int, action="append", default=[], help="pixels of a side; by default its own")
+    parser.add_argument("--batch", type=int, default=0, help="images of a step; by default its own number")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     trainer.SAY_EVERY = 0.0
-    for name in options.model or ["fae", "autoencoder"]:
-        side = detector_class(name).input_size
-        images = Images(options.images, side)
-        seconds, loops = [], []
-        for _ in range(options.rounds):
-            detector, each = trained(name, images, options.steps)
-            x = detector.prepare(images.x).float().clone()
-            seconds.append(each)
-            loops.append(plain(detector, x, options.steps))
-        for module in detector.modules().values():
-            module.eval()
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            detector.anomaly_map(images.x[:1])
-        own, own_cpu = (statistics.median(s[i] for s in seconds) for i in (0, 1))
-        loop, loop_cpu = (statistics.median(s[i] for s in loops) for i in (0, 1))
-        result = {
-            "model": name,
-            "size": side,
-            "batch": detector.config.batch_size,
-            "trainer_s_per_step": round(own, 4),
-            "loop_s_per_step": round(loop, 4),
-            "overhead": round(own / loop - 1, 3),
-            "overhead_cpu": round(own_cpu / loop_cpu - 1, 3),
-            "images_per_s": round(detector.config.batch_size / own, 1),
-            "gflops_forward": round(counter.get_total_flops() / 1e9, 3),
-            "weights": sum(p.numel() for module in detector.modules().values() for p in module.parameters()),
-            "threads": torch.get_num_threads(),
-        }
-        print(json.dumps(result), flush=True)
+    for name in options.model or ["fae", "aeu"]:
+        for side in options.size or [detector_class(name).input_size]:
+            print(json.dumps(measured(name, side, options)), flush=True)
 
 
 if __name__ == "__main__":

@@ -251,13 +251,13 @@ def _one_step(
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
         for each in optimisers.values():
             each.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        weights = [p for group in optimiser.param_groups for p in group["params"]]
+        total.backward(inputs=weights)  # type: ignore[no-untyped-call]
         values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
         training.losses |= dict(zip(losses, values, strict=True))
         for name, value in zip(losses, values, strict=True):
             if not math.isfinite(value):
                 raise _not_finite(detector, training, per_epoch, f'loss "{name}" is {value}')
-        weights = [p for group in optimiser.param_groups for p in group["params"]]
         if c.clip_norm:
             norm = float(nn.utils.clip_grad_norm_(weights, c.clip_norm))
             if not math.isfinite(norm):
