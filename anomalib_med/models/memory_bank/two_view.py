@@ -18,7 +18,7 @@ from pydantic import Field, JsonValue
 from anomalib_med.errors import FitError
 from anomalib_med.models.base import Detector, FeatureConfig, TrainingFrames
 from anomalib_med.models.memory_bank.coreset import k_center
-from anomalib_med.models.memory_bank.description import describe_batch, spread
+from anomalib_med.models.memory_bank.description import describe_batch, distances_to, spread
 from anomalib_med.models.memory_bank.neighbours import Engine, NearestNeighbours
 from anomalib_med.models.memory_bank.patch_pool import PatchPool
 from anomalib_med.models.pooling import pool, valid_cells
@@ -145,9 +145,9 @@ class TwoView(Detector):
 
     def score_at(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor, heights: torch.Tensor) -> torch.Tensor:
         """Scores ``(B,)`` of slices of these heights."""
-        described = describe_batch(self.features(x), valid, MOMENTS)
+        described = describe_batch(self.features(x), valid, MOMENTS) / self._scale
         each = zip(described, heights.tolist(), strict=True)
-        whole = torch.stack([self._distance(own, self._described, height, self._heights) for own, height in each])
+        whole = torch.stack([self._distance(own, self._scaled, height, self._heights) for own, height in each])
         views = torch.stack([whole, pool(maps, valid, self.config.pooling)], 1).double()
         mean, deviation = self._normal.to(views.device)
         score: torch.Tensor = ((views - mean) / deviation).sum(1)
@@ -190,6 +190,7 @@ class TwoView(Detector):
         self._described, self._bank = described.to(self.device), bank.to(self.device).contiguous()
         self._normal = normal
         self._scale = spread(self._described)
+        self._scaled = self._described / self._scale
         self._search = NearestNeighbours(self._weighed(self._bank), self.config.engine)
         self._of_all_heights = None
 
@@ -200,7 +201,7 @@ class TwoView(Detector):
             others = [i for i, patient in enumerate(patients) if patient != patients[row]]
             others = others or [i for i in range(len(patients)) if i != row] or [row]
             heights = self._heights[others] if self._spread else self._heights
-            whole = self._distance(self._described[row], self._described[others], height, heights)
+            whole = self._distance(self._scaled[row], self._scaled[others], height, heights)
             patch = pool(self._map(grid.to(self.device), height)[None], valid[None], self.config.pooling)[0]
             views.append(torch.stack([whole, patch]).double().cpu())
         mean, deviation = torch.stack(views).mean(0), torch.stack(views).std(0, correction=0)
@@ -222,8 +223,8 @@ class TwoView(Detector):
         return search.search(queries)[0][:, 0].square().reshape(grid.shape[1:]) / 2
 
     def _distance(self, own: torch.Tensor, normals: torch.Tensor, height: float, heights: torch.Tensor) -> torch.Tensor:
-        """Mean distance of a description ``(4 D,)`` to the nearest of ``(N, 4 D)``, both with their heights."""
-        distances: torch.Tensor = ((normals - own) / self._scale).norm(dim=1)
+        """Mean distance of a scaled description ``(4 D,)`` to the nearest of ``(N, 4 D)``, both with their heights."""
+        distances = distances_to(own, normals)
         if self._spread and not math.isnan(height):
             # Each number of a description has a deviation of 1, all together that of the root of their count.
             apart = self.config.height * len(own) ** 0.5 * (heights.to(distances.device) - height)
