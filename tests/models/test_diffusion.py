@@ -28,14 +28,17 @@ from anomalib_med.preprocessing import Preprocessing
 from tests.conftest import normal_picture
 
 NORMALS = np.stack([normal_picture(i) for i in range(12)])
-TINY: dict[str, object] = {"steps": 3, "batch_size": 4, "widths": (8, 8)}
-KINDS = [AnoDDPM, PatchedDiffusion]
+TINY: dict[str, object] = {"steps": 3, "batch_size": 4, "widths": (8, 8, 8)}
+KINDS: dict[type[TrainedDetector], dict[str, object]] = {
+    AnoDDPM: {"draws": 2, "denoising_steps": 2},
+    PatchedDiffusion: {},
+}
 
 
 def trained(kind: type[TrainedDetector], **settings: object) -> TrainedDetector:
     preprocessing = Preprocessing(size=32, aspect="stretch")
     detector = fit(
-        kind(**(TINY | settings)), NORMALS, calibration=0, preprocessing=preprocessing, device="cpu"
+        kind(**(TINY | KINDS[kind] | settings)), NORMALS, calibration=0, preprocessing=preprocessing, device="cpu"
     ).detector
     assert isinstance(detector, kind)
     return detector
