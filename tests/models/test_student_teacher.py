@@ -204,7 +204,7 @@ def test_stfpm_keeps_its_large_learning_rate_on_few_images(settings: dict[str, s
     detector = STFPM(steps=40, batch_size=4, **settings)
     fitted(detector, NORMALS[:6])
     assert detector.training is not None and detector.training.losses["distance"] < 1.0
-    assert detector.config.learning_rate == 0.4
+    assert detector.config.learning_rate == 1.6
 
 
 # Reverse distillation

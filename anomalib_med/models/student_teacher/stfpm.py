@@ -48,7 +48,7 @@ class STFPM(TrainedDetector):
         pooling: str = "mean"
         steps: int = Field(1000, ge=0)
         batch_size: int = Field(32, ge=1)
-        learning_rate: float = Field(0.4, gt=0)
+        learning_rate: float = Field(1.6, gt=0)
         weight_decay: float = Field(1e-4, ge=0)
         schedule: Literal["constant", "cosine"] = "cosine"
         warmup: float = Field(0.05, ge=0, lt=1)
