@@ -98,15 +98,15 @@ def print_table(out: Path, steps: int) -> None:
     rows = rows_of([read_cell(path) for path in sorted((out / "cells").glob("*/*/seed-*.json"))])
     print("| data set | method | image AUROC [95 %] | sd over seeds | seeds | fit, s | images/s |")
     print("|---|---|---|---|---|---|---|")
-    for row in sorted((r for r in rows if r.method in names), key=lambda r: (r.dataset, -r.mean_of("fit_s"))):
+    for row in sorted((r for r in rows if r.method in names), key=lambda r: (r.dataset, not r.baseline)):
         number = row.numbers.get("auroc")
         if number is None:
             print(f"| {row.dataset} | {names[row.method]} | {row.error} | | | | |")
             continue
         i, spread = number.interval, number.spread
         said = (f"{i.value:.3f} [{i.low:.3f}, {i.high:.3f}]", f"{spread.sd:.3f}", str(spread.seeds))
-        cost = (f"{row.mean_of('fit_s'):.0f}", f"{row.mean_of('images_per_s'):.0f}")
-        print(f"| {row.dataset} | {names[row.method]} | {' | '.join(said + cost)} |".replace("nan", "-"))
+        cost = ("-", "-") if row.baseline else (f"{row.mean_of(key):.0f}" for key in ("fit_s", "images_per_s"))
+        print(f"| {row.dataset} | {names[row.method]} | {' | '.join((*said, *cost))} |".replace("nan", "-"))
 
 
 def detail(name: str, root: Path) -> dict[str, object]:
