@@ -165,7 +165,7 @@ class CandidateFinder:
         sums = [np.bincount(which, w, minlength=count) for w in (weights, weights * columns, weights * rows)]
         order = np.lexsort((-values, which))
         for label, mine in enumerate(np.split(order, np.cumsum(pixels[1:])[:-1]), start=1):
-            some = values[mine[np.linspace(0, len(mine) - 1, min(len(mine), _RANKS)).astype(int)]]
+            some = values[mine[np.linspace(0, len(mine) - 1, min(len(mine), _RANKS)).astype(int)]].astype(np.float32)
             total, x, y = (float(s[label]) for s in sums)
             row, column = int(rows[mine[0]]), int(columns[mine[0]])
             below = int(lower[-1][row, column]) if lower else -1
