@@ -7,7 +7,7 @@ STAMP := $(VENV)/.set-up
 
 .PHONY: setup demo test check format clean bench
 .PHONY: bench-growth bench-aupro bench-coverage bench-coreset bench-search bench-pipeline bench-throughput bench-extractors
-.PHONY: bench-training bench-reconstruction bench-student-teacher bench-inpainting bench-latency bench-poolings bench-ct bench-lungs
+.PHONY: bench-training bench-families bench-reconstruction bench-inpainting bench-latency bench-poolings bench-ct bench-lungs
 .PHONY: false-alarms teacher
 
 setup: $(STAMP)
@@ -73,13 +73,13 @@ bench-extractors: setup
 bench-training: setup
 	$(BIN)/python benchmarks/training.py $(ARGS)
 
-# ARGS="table ROOT -o OUT" measures the reconstruction family, ARGS=pictures draws its cards' pictures.
+# ARGS="run ROOT -o OUT" measures the trained detectors, all or those of -f FAMILY.
+bench-families: setup
+	$(BIN)/python benchmarks/families.py $(ARGS)
+
+# ARGS=pictures draws the pictures of the family's cards.
 bench-reconstruction: setup
 	$(BIN)/python benchmarks/reconstruction.py $(ARGS)
-
-# ARGS="ROOT -o OUT" measures the student-teacher family and prints the tables of its cards.
-bench-student-teacher: setup
-	$(BIN)/python benchmarks/student_teacher.py $(ARGS)
 
 bench-inpainting: setup
 	$(BIN)/python benchmarks/inpainting.py $(ARGS)

@@ -1,14 +1,11 @@
-"""The reconstruction family on real data sets, and the pictures of its cards.
+"""The pictures of the reconstruction family's cards, and what its errors meet in a data set.
 
-    python benchmarks/reconstruction.py table ROOT -o OUT [-d NAME ...] [-m NAME ...] [--steps 400] [--seeds 3]
-    python benchmarks/reconstruction.py pictures [-m NAME ...] [--steps 400]
+    python benchmarks/reconstruction.py pictures [-m NAME ...]
     python benchmarks/reconstruction.py detail ROOT [-d NAME ...]
 
-``table`` runs `anomed bench`: every detector with the settings of METHODS and so many steps of 8 images, its last one,
-on the data sets in ROOT; finished ones are not run again. It prints the image AUROC, mean over the seeds, with its 95 %
-interval, fit time, images a second, and the difference to the mean image, of all that lies in OUT. ``pictures`` trains
-each detector on chest phantoms and writes models/NAME/phantoms.jpg: for a nodule and for a foreign body, the largest of
-fifteen each, the image, its reconstruction and the anomaly map. ``detail`` says what an error of pixels meets in a data
+``pictures`` trains each detector, with the settings of families.py, on chest phantoms and writes
+models/NAME/phantoms.jpg: for a nodule and for a foreign body, the largest of fifteen each, the image, its
+reconstruction and the anomaly map. ``detail`` says what an error of pixels meets in a data
 set: how well fine detail alone tells the classes apart, and the coarse and the fine part of what the first sixteen
 principal components of the normals, a linear autoencoder, leave over.
 """
@@ -20,93 +17,39 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from families import METHODS
 
 from anomalib_med import FittedModel, Preprocessing, fit
-from anomalib_med.cli.main import main as anomed
 from anomalib_med.datasets.benchmarks import open_benchmark
 from anomalib_med.datasets.folder import discover
 from anomalib_med.datasets.synthetic import add_lesion, chest_phantom
 from anomalib_med.evaluation import image_auroc, pixel_auroc
-from anomalib_med.evaluation.baselines import MEAN_IMAGE
-from anomalib_med.evaluation.cells import read_cell
-from anomalib_med.evaluation.summary import rows_of
+from anomalib_med.evaluation.bench import methods_of
 from anomalib_med.models.registry import detector_class
 from anomalib_med.outputs.overlay import colours
 from anomalib_med.preprocessing import Frames
 
-# Settings that a CPU can train in a minute; what is not named is the default. All on 64 pixels. Networks are cut where
-# the default ones would take a minute a step; learning rates are those with which the tests find lesions in phantoms.
-METHODS = {
-    "autoencoder ssim": "loss=ssim learning_rate=3e-3",
-    "autoencoder l2": "loss=l2 learning_rate=3e-3",
-    "autoencoder perceptual": "learning_rate=3e-3",
-    "aeu": "learning_rate=2e-3",
-    "vae": "learning_rate=3e-3",
-    "vae dirichlet": "prior=dirichlet learning_rate=3e-3",
-    "memae": "learning_rate=3e-3",
-    "fae": "grid=16 learning_rate=2e-3",
-    "dae": "widths=16,32,64,128 learning_rate=2e-3",
-    "cevae": "widths=16,64,128,256 learning_rate=1e-3",
-    "ganomaly": "learning_rate=2e-3",
-    "cvad": "widths=16,32,64,64 latent=128 fine_latent=128 learning_rate=3e-3",
-}
 DATASETS = ("zhanglab_dev", "covid_ct")
-SHARED = "batch_size=8 schedule=cosine"
 SIDE, NORMALS, SCALE, GAP = 128, 200, 2, 6
 BLUR = 2.0  # standard deviation of the Gaussian between coarse and fine, in pixels of 64
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("table", "pictures", "detail"))
+    parser.add_argument("what", choices=("pictures", "detail"))
     parser.add_argument("root", type=Path, nargs="?")
-    parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("-d", "--dataset", action="append")
-    parser.add_argument("-m", "--model", action="append", choices=METHODS)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("-m", "--model", action="append", choices=METHODS["reconstruction"])
     options = parser.parse_args()
-    chosen = options.model or list(METHODS)
     if options.what == "pictures":
+        chosen = options.model or METHODS["reconstruction"]
         for key in {key.split()[0]: key for key in reversed(chosen)}.values():  # of each card the first of its rows
-            print(json.dumps(picture(key, options.steps)), flush=True)
+            print(json.dumps(picture(key)), flush=True)
         return
-    if options.root is not None and options.what == "detail":
-        for name in options.dataset or DATASETS:
-            print(json.dumps(detail(name, options.root)), flush=True)
-        return
-    if options.root is None or options.output is None:
-        parser.error("table needs ROOT and -o OUT, detail needs ROOT")
-    words = ["bench", "--root", str(options.root), "-o", str(options.output), "--size", "64"]
-    words += ["--seeds", str(options.seeds), "--calibration", "0"]
+    if options.root is None:
+        parser.error("detail needs ROOT, the folder with the data sets")
     for name in options.dataset or DATASETS:
-        words += ["-d", name]
-    for key in chosen:
-        words += ["-m", label(key, options.steps)]
-    anomed(words)
-    print_table(options.output, options.steps)
-
-
-def label(key: str, steps: int) -> str:
-    """A method of METHODS as `anomed bench` takes it."""
-    return " ".join([key.split()[0], *METHODS[key].split(), *SHARED.split(), f"steps={steps}"])
-
-
-def print_table(out: Path, steps: int) -> None:
-    """Means over the seeds with their 95 % intervals, of all that lies in OUT."""
-    names = {label(key, steps): key for key in METHODS} | {MEAN_IMAGE: f"*{MEAN_IMAGE}*"}
-    rows = rows_of([read_cell(path) for path in sorted((out / "cells").glob("*/*/seed-*.json"))])
-    print("| data set | method | image AUROC [95 %] | sd over seeds | seeds | fit, s | images/s |")
-    print("|---|---|---|---|---|---|---|")
-    for row in sorted((r for r in rows if r.method in names), key=lambda r: (r.dataset, not r.baseline)):
-        number = row.numbers.get("auroc")
-        if number is None:
-            print(f"| {row.dataset} | {names[row.method]} | {row.error} | | | | |")
-            continue
-        i, spread = number.interval, number.spread
-        said = (f"{i.value:.3f} [{i.low:.3f}, {i.high:.3f}]", f"{spread.sd:.3f}", str(spread.seeds))
-        cost = ("-", "-") if row.baseline else (f"{row.mean_of(key):.0f}" for key in ("fit_s", "images_per_s"))
-        print(f"| {row.dataset} | {names[row.method]} | {' | '.join((*said, *cost))} |".replace("nan", "-"))
+        print(json.dumps(detail(name, options.root)), flush=True)
 
 
 def detail(name: str, root: Path) -> dict[str, object]:
@@ -141,12 +84,12 @@ def planted(seeds: range, kind: str | None) -> tuple[np.ndarray, list[np.ndarray
     return np.stack(images), masks
 
 
-def picture(key: str, steps: int) -> dict:
+def picture(key: str) -> dict:
     """Train on phantoms, draw the picture of the card, and measure what is in it on more phantoms."""
-    name, *settings = label(key, steps).split()
-    detector = detector_class(name)(**dict(word.split("=") for word in settings))
+    (method,) = methods_of([f"{key.split()[0]} {METHODS['reconstruction'][key]}"], {})
+    detector = detector_class(method.detector)(**method.settings)
     normals, _ = planted(range(NORMALS), None)
-    model = fit(detector, normals, calibration=0, preprocessing=Preprocessing(size=64), device="cpu")
+    model = fit(detector, normals, calibration=0, preprocessing=Preprocessing(size=method.size), device="cpu")
     healthy, nothing = planted(range(1000, 1030), None)
     sick, masks = zip(*(planted(range(2000, 2015), kind) for kind in ("nodule", "foreign")), strict=True)
     images, truth = np.concatenate([healthy, *sick]), [*nothing, *masks[0], *masks[1]]
@@ -155,12 +98,11 @@ def picture(key: str, steps: int) -> dict:
     difference = list(np.abs(images - normals.mean(0)))
     largest = [max(range(len(kind)), key=lambda i, kind=kind: int(kind[i].sum())) for kind in masks]
     rows = [strip(model, sick[k][i], masks[k][i]) for k, i in enumerate(largest)]
-    path = Path(__file__).parents[1] / "models" / name / "phantoms.jpg"
+    path = Path(__file__).parents[1] / "models" / method.detector / "phantoms.jpg"
     gap = np.full((GAP, rows[0].shape[1], 3), 16, np.uint8)
     cv2.imwrite(str(path), np.concatenate([rows[0], gap, rows[1]])[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
     return {
         "model": key,
-        "steps": steps,
         "pixel_auroc": round(pixel_auroc(truth, list(scores.maps)), 3),
         "image_auroc": round(image_auroc(labels, scores.scores), 3),
         "mean_image_pixel_auroc": round(pixel_auroc(truth, difference), 3),

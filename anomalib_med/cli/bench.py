@@ -14,6 +14,7 @@ EPILOG = """\b
 Examples:
   anomed bench --root /data -d nih_rsna -d zhanglab -m patchcore -o bench/
   anomed bench --root /data -d bmad_liver -m patchcore -m 'patchcore pooling=max' --seeds 5 -o bench/
+  anomed bench --root /data -d nih_rsna -m twoview -m 'stfpm size=128 steps=500' -m 'fae size=128' -o bench/
   anomed bench --root /data -d chestxray14 --backbone resnet18 --weights resnet18.safetensors --max-train 500 -o bench/
 """
 
@@ -27,7 +28,8 @@ Examples:
     "methods",
     multiple=True,
     metavar="NAME",
-    help="Detector, with settings behind it if need be; repeatable.  [default: all that need no training]",
+    help="Detector, with settings (and size=PX, of its own input) behind it; repeatable.  "
+    "[default: all that need no training]",
 )
 @click.option(
     "-o", "--output", required=True, type=FOLDER, help="Folder for the results; an earlier run is gone on with."

@@ -25,7 +25,7 @@ from anomalib_med.evaluation.evaluate import REPLICATES, Evaluation, evaluate_mo
 from anomalib_med.evaluation.machine import machine, package_versions, peak_memory_mb, reset_peak_memory
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel, check_rate
 from anomalib_med.fitting import check_share, fit
-from anomalib_med.models.base import Progress, silent
+from anomalib_med.models.base import Progress, parse_config, silent
 from anomalib_med.models.registry import detector_class, detectors
 from anomalib_med.models.trainer import TrainedDetector
 from anomalib_med.outputs.overlay import write_overlay
@@ -55,7 +55,7 @@ class Plan:
     seeds
         How many, from 0.
     preprocessing
-        The same for all.
+        The same for all, but for the size of methods that have one of their own.
     calibration
         Share of the normals, by patient, that is held out for the threshold.
     false_alarm_rate
@@ -162,7 +162,7 @@ def _cell(plan: Plan, benchmark: Benchmark, method: Method, seed: int, progress:
         "detector": method.detector,
         "settings": dict(method.settings),
         "seed": seed,
-        "preprocessing": plan.preprocessing.model_dump(mode="json"),
+        "preprocessing": _preprocessing(plan, method).model_dump(mode="json"),
         "calibration": plan.calibration,
         "false_alarm_rate": plan.false_alarm_rate,
     }
@@ -200,7 +200,7 @@ def _measured(
         detector,
         list(benchmark.train),
         calibration=plan.calibration,
-        preprocessing=plan.preprocessing,
+        preprocessing=_preprocessing(plan, method),
         seed=seed,
         device=plan.device,
         cache=cache,
@@ -231,6 +231,10 @@ def _measured(
     if seed == 0:
         _draw_examples(plan, benchmark, method, model)
     return _kept(benchmark.name, method.label, seed, fingerprint, info, evaluation)
+
+
+def _preprocessing(plan: Plan, method: Method) -> Preprocessing:
+    return plan.preprocessing if method.size is None else plan.preprocessing.model_copy(update={"size": method.size})
 
 
 def _kept(name: str, label: str, seed: int, fingerprint: str, info: Json, e: Evaluation) -> Cell:
@@ -350,7 +354,7 @@ def methods_of(texts: Sequence[str], shared: Json) -> tuple[Method, ...]:
     Parameters
     ----------
     texts
-        One a method; words after the name are settings.
+        One a method; words after the name are settings of the detector, or ``size=128``, the side of its input.
     shared
         Settings for every detector that has them, such as the backbone; those of a method win.
 
@@ -371,9 +375,10 @@ def methods_of(texts: Sequence[str], shared: Json) -> tuple[Method, ...]:
             if not equals:
                 raise InputError(f'method "{text}": write settings as key=value, for example "{name} pooling=max"')
             own[key] = value
+        size = parse_config(Preprocessing, {"size": own.pop("size")}, text).size if "size" in own else None
         settings = {k: v for k, v in shared.items() if k in detector.Config.model_fields} | own
         checked = detector(**settings).config.model_dump(mode="json", include=set(settings))
-        made.append(Method(" ".join([name, *words]), name, checked))
+        made.append(Method(" ".join([name, *words]), name, checked, size))
     repeated = [m.label for i, m in enumerate(made) if m.label in {n.label for n in made[:i]}]
     if repeated:
         raise InputError(f'method "{repeated[0]}" is named twice')

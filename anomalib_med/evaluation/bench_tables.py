@@ -152,7 +152,7 @@ def replace_between_markers(text: str, table: str) -> str:
     before, start, rest = text.partition(MARKERS[0])
     _, end, after = rest.partition(MARKERS[1])
     if not (start and end):
-        raise OutputError(f"README.md has no markers {MARKERS[0]} and {MARKERS[1]} to write the table between")
+        raise OutputError(f"the document has no markers {MARKERS[0]} and {MARKERS[1]} to write the table between")
     return f"{before}{start}\n{table}\n{end}{after}"
 
 

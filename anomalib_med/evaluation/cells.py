@@ -32,11 +32,14 @@ class Method:
         Name in the registry.
     settings
         Of the detector.
+    size
+        Side of its input in pixels; None: that of the bench.
     """
 
     label: str
     detector: str
     settings: Mapping[str, JsonValue]
+    size: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -270,6 +270,11 @@ def test_methods_are_named_with_their_settings() -> None:
     (method,) = methods_of(["patchcore pooling=max bank_size=50"], {"weights": "random", "backbone": "resnet18"})
     assert method.label == "patchcore pooling=max bank_size=50"
     assert method.settings == {"weights": "random", "backbone": "resnet18", "pooling": "max", "bank_size": 50.0}
+    assert method.size is None
+    (method,) = methods_of(["knn size=96"], {})
+    assert method.size == 96 and "size" not in method.settings
+    with pytest.raises(ConfigError, match="size"):
+        methods_of(["knn size=big"], {})
     with pytest.raises(InputError, match="named twice"):
         methods_of(["patchcore", "patchcore"], SHARED)
     with pytest.raises(InputError, match="write settings as key=value"):

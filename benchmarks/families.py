@@ -1,0 +1,156 @@
+"""The trained families on real data sets: the tables of docs/FAMILY.md and of the cards.
+
+    python benchmarks/families.py run ROOT -o OUT [-f FAMILY ...] [-d NAME ...] [-m METHOD ...] [--seeds 3]
+    python benchmarks/families.py write -o OUT
+
+``run`` is `anomed bench` with the settings of METHODS, about half a minute of one idle core each: all normals learnt
+from, last step. Finished cells are not run again, so families, data sets and more seeds can be added to one OUT later,
+also by several processes at once. ``write`` puts what lies in OUT between the markers of docs/FAMILY.md, a table a data
+set, and of models/NAME/README.md: value and 95 % interval by patient over the seeds, their standard deviation and
+number, and the best of the trivial baselines.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from anomalib_med.cli.main import main as anomed
+from anomalib_med.evaluation.bench_tables import replace_between_markers
+from anomalib_med.evaluation.cells import headline, read_cell
+from anomalib_med.evaluation.summary import Row, rows_of
+
+# What is not named is the default. Networks are cut where the default ones would take a minute a step; learning rates
+# are those with which the tests find lesions in phantoms.
+METHODS = {
+    "reconstruction": {
+        "autoencoder ssim": "size=64 loss=ssim learning_rate=3e-3 batch_size=8 schedule=cosine steps=400",
+        "autoencoder l2": "size=64 loss=l2 learning_rate=3e-3 batch_size=8 schedule=cosine steps=400",
+        "autoencoder perceptual": "size=64 learning_rate=3e-3 batch_size=8 schedule=cosine steps=400",
+        "aeu": "size=64 learning_rate=2e-3 batch_size=8 schedule=cosine steps=400",
+        "vae": "size=64 learning_rate=3e-3 batch_size=8 schedule=cosine steps=400",
+        "vae dirichlet": "size=64 prior=dirichlet learning_rate=3e-3 batch_size=8 schedule=cosine steps=400",
+        "memae": "size=64 learning_rate=3e-3 batch_size=8 schedule=cosine steps=400",
+        "fae": "size=64 grid=16 learning_rate=2e-3 batch_size=8 schedule=cosine steps=400",
+        "dae": "size=64 widths=16,32,64,128 learning_rate=2e-3 batch_size=8 schedule=cosine steps=400",
+        "cevae": "size=64 widths=16,64,128,256 learning_rate=1e-3 batch_size=8 schedule=cosine steps=400",
+        "ganomaly": "size=64 learning_rate=2e-3 batch_size=8 schedule=cosine steps=400",
+        "cvad": "size=64 widths=16,32,64,64 latent=128 fine_latent=128 learning_rate=3e-3 batch_size=8 schedule=cosine"
+        " steps=400",
+    },
+    "student_teacher": {
+        "stfpm": "size=128 batch_size=16 steps=250",
+        "mkd": "size=128 batch_size=16 steps=160",
+        "rd4ad": "size=128 steps=400",
+        "rdpp": "size=128 steps=150",
+        "efficientad": "size=128 steps=350",
+        "dinomaly": "size=128 blocks=4 steps=80",
+    },
+    "inpainting": {
+        "riad": "size=64 width=16 learning_rate=1e-3 batch_size=4 steps=100",
+        "autopaint": "size=64 width=16 learning_rate=1e-3 batch_size=8 steps=400",
+        "mae": "size=64 patch=4 learning_rate=1e-3 batch_size=16 steps=100",
+        "squid": "size=64 width=8 learning_rate=5e-4 steps=150",
+        "pddpm": "size=64 widths=16,32,32 learning_rate=1e-3 batch_size=16 steps=150",
+        "anoddpm": "size=64 widths=16,32,32,64 learning_rate=1e-3 longest=250 denoising_steps=4 draws=2 steps=80",
+    },
+}
+DATASETS = ("zhanglab_dev", "nih_rsna", "covid_ct", "ct_lung_patches", "covid_cxr_lesions", "brats2013")
+SHOWN = {"auroc": "AUROC", "ap": "AP", "pixel_auroc": "pixel AUROC", "aupro@0.3": "AUPRO to .3"}
+TOP = Path(__file__).parent.parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "write"))
+    parser.add_argument("root", type=Path, nargs="?")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("-f", "--family", action="append", choices=METHODS)
+    parser.add_argument("-d", "--dataset", action="append")
+    parser.add_argument("-m", "--model", action="append", help="a key of METHODS")
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    if options.what == "write":
+        write_tables(options.output)
+        return
+    if options.root is None:
+        parser.error("run needs ROOT, the folder with the data sets")
+    named = labels(options.family or METHODS)
+    words = ["bench", "--root", str(options.root), "-o", str(options.output), "--calibration", "0"]
+    words += ["--seeds", str(options.seeds)]
+    words += [word for name in options.dataset or DATASETS for word in ("-d", name)]
+    words += [
+        word for label, key in named.items() if key in (options.model or named.values()) for word in ("-m", label)
+    ]
+    sys.exit(anomed(words))
+
+
+def labels(families: Iterable[str]) -> dict[str, str]:
+    """Keys of METHODS by their labels in a bench."""
+    return {f"{key.split()[0]} {words}": key for family in families for key, words in METHODS[family].items()}
+
+
+def write_tables(out: Path) -> None:
+    """The pages of the families and the cards, from the cells in a folder."""
+    rows = rows_of([read_cell(path) for path in sorted(out.glob("cells/*/*/seed-*.json"))])
+    datasets = list(dict.fromkeys([*DATASETS, *(row.dataset for row in rows)]))
+    for family, methods in METHODS.items():
+        named = labels([family])
+        own = [row for row in rows if row.method in named]
+        tables = []
+        for name in datasets:
+            chosen = sorted((row for row in own if row.dataset == name), key=lambda row: -headline_value(row))
+            if chosen:
+                trivial = [row for row in rows if row.dataset == name and row.baseline]
+                tables.append(f"`{name}`\n\n" + table("detector", [named[r.method] for r in chosen], chosen, trivial))
+        replace(TOP / "docs" / f"{family}.md", "\n\n".join(tables))
+        for name in {key.split()[0] for key in methods}:
+            chosen = [row for row in own if row.method.split()[0] == name]
+            chosen.sort(key=lambda row: (datasets.index(row.dataset), -headline_value(row)))
+            heads = [f"`{row.dataset}`" + named[row.method].removeprefix(name).replace(" ", ", ") for row in chosen]
+            replace(TOP / "models" / name / "README.md", table("data set", heads, chosen, []))
+
+
+def replace(path: Path, text: str) -> None:
+    path.write_text(replace_between_markers(path.read_text(encoding="utf-8"), text), encoding="utf-8")
+
+
+def table(title: str, heads: Sequence[str], rows: Sequence[Row], trivial: Sequence[Row]) -> str:
+    """A line a row, under the best trivial baseline where there are some."""
+    metrics = [key for key in SHOWN if any(key in row.numbers for row in rows)]
+    columns = [title, *(SHOWN[key] for key in metrics), "sd", "seeds", "fit, s", "images/s"]
+    lines = [columns, ["---"] * len(columns)]
+    if trivial:
+        lines.append(["*best trivial baseline*", *(best(trivial, key) for key in metrics), "", "", "", ""])
+    for head, row in zip(heads, rows, strict=True):
+        key = headline(row.numbers)
+        spread = f"{row.numbers[key].spread.sd:.3f}" if key and len(row.cells) > 1 else ""
+        cost = [f"{row.mean_of(key):.0f}" for key in ("fit_s", "images_per_s")]
+        lines.append([head, *(number(row, key) for key in metrics), spread, str(len(row.cells)), *cost])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def headline_value(row: Row) -> float:
+    key = headline(row.numbers)
+    return row.numbers[key].interval.value if key else -1.0
+
+
+def number(row: Row, key: str) -> str:
+    """``.897 [.860, .925]``; nothing where it was not measured."""
+    if key not in row.numbers:
+        return row.error
+    interval = row.numbers[key].interval
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def best(trivial: Sequence[Row], key: str) -> str:
+    """The highest of the trivial baselines."""
+    found = [row for row in trivial if key in row.numbers]
+    if not found:
+        return ""
+    highest = max(found, key=lambda row: row.numbers[key].interval.value)
+    return f"*{highest.numbers[key].interval.value:.3f} ({highest.method})*"
+
+
+if __name__ == "__main__":
+    main()
