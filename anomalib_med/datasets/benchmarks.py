@@ -105,7 +105,7 @@ def benchmark_card(name: str) -> Card:
     return read_card(paths[name])
 
 
-def open_benchmark(name: str, root: Path) -> Benchmark:
+def open_benchmark(name: str, root: Path | str) -> Benchmark:
     """List the images of a data set; no pixel is read.
 
     Parameters
@@ -123,7 +123,7 @@ def open_benchmark(name: str, root: Path) -> Benchmark:
         Files, tables or columns are missing: which, and where they were expected. A patient on both sides of the split.
     """
     card = benchmark_card(name)
-    tree, train, test = _collected(card, root)
+    tree, train, test = _collected(card, Path(root))
     if tree.missing:
         more = f" (and {len(tree.missing) - 1} more)" if len(tree.missing) > 1 else ""
         raise InputError(

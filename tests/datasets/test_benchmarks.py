@@ -131,7 +131,7 @@ def test_a_name_that_is_not_known_gets_a_hint(tmp_path: Path) -> None:
 def test_the_root_may_be_the_data_set_or_hold_it(tmp_path: Path) -> None:
     layouts.brats2013(tmp_path)
     assert open_benchmark("brats2013", tmp_path).split_hash == (
-        open_benchmark("brats2013", tmp_path / "brats2013_flair").split_hash
+        open_benchmark("brats2013", str(tmp_path / "brats2013_flair")).split_hash
     )
 
 
