@@ -71,7 +71,7 @@ def _newton(labels: Floats, x: Floats, weights: Floats, start: Floats) -> Floats
         along, total = rest @ x, rest.sum(axis=1)
         step = np.stack([c * along - b * total, a * total - b * along]) / (a * c - b * b)
         found = found + np.clip(step, -2, 2)[:, :, None]
-        if np.abs(step).max() < 1e-5:  # the error left is of the order of its square
+        if np.abs(step).max() < 1e-3:  # the error left is of the order of its square
             break
     return found
 
