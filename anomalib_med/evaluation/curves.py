@@ -100,12 +100,6 @@ def smoothed(curve: Curve) -> Curve:
     return Curve(curve.thresholds, curve.tp, fp)
 
 
-def replicate_values(metrics: Mapping[str, Metric], curve: Curve) -> dict[str, Floats]:
-    """Metrics of draws of cases, by name: of the smoothed curve, but for the AUROC, which needs no smoothing."""
-    smooth = smoothed(curve)
-    return {name: metric(curve if metric is auroc else smooth) for name, metric in metrics.items()}
-
-
 def check(labels: np.ndarray, scores: np.ndarray) -> tuple[npt.NDArray[np.bool_], Floats]:
     """Labels as bool and scores as float64, of one length.
 
@@ -204,3 +198,18 @@ def partial_auroc(curve: Curve, max_fpr: float = 0.1) -> Floats:
     area = area_below(curve.fpr, curve.tpr, max_fpr)
     lowest = 0.5 * max_fpr**2
     return 0.5 * (1 + (area - lowest) / (max_fpr - lowest))
+
+
+_FROM_THE_TOP = (average_precision, partial_auroc, f1_max, accuracy_max)
+
+
+def replicate_values(metrics: Mapping[str, Metric], curve: Curve) -> dict[str, Floats]:
+    """Metrics of draws of cases, by name: of the smoothed curve where precision at the highest scores counts.
+
+    The AUROC is right without, and a point of the curve is to be one of it as it is.
+    """
+    smooth = smoothed(curve)
+    return {
+        name: metric(smooth if getattr(metric, "func", metric) in _FROM_THE_TOP else curve)
+        for name, metric in metrics.items()
+    }
