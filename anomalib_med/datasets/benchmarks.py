@@ -7,7 +7,9 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from anomalib_med.datasets.layout.card import Card, Published, card_paths, read_card
+from anomalib_med.datasets.layout.cubes import cube_samples
 from anomalib_med.datasets.layout.groups import card_samples
+from anomalib_med.datasets.layout.lidc import reading_samples
 from anomalib_med.datasets.layout.nodules import nodule_samples
 from anomalib_med.datasets.layout.tables import compiled, fill, matches
 from anomalib_med.datasets.layout.tree import Tree
@@ -201,8 +203,17 @@ def _collected(card: Card, root: Path) -> tuple[Tree, list[Sample], list[Sample]
     if not root.is_dir():
         raise InputError(f"{card.name}: no folder {root}: give the folder of the data set, or the one that holds it")
     tree = Tree(next((root / name for name in card.folder if (root / name).is_dir()), root))
-    train, test = nodule_samples(card.nodules, tree) if card.nodules else card_samples(card, tree)
-    return tree, train, test
+    return tree, *_samples(card, tree)
+
+
+def _samples(card: Card, tree: Tree) -> tuple[list[Sample], list[Sample]]:
+    if card.nodules:
+        return nodule_samples(card.nodules, tree)
+    if card.readings:
+        return reading_samples(card.readings, tree)
+    if card.cubes:
+        return cube_samples(card.cubes, tree)
+    return card_samples(card, tree)
 
 
 def _shared_patients(train: Iterable[Sample], test: Iterable[Sample]) -> list[str]:

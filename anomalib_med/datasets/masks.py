@@ -133,6 +133,12 @@ def decode_rle(text: str, shape: tuple[int, int], *, relative: bool = False) -> 
     return flat.reshape(shape[1], shape[0]).T
 
 
+def encode_rle(mask: Mask) -> str:
+    """Run lengths of a mask, down the columns and from 1: what `decode_rle` reads."""
+    edges = np.flatnonzero(np.diff(mask.T.ravel().astype(np.int8), prepend=0, append=0))
+    return " ".join(f"{start + 1} {end - start}" for start, end in zip(edges[::2], edges[1::2], strict=True))
+
+
 def _from_file(sample: Sample, shape: tuple[int, int] | None) -> Mask:
     stored = read(replace(sample, path=sample.mask, mask=None, array=None)).pixels
     if stored.ndim == 3:

@@ -16,7 +16,7 @@ from anomalib_med.evaluation.replicates import Measured
 from anomalib_med.outputs.files import output_errors, write_atomic
 
 Json = dict[str, JsonValue]
-FORMAT = 2
+FORMAT = 3
 HEADLINES = ("auroc", "pixel_ap", "froc_cpm")
 
 
@@ -80,7 +80,7 @@ class Cell:
         return self.measured.metrics
 
 
-NOTHING = Measured({}, {}, {})
+NOTHING = Measured({}, {}, {}, {})
 
 
 def failed_cell(dataset: str, method: str, seed: int, fingerprint: str, error: str, info: Json) -> Cell:
@@ -130,6 +130,7 @@ def write_cell(path: Path, cell: Cell) -> None:
         },
         "replicates": {n: [_null(round(float(v), 6)) for v in r] for n, r in cell.measured.replicates.items()},
         "cases": dict(cell.measured.cases),
+        "expected": {name: _null(v) for name, v in cell.measured.expected.items()},
     }
     with output_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,6 +165,7 @@ def read_cell(path: Path) -> Cell:
                 {name: Interval(*(_nan(v) for v in values)) for name, values in d["metrics"].items()},
                 {name: np.array([_nan(v) for v in values]) for name, values in d["replicates"].items()},
                 {name: int(v) for name, v in d["cases"].items()},
+                {name: _nan(v) for name, v in d["expected"].items()},
             ),
         )
     except OSError as error:

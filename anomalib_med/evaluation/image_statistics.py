@@ -1,15 +1,26 @@
 """Statistics of image-level scores: ranking, decisions, probabilities, patients."""
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 
 from anomalib_med.evaluation import patients
-from anomalib_med.evaluation.curves import Floats, curve_of
-from anomalib_med.evaluation.image_metrics import ECE_BINS, RANKING_METRICS
+from anomalib_med.evaluation.curves import Floats, curve_of, replicate_values
+from anomalib_med.evaluation.image_metrics import (
+    ECE_BINS,
+    RANKING_METRICS,
+    brier_score,
+    expected_calibration_error,
+)
 from anomalib_med.evaluation.intervals import patient_counts
 from anomalib_med.evaluation.probabilities import cross_fitted
-from anomalib_med.evaluation.replicates import Statistic
+from anomalib_med.evaluation.replicates import BRIER, ECE, Statistic
+
+PTP_METRICS = ("ap", "f1_max (oracle)")
+"""Metrics that depend on the prevalence, and are given at nine normal patients to one abnormal as well."""
+
+T = TypeVar("T")
 
 
 def image_statistics(
@@ -35,21 +46,21 @@ def image_statistics(
     rarer = min(counts)
 
     def ranked(rows: Floats) -> Mapping[str, Floats]:
-        curve = curve_of(labels, scores, rows[:, kept])
-        return {name: metric(curve) for name, metric in RANKING_METRICS.items()}
+        return replicate_values(RANKING_METRICS, curve_of(labels, scores, rows[:, kept]))
 
-    statistics = [Statistic(ranked, rarer)]
+    whole = curve_of(labels, scores)
+    exact = {name: float(metric(whole)) for name, metric in RANKING_METRICS.items()}
+    statistics = [Statistic(ranked, rarer, exact)]
     if flagged is not None:
         statistics += _decided(labels.astype(float), flagged.astype(float), kept, counts)
-    probabilities = cross_fitted(labels, scores, whose)
+    probabilities = cross_fitted(labels, scores, whose, np.ones((1, len(labels))))
     if probabilities is not None:
-        gaps = probabilities - labels
-        statistics.append(Statistic(lambda rows: _calibrated(gaps, probabilities, rows[:, kept]), rarer))
+        statistics.append(_calibrated(labels, scores, whose, kept, probabilities[0], rarer))
     numbers, first = np.unique(whose, return_index=True)
     if len(numbers) < len(whose):
         joined = patients.aggregate(labels, scores, [f"{n:09}" for n in whose], aggregation)
         if len(np.unique(joined.labels)) == 2:
-            statistics.append(Statistic(lambda rows: _of_patients(joined, rows[:, kept[first]]), rarer))
+            statistics.append(_of_patients(joined, kept[first], rarer))
     return statistics
 
 
@@ -74,19 +85,46 @@ def _decided(y: Floats, f: Floats, kept: np.ndarray, counts: list[int]) -> list[
     return [Statistic(abnormal, counts[-1]), Statistic(normal, counts[0]), Statistic(all_of_them, min(counts))]
 
 
-def _calibrated(gaps: Floats, probabilities: Floats, rows: Floats) -> Mapping[str, Floats]:
+def _calibrated(
+    labels: np.ndarray, scores: np.ndarray, whose: np.ndarray, kept: np.ndarray, probabilities: Floats, cases: int
+) -> Statistic:
+    """Of probabilities; each replicate fits them anew, since other patients would have given another curve."""
     bins = np.minimum((probabilities * ECE_BINS).astype(int), ECE_BINS - 1)
-    by_bin = np.zeros((len(gaps), ECE_BINS))
-    by_bin[np.arange(len(gaps)), bins] = gaps
-    cases = rows.sum(axis=1)
-    return {
-        "ece (cross-fitted)": np.abs(rows @ by_bin).sum(axis=1) / cases,
-        "brier (cross-fitted)": rows @ gaps**2 / cases,
+    member = np.zeros((len(bins), ECE_BINS))
+    member[np.arange(len(bins)), bins] = 1
+    gaps = (probabilities - labels) @ member / len(bins)
+
+    def values(rows: Floats) -> Mapping[str, Floats]:
+        w = rows[:, kept]
+        fitted = cross_fitted(labels, scores, whose, w)
+        assert fitted is not None  # as for the images at hand
+        share, off = w / w.sum(axis=1, keepdims=True), fitted - labels
+        noise = np.abs((share * off) @ member - gaps).sum(axis=1)
+        return {ECE: noise, BRIER: (share * off**2).sum(axis=1)}
+
+    exact = {
+        ECE: expected_calibration_error(labels, probabilities),
+        BRIER: brier_score(labels, probabilities),
     }
+    return Statistic(values, cases, exact)
 
 
-def _of_patients(joined: patients.PatientScores, rows: Floats) -> Mapping[str, Floats]:
-    plain = curve_of(joined.labels, joined.scores, rows)
-    ptp = curve_of(joined.labels, joined.scores, rows * patients.prevalence_weights(joined.labels))
-    values = {f"patient_{name}": metric(plain) for name, metric in RANKING_METRICS.items()}
-    return values | {f"ptp_{name}": RANKING_METRICS[name](ptp) for name in ("ap", "f1_max (oracle)")}
+def _of_patients(joined: patients.PatientScores, kept: np.ndarray, cases: int) -> Statistic:
+    ptp_weights = patients.prevalence_weights(joined.labels)
+    ptp_metrics = {name: RANKING_METRICS[name] for name in PTP_METRICS}
+
+    def values(rows: Floats) -> Mapping[str, Floats]:
+        plain = replicate_values(RANKING_METRICS, curve_of(joined.labels, joined.scores, rows[:, kept]))
+        ptp = replicate_values(ptp_metrics, curve_of(joined.labels, joined.scores, rows[:, kept] * ptp_weights))
+        return _prefixed(plain, ptp)
+
+    plain, ptp = (curve_of(joined.labels, joined.scores, w) for w in (None, ptp_weights))
+    exact = _prefixed(
+        {name: float(metric(plain)) for name, metric in RANKING_METRICS.items()},
+        {name: float(metric(ptp)) for name, metric in ptp_metrics.items()},
+    )
+    return Statistic(values, cases, exact)
+
+
+def _prefixed(plain: Mapping[str, T], ptp: Mapping[str, T]) -> dict[str, T]:
+    return {f"patient_{name}": v for name, v in plain.items()} | {f"ptp_{name}": v for name, v in ptp.items()}

@@ -1,8 +1,8 @@
 """Intervals: bootstrap over patients, stratified by label, for one method and for the difference of two.
 
-A replicate draws patients with replacement, normal and abnormal ones apart, and takes all images of a patient drawn: it
-is a row of weights, and every metric of :mod:`.curves` takes many rows at once. The variance of the replicates gives
-the interval, see `score_interval`. `benchmarks/coverage.py` measures how often it holds the truth.
+A replicate gives every patient a random weight, normal and abnormal ones apart, and all images of a patient the same:
+it is a row of weights, and every metric of :mod:`.curves` takes many rows at once. Mean and variance of the replicates
+give the interval, see `score_interval`. `benchmarks/coverage.py` measures how often it holds the truth.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from math import atan, isfinite, pi, sqrt, tan
 
 import numpy as np
 
-from anomalib_med.evaluation.curves import Floats, Metric, check, curve_of
+from anomalib_med.evaluation.curves import Floats, Metric, check, curve_of, replicate_values
 
 REPLICATES = 2000
 LEVEL = 0.95
@@ -79,14 +79,19 @@ def bootstrap(
     base = np.ones(len(y)) if weights is None else np.asarray(weights, float)
     drawn: dict[str, list[Floats]] = {name: [] for name in metrics}
     for rows in draws(y, patients, replicates=replicates, seed=seed):
-        curve = curve_of(y, s, rows * base)
-        for name, metric in metrics.items():
-            drawn[name].append(metric(curve))
+        for name, values in replicate_values(metrics, curve_of(y, s, rows * base)).items():
+            drawn[name].append(values)
     whole = curve_of(y, s, base)
+    expected = replicate_values(metrics, whole)
     cases = min(patient_counts(y, patients))
     return {
         name: score_interval(
-            float(metric(whole)), np.concatenate(drawn[name]), cases, level, optimistic="oracle" in name
+            float(metric(whole)),
+            np.concatenate(drawn[name]),
+            cases,
+            level,
+            expected=float(expected[name]),
+            optimistic="oracle" in name,
         )
         for name, metric in metrics.items()
     }
@@ -148,7 +153,7 @@ def difference_of(observed: float, replicates: Floats, cases: int, level: float 
     kept = replicates[np.isfinite(replicates)]
     if not (isfinite(observed) and kept.size and cases > 1):
         return Interval(observed, float("nan"), float("nan")), float("nan")
-    deviation = sqrt(float(kept.var()) * cases / (cases - 1))
+    deviation = sqrt(_variance(kept, cases))
     half = t_quantile((1 + level) / 2, cases - 1) * deviation
     if deviation < 1e-12:
         return Interval(observed, observed, observed), 1.0 if abs(observed) < 1e-12 else 0.0
@@ -158,10 +163,12 @@ def difference_of(observed: float, replicates: Floats, cases: int, level: float 
 def draws(
     labels: np.ndarray, patients: Sequence[str] | np.ndarray | None, *, replicates: int, seed: int
 ) -> Iterator[Floats]:
-    """Rows of weights ``(r, n)``, `replicates` in all: how often the patient of each image was drawn.
+    """Rows of weights ``(r, n)``, `replicates` in all: how much the patient of each image counts.
 
-    Patients with an abnormal image and those without are drawn apart, each as many as there are, so that every
-    replicate has both. The same seed gives the same rows.
+    Rubin, "The Bayesian bootstrap", 1981: exponential weights of mean 1, those of the patients with an abnormal image
+    and of the others scaled to as many as there are. Drawing patients with replacement has the same mean and nearly
+    the same variance, but leaves out more than a third of them each time: with few patients the highest normal, or the
+    only lesion of a size, is then missing from many replicates. The same seed gives the same rows.
     """
     y = np.asarray(labels, bool)
     _, whose = np.unique(np.arange(len(y)) if patients is None else np.asarray(patients), return_inverse=True)
@@ -174,7 +181,8 @@ def draws(
         rows = min(step, replicates - start)
         times = np.zeros((rows, count))
         for stratum in strata:
-            times[:, stratum] = rng.multinomial(len(stratum), np.full(len(stratum), 1 / len(stratum)), size=rows)
+            drawn = rng.standard_exponential((rows, len(stratum)))
+            times[:, stratum] = drawn / drawn.mean(axis=1, keepdims=True)
         yield times[:, whose]
 
 
@@ -187,38 +195,81 @@ def patient_counts(labels: np.ndarray, patients: Sequence[str] | np.ndarray | No
 
 
 def score_interval(
-    value: float, replicates: Floats, cases: int, level: float = LEVEL, *, optimistic: bool = False
+    value: float,
+    replicates: Floats,
+    cases: int,
+    level: float = LEVEL,
+    *,
+    expected: float | None = None,
+    optimistic: bool = False,
 ) -> Interval:
-    """Interval of a metric in [0, 1] from the variance of its replicates.
+    """Interval of a metric in [0, 1] from the mean and the variance of its replicates.
 
     Wilson's interval (1927) of a share of as many cases as would have that variance, with Student's t instead of the
-    normal quantile and the variance of few patients enlarged by n / (n - 1). It stays in [0, 1], has width at 0 and 1,
-    and holds the truth with few patients too, where the percentiles of the replicates are too narrow.
+    normal quantile and the variance of few patients enlarged by (n + 1) / (n - 1). It stays in [0, 1], has width at 0
+    and 1, and holds the truth with few patients too, where the percentiles of the replicates are too narrow.
 
     Parameters
     ----------
     value
-        From the cases at hand.
+        From the cases at hand; the interval is stretched to hold it.
     replicates
         ``(r,)``; those that are NaN are left out.
     cases
         Patients behind the number: of the rarer kind, where both count. There is no interval with fewer than two.
     level
         Coverage.
+    expected
+        The number at weights of one, computed as the replicates are; `value` by default. A smoothed replicate scatters
+        about another number than the one reported.
     optimistic
         The number is the best over thresholds that were chosen on the same cases, so it is above what it estimates,
-        and a replicate above it by about as much again. The interval is moved down by that excess, and widened by it
-        (as by a bias), since the excess is itself an estimate.
+        and a replicate above it by about as much again: the bootstrap estimate of bias, Efron and Tibshirani, An
+        Introduction to the Bootstrap, 1993, chapter 10. The interval is moved down by that excess, and widened by it,
+        since the excess is itself an estimate.
     """
     kept = replicates[np.isfinite(replicates)]
     if not (isfinite(value) and kept.size and cases > 1):
         return Interval(value, float("nan"), float("nan"))
-    excess = float(kept.mean()) - value if optimistic else 0.0
-    centre = min(1.0, max(0.0, value - excess))
-    variance = (float(kept.var()) + excess**2) * cases / (cases - 1)
-    spread = centre * (1 - centre) or float(kept.mean() * (1 - kept.mean()))
+    mean = float(kept.mean())
+    excess = mean - (value if expected is None else expected) if optimistic else 0.0
+    centre = min(1.0, max(0.0, mean - 2 * excess))
+    variance = _variance(kept, cases, excess)
+    spread = centre * (1 - centre) or mean * (1 - mean)
     effective = max(1.0, spread / variance) if variance > 1e-15 and spread > 0 else float(cases)
-    return Interval(value, *wilson(centre, effective, t_quantile((1 + level) / 2, cases - 1)))
+    low, high = wilson(centre, effective, t_quantile((1 + level) / 2, cases - 1))
+    return Interval(value, min(low, value), max(high, value))
+
+
+def noise_interval(value: float, noise: Floats, cases: int, level: float = LEVEL) -> Interval:
+    """Interval of a sum of absolute gaps, such as the calibration error, whose bias is larger than its spread.
+
+    By the triangle inequality such a sum is off its truth by no more than the sum of absolute errors of the gaps. So
+    the interval reaches as far on either side as that noise does in all but 1 - `level` of the replicates: it holds the
+    truth about that often where all true gaps are 0, and more often where they are not.
+
+    Parameters
+    ----------
+    value
+        The sum, from 0 to 1.
+    noise
+        Sum of the absolute differences of the gaps of each replicate from those of the cases at hand ``(r,)``.
+    cases, level
+        As for `score_interval`.
+    """
+    kept = noise[np.isfinite(noise)]
+    if not (isfinite(value) and kept.size and cases > 1):
+        return Interval(value, float("nan"), float("nan"))
+    reach = float(np.quantile(kept, level)) * sqrt((cases + 1) / (cases - 1))
+    return Interval(value, max(0.0, value - reach), min(1.0, value + reach))
+
+
+def _variance(replicates: Floats, cases: int, bias: float = 0.0) -> float:
+    """What the variance of the replicates is of, without the bias of few cases.
+
+    Under the weights of `draws` a mean of n values varies by (n - 1) / (n + 1) of its unbiased estimate.
+    """
+    return (float(replicates.var()) + bias**2) * (cases + 1) / (cases - 1)
 
 
 def t_quantile(share: float, freedom: int) -> float:

@@ -10,10 +10,10 @@ from anomalib_med.evaluation.curves import Floats
 from anomalib_med.evaluation.intervals import patient_counts
 
 FOLDS = 5
-_STEPS = 50
+_STEPS = 50  # of Newton, far more than it takes
 
 
-def cross_fitted(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray) -> Floats | None:
+def cross_fitted(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, weights: Floats) -> Floats | None:
     """Probability of being abnormal of each image, from the labels of other patients.
 
     A detector that has seen normals alone has no such probabilities. These say how far its scores could be turned into
@@ -24,11 +24,14 @@ def cross_fitted(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray) -
     labels, scores
         ``(n,)``, 0 or 1, and finite.
     patients
-        Whose each image is, ``(n,)``; no patient is on both sides of a fold.
+        Whose each image is, ``(n,)``: the images of one are in one of five folds, and a fold's probabilities come from
+        the other four.
+    weights
+        ``(r, n)`` of each image, one row for each draw of patients: a curve is fitted to each.
 
     Returns
     -------
-    float64 ``(n,)`` in (0, 1); None with fewer than two patients of a kind.
+    float64 ``(r, n)`` in (0, 1); None with fewer than two patients of a kind.
     """
     y, s = np.asarray(labels, float), np.asarray(scores, float)
     whose = np.unique(patients, return_inverse=True)[1]
@@ -39,28 +42,38 @@ def cross_fitted(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray) -
     fold = np.empty(len(abnormal), int)
     for kind in (False, True):  # every fold has patients of both kinds
         fold[abnormal == kind] = np.arange((abnormal == kind).sum()) % folds
-    probabilities = np.empty(len(y))
+    probabilities = np.empty(weights.shape)
     for number in range(folds):
         out = fold[whose] == number
-        probabilities[out] = _platt(y[~out], s[~out], s[out])
+        probabilities[:, out] = _platt(y[~out], s[~out], weights[:, ~out], s[out])
     return probabilities
 
 
-def _platt(labels: Floats, scores: Floats, asked: Floats) -> Floats:
-    """Newton's method for slope and intercept; scores are standardised first."""
+def _platt(labels: Floats, scores: Floats, weights: Floats, asked: Floats) -> Floats:
+    """Probabilities of the scores asked for, one row for each row of weights; scores are standardised first."""
     middle, spread = scores.mean(), scores.std() or 1.0
-    x = np.stack([(scores - middle) / spread, np.ones_like(scores)], axis=1)
-    positives = labels.sum()
-    softened = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (len(labels) - positives + 2))
-    w = np.zeros(2)
+    x = (scores - middle) / spread
+    near = _newton(labels, x, weights.mean(axis=0, keepdims=True), np.zeros((2, 1, 1)))
+    slope, intercept = _newton(labels, x, weights, near)
+    return _logistic((asked - middle) / spread * slope + intercept)
+
+
+def _newton(labels: Floats, x: Floats, weights: Floats, start: Floats) -> Floats:
+    """Slope and intercept of every row of weights, ``(2, r, 1)``."""
+    positives = weights @ labels
+    low, high = 1 / (weights.sum(axis=1) - positives + 2), (positives + 1) / (positives + 2)
+    softened = np.where(labels == 1, high[:, None], low[:, None])
+    squared, found = x * x, start
     for _ in range(_STEPS):
-        p = _logistic(x @ w)
-        hessian = (x * (p * (1 - p))[:, None]).T @ x + 1e-9 * np.eye(2)
-        step = np.linalg.solve(hessian, x.T @ (softened - p))
-        w += np.clip(step, -2, 2)
-        if np.abs(step).max() < 1e-10:
+        p = _logistic(found[0] * x + found[1])
+        rest, curvature = weights * (softened - p), weights * p * (1 - p)
+        a, b, c = curvature @ squared + 1e-9, curvature @ x, curvature.sum(axis=1) + 1e-9
+        along, total = rest @ x, rest.sum(axis=1)
+        step = np.stack([c * along - b * total, a * total - b * along]) / (a * c - b * b)
+        found = found + np.clip(step, -2, 2)[:, :, None]
+        if np.abs(step).max() < 1e-3:  # the error left is of the order of its square
             break
-    return _logistic((asked - middle) / spread * w[0] + w[1])
+    return found
 
 
 def _logistic(x: Floats) -> Floats:

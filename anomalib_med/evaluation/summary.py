@@ -154,7 +154,8 @@ def _row(dataset: str, method: str, group: Sequence[Cell], level: float) -> Row:
             # The draws of patients are the same for every seed, so the mean has replicates of its own.
             drawn = np.mean([c.measured.replicates[name] for c in finished], axis=0)
             cases = min(c.measured.cases[name] for c in finished)
-            interval = interval_of(name, spread.mean, drawn, cases, level)
+            expected = float(np.mean([c.measured.expected[name] for c in finished]))
+            interval = interval_of(name, spread.mean, drawn, cases, expected, level)
         numbers[name] = Number(interval, spread)
     baseline = any(bool(c.info.get("baseline")) for c in group)
     return Row(dataset, method, baseline, finished, numbers, errors)

@@ -12,7 +12,7 @@ from anomalib_med.datasets.benchmarks import benchmark_card, benchmark_names, ch
 from anomalib_med.datasets.masks import read_mask
 from anomalib_med.datasets.readers.metaimage import read_header
 from anomalib_med.errors import ConfigError, InputError
-from tests.datasets import layouts, layouts_cxr
+from tests.datasets import layouts, layouts_ct, layouts_cxr
 from tests.datasets.layout_files import metaimage, picture, pictures, table
 
 # Name: the tree, then images to train on, normals and abnormals to test.
@@ -60,6 +60,8 @@ LAYOUTS: dict[str, tuple[Callable[[Path], None], int, int, int]] = {
     "phantoms": (layouts.phantoms, 2, 1, 2),
     "digit_anatomy": (layouts.digit_anatomy, 2, 1, 2),
     "planted": (layouts.planted, 1, 1, 2),
+    "lidc_idri": (layouts_ct.lidc_idri, 18, 18, 3),
+    "dlcs": (layouts_ct.dlcs, 4, 8, 2),
     "luna16": (layouts.luna16, 6, 2, 1),
     "luna16_candidates": (layouts.luna16, 6, 2, 1),
 }
@@ -118,7 +120,7 @@ def test_every_data_set_has_a_layout_that_is_tested_and_a_card() -> None:
         described = benchmark_card(name)
         assert described.name == name
         assert described.notes, f"{name}: every set has a trap"
-        assert described.group or described.nodules
+        assert described.group or described.nodules or described.readings or described.cubes
 
 
 def test_a_name_that_is_not_known_gets_a_hint(tmp_path: Path) -> None:

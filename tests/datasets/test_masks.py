@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from anomalib_med.datasets import Sample, read
-from anomalib_med.datasets.masks import decode_rle, filled_boxes, filled_polygons, has_mask, read_mask
+from anomalib_med.datasets.masks import decode_rle, encode_rle, filled_boxes, filled_polygons, has_mask, read_mask
 from anomalib_med.errors import ReadError
 
 
@@ -94,3 +94,10 @@ def test_a_mask_volume_gives_the_slice_and_the_classes_of_the_sample(tmp_path: P
     mask = read_mask(chosen)
     assert mask is not None
     assert mask.sum() == 1
+
+
+def test_run_lengths_come_back() -> None:
+    mask = np.random.default_rng(0).random((7, 5)) > 0.5
+    mask[0, 0] = mask[-1, -1] = True
+    np.testing.assert_array_equal(decode_rle(encode_rle(mask), (7, 5)), mask)
+    assert encode_rle(np.zeros((7, 5), np.bool_)) == ""

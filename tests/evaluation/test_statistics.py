@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from anomalib_med.evaluation import curves
 from anomalib_med.evaluation.comparisons import holm, over_seeds
@@ -14,12 +16,14 @@ from anomalib_med.evaluation.intervals import (
     bootstrap,
     difference_of,
     draws,
+    noise_interval,
     paired_bootstrap,
     score_interval,
     t_quantile,
     t_tail,
     wilson,
 )
+from anomalib_med.evaluation.probabilities import cross_fitted
 
 
 def two_methods(n: int = 60, seed: int = 0, gap: float = 0.5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -97,16 +101,17 @@ def test_a_replicate_draws_whole_patients_of_both_kinds() -> None:
     rows = np.concatenate(list(draws(labels, patients, replicates=300, seed=0)))
     assert rows.shape == (300, 10)
     assert (rows[:, ::2] == rows[:, 1::2]).all()
-    assert (rows[:, [0, 2, 4]].sum(axis=1) == 3).all()
-    assert (rows[:, [6, 8]].sum(axis=1) == 2).all()
+    assert rows[:, [0, 2, 4]].sum(axis=1) == pytest.approx(3)
+    assert rows[:, [6, 8]].sum(axis=1) == pytest.approx(2)
+    assert (rows > 0).all()
     assert (rows == np.concatenate(list(draws(labels, patients, replicates=300, seed=0)))).all()
 
 
 def test_bootstrap_is_the_slow_one() -> None:
     labels, scores, _ = two_methods(40)
     interval = bootstrap(labels, scores, {"auroc": curves.auroc}, replicates=200, seed=5)["auroc"]
-    rows = np.concatenate(list(draws(labels, None, replicates=200, seed=5))).astype(int)
-    slow = [image_auroc(np.repeat(labels, row), np.repeat(scores, row)) for row in rows]
+    rows = np.concatenate(list(draws(labels, None, replicates=200, seed=5)))
+    slow = [roc_auc_score(labels, scores, sample_weight=row) for row in rows]
     assert interval.value == image_auroc(labels, scores)
     by_hand = score_interval(interval.value, np.array(slow), 20)
     assert (interval.low, interval.high) == pytest.approx((by_hand.low, by_hand.high))
@@ -160,7 +165,7 @@ def test_an_interval_lies_in_its_range_and_holds_its_value(v: float, cases: int,
     replicates = np.clip(v + sd * np.linspace(-1, 1, 21), 0, 1)
     interval = score_interval(v, replicates, cases, optimistic=optimistic)
     assert 0 <= interval.low <= interval.high <= 1
-    assert optimistic or interval.low <= v <= interval.high
+    assert interval.low <= v <= interval.high
 
 
 def test_a_share_of_all_or_none_has_width_and_few_patients_make_it_wide() -> None:
@@ -175,8 +180,73 @@ def test_a_share_of_all_or_none_has_width_and_few_patients_make_it_wide() -> Non
 def test_an_optimistic_number_is_moved_down_and_has_a_wider_interval() -> None:
     replicates = 0.84 + 0.02 * np.random.default_rng(0).normal(size=2000)
     plain, moved = (score_interval(0.8, replicates, 100, optimistic=o) for o in (False, True))
-    assert (moved.low + moved.high) / 2 == pytest.approx((plain.low + plain.high) / 2 - 0.04, abs=0.01)
-    assert moved.high - moved.low > plain.high - plain.low
+    assert moved.low == pytest.approx(plain.low - 0.08, abs=0.06)
+    assert moved.high < plain.high
+    known = score_interval(0.8, replicates, 100, expected=0.84, optimistic=True)
+    assert (known.low, known.high) == pytest.approx((plain.low, plain.high), abs=2e-3)
+
+
+def test_a_weight_is_that_of_the_bayesian_bootstrap() -> None:
+    rows = np.concatenate(list(draws(np.repeat([0, 1], [12, 5]), None, replicates=20_000, seed=0)))
+    for stratum, n in ((rows[:, :12], 12), (rows[:, 12:], 5)):
+        assert stratum.mean(axis=0) == pytest.approx(1, abs=0.03)
+        assert stratum.var(axis=0) == pytest.approx((n - 1) / (n + 1), abs=0.06)  # n times a Dirichlet share
+
+
+def test_normal_cases_are_spread_over_the_ranks_above_them() -> None:
+    labels, scores = np.array([1, 1, 0, 1, 0, 0, 1]), np.arange(7)[::-1]
+    weights = np.array([[1.0] * 7, [1, 2, 3, 4, 5, 6, 7]])
+    curve = curves.curve_of(labels, scores, weights)
+    smooth = curves.smoothed(curve)
+    np.testing.assert_array_equal(smooth.tp, curve.tp)
+    np.testing.assert_allclose(smooth.fp[0], [1 / 3, 2 / 3, 1, 1.5, 2, 3, 3])
+    np.testing.assert_allclose(smooth.fp[1], [1, 2, 3, 5.5, 8, 14, 14])
+    tied = curves.curve_of(labels, np.zeros(7))
+    np.testing.assert_array_equal(curves.smoothed(tied).fp, tied.fp)
+
+
+def test_few_normals_leave_the_precision_at_the_top_in_doubt() -> None:
+    labels = np.repeat([0, 1], 20)
+    found = bootstrap(labels, np.arange(40), {"ap": curves.average_precision, "auroc": curves.auroc})
+    assert found["ap"].value == found["auroc"].value == 1
+    assert found["ap"].low < 0.95
+    rare = bootstrap(labels, np.arange(40), {"ap": curves.average_precision}, weights=np.where(labels, 1 / 9, 1))["ap"]
+    assert rare.low < found["ap"].low - 0.05
+    assert rare.high == 1
+
+
+def test_probabilities_are_fitted_to_each_row_of_weights() -> None:
+    labels, scores, patients = np.arange(40) % 2, np.random.default_rng(0).normal(size=40), np.arange(40) // 2
+    labels = patients % 2
+    scores = scores + labels
+    rows = np.concatenate([np.ones((1, 40)), *draws(labels, patients, replicates=3, seed=0)])
+    found = cross_fitted(labels, scores, patients, rows)
+    assert found is not None
+    assert found.shape == (4, 40)
+    np.testing.assert_allclose(cross_fitted(labels, scores, patients, rows[2:3]), found[2:3])
+    # The first fold holds the first and the sixth patient of each kind.
+    out = np.isin(patients, [0, 10, 1, 11])
+    y, w = labels[~out], rows[2, ~out]
+    positives, negatives = w @ y, w @ (1 - y)
+    soft = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    model = LogisticRegression(C=1e9, tol=1e-10, max_iter=1000)
+    twice, either = np.tile(scores[~out], 2)[:, None], np.repeat([1, 0], len(y))
+    model.fit(twice, either, sample_weight=np.concatenate([w * soft, w * (1 - soft)]))
+    np.testing.assert_allclose(model.predict_proba(scores[out][:, None])[:, 1], found[2, out], atol=1e-4)
+    assert cross_fitted(labels[:2], scores[:2], patients[:2], rows[:, :2]) is None
+
+
+def test_an_interval_of_absolute_gaps_reaches_down_to_none_where_they_are_noise() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(300):
+        gaps = rng.normal(size=15) * 0.01
+        noise = np.abs(rng.normal(size=(400, 15)) * 0.01).sum(axis=1)
+        held += noise_interval(float(np.abs(gaps).sum()), noise, 1000).low == 0
+    assert 0.92 < held / 300 < 0.98
+    real = noise_interval(0.6, np.abs(rng.normal(size=(400, 15)) * 0.01).sum(axis=1), 1000)
+    assert 0.3 < real.low < 0.6 < real.high < 0.9
+    assert np.isnan(noise_interval(0.6, np.ones(3), 1).low)
 
 
 def test_students_t_is_scipys() -> None:

@@ -169,6 +169,71 @@ class Nodules(_Strict):
     crop: int = 0
 
 
+class Spaced(_Strict):
+    """Which slices of a scan become samples.
+
+    Parameters
+    ----------
+    clearance
+        Millimetres along the patient's axis between a normal slice and the next finding.
+    gap
+        Millimetres between two normal slices of a scan.
+    content, min_content
+        Part of a normal slice that must have values from the first to the second number.
+    """
+
+    clearance: float = 15.0
+    gap: float = 10.0
+    content: tuple[float, float] = (0.0, 0.0)
+    min_content: float = 0.0
+
+
+class Readings(Spaced):
+    """CT series with the readings of several radiologists beside them (LIDC-IDRI).
+
+    Parameters
+    ----------
+    readings
+        Globs of the XML files; the first folder of the path is the patient.
+    agree
+        Readers who must have a pixel inside an outline.
+    min_lesion
+        Such pixels that make a slice abnormal. With marks but fewer of them it is left out. Abnormal slices of a scan
+        are `gap` apart as well.
+    train_share
+        Part of the patients on the training side, by their hash.
+    """
+
+    readings: Names
+    agree: int = 2
+    min_lesion: int = 1
+    train_share: float = 0.7
+
+
+class Cubes(Spaced):
+    """NIfTI volumes and a table of nodules as boxes in world coordinates, mm in LPS (DLCS).
+
+    Parameters
+    ----------
+    table
+        As `Group.table`, one row a nodule.
+    volume, patient
+        Where the volume of a row lies, alternatives are tried in turn; whose it is.
+    centre, size
+        Three columns each, along x, y and z.
+    train, test
+        As `Group.where`: the rows on each side.
+    """
+
+    table: Names
+    volume: Names
+    patient: str
+    centre: tuple[str, str, str]
+    size: tuple[str, str, str]
+    train: dict[str, str]
+    test: dict[str, str]
+
+
 class Boxes(_Strict):
     """Lesion boxes from a table.
 
@@ -263,8 +328,8 @@ class Card(_Strict):
         Known traps, shown beside every result.
     shared_patients
         The published split has patients on both sides, which would otherwise be an error.
-    group, nodules
-        The images.
+    group, nodules, readings, cubes
+        The images, in one of four ways.
     boxes, outlines
         Where the lesions are, where no mask file says it.
     counts, published
@@ -283,6 +348,8 @@ class Card(_Strict):
     shared_patients: bool = False
     group: tuple[Group, ...] = ()
     nodules: Nodules | None = None
+    readings: Readings | None = None
+    cubes: Cubes | None = None
     boxes: Boxes | None = None
     outlines: Outlines | None = None
     counts: Counts = Field(default_factory=Counts)

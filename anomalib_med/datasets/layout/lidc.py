@@ -1,0 +1,203 @@
+"""CT series with the readings of up to four radiologists beside them as XML (LIDC-IDRI) to slices.
+
+A reading has nodules of 3 mm and more with an outline on every slice, smaller ones with a point, and other findings of
+3 mm and more with a point (``nonNodule``). Columns and rows count from 0. An outline runs just outside the nodule: its
+own pixels are no nodule (Armato et al. 2011).
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+from anomalib_med.datasets.layout.attach import MASK_RLE
+from anomalib_med.datasets.layout.card import Readings
+from anomalib_med.datasets.layout.groups import patient_share
+from anomalib_med.datasets.layout.spacing import has_content, spaced
+from anomalib_med.datasets.layout.tree import Tree
+from anomalib_med.datasets.masks import Mask, encode_rle
+from anomalib_med.datasets.sample import Sample
+from anomalib_med.errors import InputError
+
+_TAGS = ["SOPInstanceUID", "ImagePositionPatient", "Rows", "Columns"]
+_CT_READING = "LidcReadMessage"  # the one of a chest radiograph is an IdriReadMessage
+
+
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """Of one nodule on one slice: points ``(n, 2)``, column and row; what is inside belongs to it, or does not."""
+
+    points: np.ndarray
+    inside: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one radiologist marked: slices with a mark of any kind, and outlines of each nodule by slice."""
+
+    marked: frozenset[str]
+    nodules: tuple[dict[str, list[_Outline]], ...]
+
+    def mask(self, slice: str, shape: tuple[int, int]) -> Mask:
+        """Pixels ``shape`` inside the outlines of a slice."""
+        found = np.zeros(shape, np.bool_)
+        for nodule in self.nodules:
+            own, holes = np.zeros((2, *shape), np.bool_)
+            for outline in nodule.get(slice, []):
+                (own if outline.inside else holes)[_filled(outline.points, shape)] = True
+            found |= own & ~holes
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """One file of a series: its name in the XML, mm along the patient's axis, rows and columns, and the file."""
+
+    uid: str
+    height: float
+    shape: tuple[int, int]
+    path: Path
+
+
+def reading_samples(card: Readings, tree: Tree) -> tuple[list[Sample], list[Sample]]:
+    """The samples to train on and those to test, each in the order of their ids."""
+    train: list[Sample] = []
+    test: list[Sample] = []
+    for name in tree.glob(card.readings):
+        readings = read_readings(tree.root / name)
+        if readings is None:
+            continue
+        patient = PurePosixPath(name).parts[0]
+        slices = _series((tree.root / name).parent)
+        _note_missing(readings, slices, tree.root / name, tree)
+        learnt = patient_share(patient) < card.train_share
+        normal = _normal_samples(readings, slices, patient, card, tree)
+        (train if learnt else test).extend(normal)
+        if not learnt:
+            test.extend(_abnormal_samples(readings, slices, patient, card, tree))
+    if not (train or test or tree.missing):
+        tree.missing.append(f"no reading of a CT (root element {_CT_READING}) among the XML files below {tree.root}")
+    return sorted(train, key=lambda sample: sample.id), sorted(test, key=lambda sample: sample.id)
+
+
+def read_readings(path: Path) -> list[Reading] | None:
+    """The readings of one scan; None where the file is none of a CT.
+
+    Raises
+    ------
+    InputError
+        Not XML, or a mark without the slice it is on.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (OSError, ElementTree.ParseError) as error:
+        raise InputError(f"{path}: not XML ({error}): copy it again") from error
+    if not root.tag.endswith(_CT_READING):
+        return None
+    return [_reading(session, path) for session in root.findall("{*}readingSession")]
+
+
+def _reading(session: ElementTree.Element, path: Path) -> Reading:
+    marked = {_text(mark, "imageSOP_UID", path) for mark in session.findall("{*}nonNodule")}
+    nodules = []
+    for nodule in session.findall("{*}unblindedReadNodule"):
+        outlines: dict[str, list[_Outline]] = defaultdict(list)
+        for roi in nodule.findall("{*}roi"):
+            uid = _text(roi, "imageSOP_UID", path)
+            marked.add(uid)
+            inside = (roi.findtext("{*}inclusion") or "TRUE").strip().upper() != "FALSE"
+            outlines[uid].append(_Outline(_points(roi, path), inside))
+        if _is_large(nodule):
+            nodules.append(dict(outlines))
+    return Reading(frozenset(marked), tuple(nodules))
+
+
+def _is_large(nodule: ElementTree.Element) -> bool:
+    """Only nodules of 3 mm and more are rated; a few smaller ones have ratings of 0."""
+    ratings = nodule.find("{*}characteristics")
+    return ratings is not None and len(ratings) > 0 and all((r.text or "0").strip() not in ("", "0") for r in ratings)
+
+
+def _points(roi: ElementTree.Element, path: Path) -> np.ndarray:
+    try:
+        points = [[int(_text(edge, name, path)) for name in ("xCoord", "yCoord")] for edge in roi.findall("{*}edgeMap")]
+    except ValueError as error:
+        raise InputError(f"{path}: a point of an outline is not two whole numbers: copy it again") from error
+    return np.array(points, np.int32).reshape(-1, 2)
+
+
+def _text(element: ElementTree.Element, name: str, path: Path) -> str:
+    text = (element.findtext(f"{{*}}{name}") or "").strip()
+    if not text:
+        raise InputError(f"{path}: a mark ({element.tag.rpartition('}')[2]}) has no {name}: not the XML meant")
+    return text
+
+
+def _filled(points: np.ndarray, shape: tuple[int, int]) -> Mask:
+    """Pixels inside an outline and not on it; none for a single point."""
+    canvas = np.zeros(shape, np.uint8)
+    if len(points) >= 3:
+        cv2.fillPoly(canvas, [points], (1,))
+        cv2.polylines(canvas, [points], isClosed=True, color=(0,))
+    return canvas.astype(np.bool_)
+
+
+def _series(folder: Path) -> list[_Slice]:
+    """The slices beside an XML file, from the feet to the head."""
+    slices = []
+    for path in sorted(folder.glob("*.dcm")):
+        try:
+            tags = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+            shape = (int(tags.Rows), int(tags.Columns))
+            slices.append(_Slice(str(tags.SOPInstanceUID), float(tags.ImagePositionPatient[2]), shape, path))
+        except (InvalidDicomError, AttributeError, TypeError, OSError) as error:
+            raise InputError(f"{path}: not a slice of a CT series ({error}): copy it again") from error
+    return sorted(slices, key=lambda slice: slice.height)
+
+
+def _note_missing(readings: list[Reading], slices: list[_Slice], path: Path, tree: Tree) -> None:
+    there = {slice.uid for slice in slices}
+    absent = sorted({uid for reading in readings for uid in reading.marked} - there)
+    if not slices:
+        tree.missing.append(f"no slice {path.parent / '*.dcm'} beside {path.name}")
+    elif absent:
+        tree.missing.append(f"{len(absent)} slices that {path} marks, the first is {absent[0]} in {path.parent}")
+
+
+def _normal_samples(
+    readings: list[Reading], slices: list[_Slice], patient: str, card: Readings, tree: Tree
+) -> list[Sample]:
+    """Slices with lung, away from every mark of every reader and from one another."""
+    marked = {uid for reading in readings for uid in reading.marked}
+    heights = [slice.height for slice in slices if slice.uid in marked]
+    free = [s for s in slices if all(abs(s.height - height) >= card.clearance for height in heights)]
+    samples = [(s.height, _sample(s, patient, tree, 0, {})) for s in free]
+    return spaced(samples, card.gap, lambda sample: has_content(sample, card))
+
+
+def _abnormal_samples(
+    readings: list[Reading], slices: list[_Slice], patient: str, card: Readings, tree: Tree
+) -> list[Sample]:
+    """Slices on which enough readers agree on enough pixels of nodules; the largest first, away from one another."""
+    outlined = {uid for reading in readings for nodule in reading.nodules for uid in nodule}
+    found = []
+    for slice in slices:
+        if slice.uid in outlined:
+            votes = np.sum([reading.mask(slice.uid, slice.shape) for reading in readings], axis=0)
+            mask = np.asarray(votes >= card.agree, np.bool_)
+            if mask.sum() >= card.min_lesion:
+                found.append((-int(mask.sum()), slice.height, slice, mask))
+    found.sort(key=lambda item: item[:2])
+    kept = spaced(((height, (slice, mask)) for _, height, slice, mask in found), card.gap)
+    return [_sample(slice, patient, tree, 1, {MASK_RLE: encode_rle(mask)}) for slice, mask in kept]
+
+
+def _sample(slice: _Slice, patient: str, tree: Tree, label: int, meta: dict[str, str]) -> Sample:
+    name = slice.path.relative_to(tree.root).as_posix()
+    study = PurePosixPath(name).parent.name
+    return Sample(id=name, path=slice.path, patient=patient, study=study, label=label, meta=meta)
