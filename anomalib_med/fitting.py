@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from anomalib_med.datasets.splits import ids_hash, split_by_patient
 from anomalib_med.datasets.volumes import volumes_of
 from anomalib_med.device import choose_device
 from anomalib_med.errors import ConfigError, FitError, InputError, ReadError
+from anomalib_med.evaluation import aucp
 from anomalib_med.features import RANDOM_WARNING
 from anomalib_med.features.backbones import RANDOM
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel
@@ -34,6 +36,7 @@ from anomalib_med.model_file import Json
 from anomalib_med.models.base import Detector, Progress, silent
 from anomalib_med.models.pooling import valid_cells
 from anomalib_med.models.registry import detector_class, detectors
+from anomalib_med.models.selection import Selection
 from anomalib_med.models.trainer import TrainedDetector
 from anomalib_med.preprocessing import Frame, Frames, Preprocessing
 
@@ -51,6 +54,7 @@ def fit(
     device: str = "auto",
     cache: str | Path | None = None,
     checkpoint: str | Path | None = None,
+    unlabelled: Source | None = None,
     patient_pattern: str | None = None,
     progress: Progress = silent,
 ) -> FittedModel:
@@ -79,6 +83,10 @@ def fit(
     checkpoint
         File that keeps the training of a trained detector while it lasts; the same call goes on from it after an
         interruption. It stays when the training is over: delete it when the model is saved.
+    unlabelled
+        Images, healthy and not, by which the epoch of a trained detector is chosen that is kept: the one with the
+        highest :func:`anomalib_med.evaluation.aucp`, for which they and the training normals are scored after each
+        epoch. Their labels are not used, yet this is transductive, and noted in the model. By default the last epoch.
     patient_pattern
         Regular expression with one group that finds the patient in a path.
     progress
@@ -105,6 +113,7 @@ def fit(
         detector.checkpoint = None if checkpoint is None else Path(checkpoint)
     rule = VolumeRule(DEFAULT_HOW if volume_score == AUTO else volume_score)
     model = FittedModel(detector, preprocessing, None, (0.0, 1.0), {}, volume_rule=rule)
+    choose_epoch(model, kept, None if unlabelled is None else discover(unlabelled, patient_pattern=patient_pattern))
     if cache is not None:
         model.use_cache(cache)
     fit_detector(detector, kept, model, progress)
@@ -155,6 +164,38 @@ def fit_detector(detector: Detector, kept: Sequence[Sample], model: FittedModel,
         first = next(iter(frames.failures.values()))
         raise FitError(f"none of the {len(kept)} normals could be read, first: {first}") from error
     model.failures.update(frames.failures)
+
+
+def choose_epoch(model: FittedModel, kept: Sequence[Sample], unlabelled: Sequence[Sample] | None) -> None:
+    """Have a training keep the epoch with the highest AUCp between its normals and unlabelled images; None: the last.
+
+    Raises
+    ------
+    ConfigError
+        Where the detector is not trained by epochs.
+    """
+    detector = model.detector
+    if not isinstance(detector, TrainedDetector):
+        if unlabelled is not None:
+            raise ConfigError(f"{detector.name} has no epochs to choose from by unlabelled images: leave them out")
+        return
+    detector.selection = None
+    if unlabelled is None:
+        return
+
+    def scores(samples: Sequence[Sample]) -> list[float]:
+        outcomes = model.score_frames(Frames(samples, model.preprocessing))
+        return [outcome[1] for _, outcome in outcomes if not isinstance(outcome, ReadError)]
+
+    def value() -> float:
+        found = scores(unlabelled)
+        if not found:
+            raise InputError(
+                f"none of the {len(unlabelled)} unlabelled images could be read: the epoch is chosen by them"
+            )
+        return aucp(scores(kept), found)
+
+    detector.selection = Selection(ids_hash(unlabelled), len(unlabelled), value)
 
 
 def _settled(preprocessing: Preprocessing, samples: Sequence[Sample], detector: Detector) -> Preprocessing:
@@ -296,12 +337,17 @@ def training_record(
 
 
 def _training_record(detector: Detector) -> Json:
-    training = detector.training if isinstance(detector, TrainedDetector) else None
-    if training is None:
+    if not isinstance(detector, TrainedDetector) or detector.training is None:
         return {}
+    training = detector.training
     # Not the time it took: the same training would have another fingerprint each time.
     losses: Json = dict(training.losses)
-    return {"steps": training.step, "planned_steps": training.steps, "stopped": training.stopped, "losses": losses}
+    record: Json = {"steps": training.step, "planned_steps": training.steps, "stopped": training.stopped}
+    record["losses"] = losses
+    if detector.selection is not None:
+        chosen: Json = {"by": "AUCp", "value": training.selected_value, "step": training.selected_step}
+        record["selection"] = {**chosen, "unlabelled_images": detector.selection.count}
+    return record
 
 
 def notes_on(model: FittedModel) -> list[str]:
@@ -313,6 +359,13 @@ def notes_on(model: FittedModel) -> list[str]:
     if model.training.get("stopped") == "time":
         done, planned = model.training["steps"], model.training["planned_steps"]
         notes.append(f"training ended after {done} of {planned} steps, when max_minutes were over")
+    if "selection" in model.training:
+        chosen = cast(Json, model.training["selection"])
+        notes.append(
+            f"transductive: of {model.training['steps']} steps the weights after step {chosen['step']} were chosen, by "
+            f"AUCp {chosen['value']:.3f} on {chosen['unlabelled_images']} unlabelled images; results on those images "
+            "flatter the model"
+        )
     if model.calibration is None:
         notes.append("no normals were held out: scores have no p-values and nothing is flagged")
     elif model.calibration.patient_count < patients_needed(DEFAULT_RATE):

@@ -92,6 +92,13 @@ Examples:
     metavar="MINUTES",
     help="Of a trained detector: stop after this time, with the model of the steps done by then.",
 )
+@click.option(
+    "--unlabelled",
+    type=EXISTING_OR_GLOB,
+    metavar="IMAGES",
+    help="Of a trained detector: keep the epoch with the highest AUCp, training normals against these images. "
+    "Transductive, and noted in the model.  [default: the last epoch]",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a model that is already there.")
 @patient_option
 @device_option
@@ -116,6 +123,7 @@ def command(
     seed: int | None,
     cache: Path | None,
     max_minutes: float | None,
+    unlabelled: str | None,
     overwrite: bool,
     patient_pattern: str | None,
     device: str,
@@ -159,6 +167,7 @@ def command(
             device=device,
             cache=cache,
             checkpoint=checkpoint,
+            unlabelled=unlabelled,
             patient_pattern=patient_pattern,
             progress=progress,
         )

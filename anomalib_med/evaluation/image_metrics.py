@@ -52,6 +52,29 @@ def image_auroc(labels: Labels, scores: Numbers) -> float:
     return ranking_metric("auroc", labels, scores)
 
 
+def aucp(normal: Numbers, unlabelled: Numbers) -> float:
+    """Area under the ROC curve of unlabelled images against training normals, as if all of them were abnormal.
+
+    Where a share rho of them is healthy and scores as the normals do, it is ``(1 - rho) AUROC + rho / 2``: it rises and
+    falls with the AUROC, and needs no label. It is transductive: a model chosen by it has seen those images. And it
+    counts as abnormal what was merely not learnt from, so few normals, learnt by heart, deceive it.
+
+    Siddiquee et al., "AUCp: Pseudo-AUC for Inference Model Selection with Unlabeled Validation Data in Abnormality
+    Detection", 2026, https://arxiv.org/abs/2606.08742.
+
+    Parameters
+    ----------
+    normal, unlabelled
+        Scores; higher is more anomalous.
+
+    Raises
+    ------
+    ValueError
+        For a NaN among the scores, or where there are none of either.
+    """
+    return image_auroc([0] * len(normal) + [1] * len(unlabelled), np.concatenate([normal, unlabelled]))
+
+
 def image_average_precision(labels: Labels, scores: Numbers) -> float:
     """Average precision of images (scikit-learn's `average_precision_score`); depends on the prevalence."""
     return ranking_metric("ap", labels, scores)

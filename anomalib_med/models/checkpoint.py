@@ -1,8 +1,10 @@
 """The state of an unfinished training as one safetensors file, replaced as a whole or not at all."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,6 +16,39 @@ from torch.optim import Optimizer
 from anomalib_med.errors import OutputError
 
 FORMAT = "1"
+
+
+@dataclass
+class Training:
+    """How far a training is; what a checkpoint holds beside weights.
+
+    Parameters
+    ----------
+    steps
+        Of the whole training.
+    step
+        Done so far.
+    seconds
+        Spent on them.
+    losses
+        By name, of the last step.
+    best, stale
+        Lowest validation loss, and epochs since.
+    stopped
+        Why it came to an end: "" while it has not, "finished", "time" or "plateau".
+    selected_step, selected_value
+        Steps of the weights that are the best so far where they are chosen by epoch, and what for; 0 and -inf: none.
+    """
+
+    steps: int
+    step: int = 0
+    seconds: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+    best: float = math.inf
+    stale: int = 0
+    stopped: str = ""
+    selected_step: int = 0
+    selected_value: float = -math.inf
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], description: Mapping[str, JsonValue]) -> None:

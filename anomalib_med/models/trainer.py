@@ -13,7 +13,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, cast
 
@@ -25,43 +26,21 @@ from torch.optim import Optimizer
 
 from anomalib_med.errors import FitError, OutputError
 from anomalib_med.models.base import Detector, DetectorConfig, TrainingFrames
-from anomalib_med.models.checkpoint import load_optimisers, optimiser_tensors, read_checkpoint, write_checkpoint
+from anomalib_med.models.checkpoint import (
+    Training,
+    load_optimisers,
+    optimiser_tensors,
+    read_checkpoint,
+    write_checkpoint,
+)
 from anomalib_med.models.normals import Normals, StepBatch
+from anomalib_med.models.selection import Selection
 from anomalib_med.models.training_config import TrainingConfig, rate
 
 VALIDATION_SHARE = 0.1  # of the patients, where training may stop early
 PLATEAU = 1e-3  # a validation loss that falls by less than this share of itself has not fallen
 SAY_EVERY = 0.2  # seconds between two calls of progress
 CHECKPOINT_EVERY = 60.0  # seconds
-
-
-@dataclass
-class Training:
-    """How far a training is; what a checkpoint holds beside weights.
-
-    Parameters
-    ----------
-    steps
-        Of the whole training.
-    step
-        Done so far.
-    seconds
-        Spent on them.
-    losses
-        By name, of the last step.
-    best, stale
-        Lowest validation loss, and epochs since.
-    stopped
-        Why it came to an end: "" while it has not, "finished", "time" or "plateau".
-    """
-
-    steps: int
-    step: int = 0
-    seconds: float = 0.0
-    losses: dict[str, float] = field(default_factory=dict)
-    best: float = math.inf
-    stale: int = 0
-    stopped: str = ""
 
 
 class TrainedDetector(Detector):
@@ -79,6 +58,8 @@ class TrainedDetector(Detector):
         File in which an unfinished training is kept, and from which it goes on; None for none.
     discard_other
         Whether a checkpoint there of another training may be replaced.
+    selection
+        How the weights of an epoch are chosen; None for those of the last step.
     training
         How the training went; None before it, and in a loaded model.
     """
@@ -92,6 +73,7 @@ class TrainedDetector(Detector):
         super().__init__(**settings)
         self.checkpoint: Path | None = None
         self.discard_other = False
+        self.selection: Selection | None = None
         self.training: Training | None = None
         self.shape: tuple[int, ...] = ()  # of one image as training sees it
 
@@ -154,12 +136,17 @@ class TrainedDetector(Detector):
             self.before_training(normals.batches(learnt, c.batch_size, self.device))
             optimisers = self.optimisers()
             self.training = _resumed(self, optimisers, normals) or Training(_planned(c, len(learnt)))
-            _train(self, optimisers, normals, learnt, judged)
-            for module in self.modules().values():
-                module.eval()
-            with torch.no_grad():
-                unseen = judged if len(judged) else learnt
-                self.after_training(normals.batches(unseen, c.batch_size, self.device))
+            unseen = judged if len(judged) else learnt
+
+            def finish() -> None:
+                _set_mode(self, training=False)
+                with torch.no_grad():
+                    self.after_training(normals.batches(unseen, c.batch_size, self.device))
+
+            _train(self, optimisers, normals, learnt, judged, finish)
+            if self.selection is not None:
+                self._load(self.selection.weights)
+            finish()
 
     def each(self, function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         """`function` of a batch; on the CPU of its images one by one, where rounding would depend on the batch."""
@@ -177,8 +164,7 @@ class TrainedDetector(Detector):
         with torch.random.fork_rng(devices=[]):
             self._build(tuple(cast(list[int], extra["shape"])), self.config.seed)
         self._load(tensors)
-        for module in self.modules().values():
-            module.eval()
+        _set_mode(self, training=False)
 
     def to(self, device: torch.device) -> "TrainedDetector":
         """Move the networks and the extractor."""
@@ -195,8 +181,7 @@ class TrainedDetector(Detector):
 
     def _load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         for name, module in self.modules().items():
-            start = f"{name}."
-            module.load_state_dict({k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)})
+            module.load_state_dict(_named(f"{name}.", tensors))
 
     def _check_trained(self) -> None:
         if not self.shape:
@@ -209,6 +194,7 @@ def _train(
     normals: Normals,
     learnt: np.ndarray,
     judged: np.ndarray,
+    finish: Callable[[], None],
 ) -> None:
     """Step until the planned steps, the time or the patience are at an end."""
     c, training = detector.config, cast(Training, detector.training)
@@ -224,9 +210,11 @@ def _train(
         training.step += 1
         if c.patience and training.step % per_epoch == 0:
             _judge(detector, next(iter(optimisers)), normals.batches(judged, c.batch_size, detector.device), training)
-        now = time.monotonic()
-        training.seconds += now - start
+        training.seconds += time.monotonic() - start
         training.stopped = _why_stop(c, training)
+        if detector.selection is not None and (training.step % per_epoch == 0 or training.stopped):
+            _select(detector, detector.selection, training, finish)
+        now = time.monotonic()
         if now - said >= SAY_EVERY or training.stopped:
             said = now
             planned = training.step if training.stopped else training.steps  # a stage ends when all of it is done
@@ -283,9 +271,13 @@ def _batches(
     """The batch of each step from `step` on; the next one is made while one is in use."""
     per_epoch = _steps_per_epoch(c, len(rows))
 
+    @lru_cache(1)
+    def order_of(epoch: int) -> np.ndarray:
+        return np.random.default_rng((c.seed, epoch)).permutation(rows)
+
     def make(step: int) -> StepBatch:
         epoch, place = divmod(step, per_epoch)
-        order = np.random.default_rng((c.seed, epoch)).permutation(rows)
+        order = order_of(epoch)
         # A single image is doubled: batch norms need two. What does not fill a batch is left out of that epoch.
         size = min(c.batch_size, max(2, len(rows)))
         chosen = np.resize(order, max(size, len(order)))[place * size : (place + 1) * size]
@@ -317,6 +309,16 @@ def _judge(detector: TrainedDetector, turn: str, batches: Iterator[StepBatch], t
     training.best, training.stale = (loss, 0) if fallen else (training.best, training.stale + 1)
 
 
+def _select(detector: TrainedDetector, selection: Selection, training: Training, finish: Callable[[], None]) -> None:
+    """Keep the weights where they are better than those of the epochs before; the last ones may end within one."""
+    finish()
+    value = selection.value()
+    if value > training.selected_value:
+        training.selected_step, training.selected_value = training.step, value
+        selection.weights = {key: tensor.clone() for key, tensor in detector.state()[0].items()}
+    _set_mode(detector, training=True)
+
+
 def _why_stop(c: TrainingConfig, training: Training) -> str:
     if training.step >= training.steps:
         return "finished"
@@ -334,6 +336,8 @@ def _keep(detector: TrainedDetector, optimisers: dict[str, Optimizer], normals: 
     if detector.checkpoint is None:
         return
     tensors = {f"weights.{key}": value for key, value in detector.state()[0].items()}
+    selected = detector.selection.weights if detector.selection is not None else {}
+    tensors |= {f"selected.{key}": value for key, value in selected.items()}
     training = cast(Training, detector.training)
     if not all(bool(v.isfinite().all()) for v in tensors.values() if v.is_floating_point()):
         per_epoch = _steps_per_epoch(detector.config, len(normals))
@@ -357,9 +361,15 @@ def _resumed(detector: TrainedDetector, optimisers: dict[str, Optimizer], normal
             f"{detector.checkpoint} is the checkpoint of another training ({changed} differ): run that command again "
             "to go on with it, or delete the file"
         )
-    detector._load({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
+    detector._load(_named("weights.", tensors))
+    if detector.selection is not None:
+        detector.selection.weights = _named("selected.", tensors)
     load_optimisers(optimisers, tensors)
     return Training(**cast(dict[str, object], description["training"]))  # type: ignore[arg-type]
+
+
+def _named(start: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
 
 
 def _identity(detector: TrainedDetector, normals: Normals) -> dict[str, JsonValue]:
@@ -367,6 +377,8 @@ def _identity(detector: TrainedDetector, normals: Normals) -> dict[str, JsonValu
     settings = detector.config.model_dump(mode="json", exclude={"max_minutes", "memory_mb", "pooling", "smoothing"})
     backbone = detector.extractor.key if detector.extractor is not None else ""
     known = {"detector": detector.name, **settings, "backbone weights": backbone, "images": normals.digest}
+    if detector.selection is not None:
+        known["selection"] = detector.selection.images
     return cast(dict[str, JsonValue], json.loads(json.dumps(known)))
 
 

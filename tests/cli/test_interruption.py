@@ -243,3 +243,11 @@ def test_a_time_budget_is_an_option_of_fit(normals_folder: Path, tmp_path: Path)
     assert "when max_minutes were over" in outcome.out
     assert "training: " in outcome.err and "loss " in outcome.err
     assert anomed("info", tmp_path / "model").code == 0
+
+
+def test_an_epoch_chosen_by_unlabelled_images_is_an_option_of_fit(normals_folder: Path, tmp_path: Path) -> None:
+    options = [*TRAINED_FIT, "--unlabelled", normals_folder]
+    outcome = anomed("fit", normals_folder, "-o", tmp_path / "model", *options)
+    assert outcome.code == 0
+    assert "transductive" in outcome.out and "AUCp" in outcome.out
+    assert anomed("fit", normals_folder, "-o", tmp_path / "other", "--unlabelled", normals_folder).code == 2
