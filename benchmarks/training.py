@@ -3,9 +3,9 @@
     python benchmarks/training.py [-m fae] [-m aeu] [-s widths=16,32] [--size 64] [--batch 8] [--images 64]
         [--steps 12] [--rounds 5]
 
-Trainer and loop take turns in one process, so that a busy machine slows both; the ratio is that of their medians, by
-the clock and by the time of the processors, which other programs disturb less. The loop has all it needs in memory,
-checks nothing and shows nothing. GFLOPs are of one image, forwards.
+Trainer and loop take turns in one process, now one first and now the other, so that a busy machine slows both; what is
+compared is the median of all single steps, by the clock and by the time of the processors, which other programs disturb
+less. The loop has all it needs in memory, checks nothing and shows nothing. GFLOPs are of one image, forwards.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import json
 import statistics
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -45,18 +46,17 @@ class Images:
 Seconds = tuple[float, float]  # of the clock, and of all processors
 
 
-def per_step(marks: list[Seconds]) -> Seconds:
-    """Seconds a step from the times after each one; the first step, which warms up, does not count."""
-    clock, processor = ((marks[-1][i] - marks[0][i]) / (len(marks) - 1) for i in (0, 1))
-    return clock, processor
+def per_step(marks: list[Seconds]) -> list[Seconds]:
+    """Seconds of each step from the times after each one; the first two, which warm up, do not count."""
+    return [(after[0] - before[0], after[1] - before[1]) for before, after in pairwise(marks[1:])]
 
 
 def now() -> Seconds:
     return time.perf_counter(), time.process_time()
 
 
-def trained(name: str, images: Images, settings: dict[str, object]) -> tuple[TrainedDetector, Seconds]:
-    """A detector trained for some steps."""
+def trained(name: str, images: Images, settings: dict[str, object]) -> tuple[TrainedDetector, list[Seconds]]:
+    """A detector trained for some steps, and what each took."""
     marks: list[Seconds] = []
     detector = detector_class(name)(**settings)
     assert isinstance(detector, TrainedDetector)
@@ -65,8 +65,8 @@ def trained(name: str, images: Images, settings: dict[str, object]) -> tuple[Tra
     return detector, per_step(marks)
 
 
-def plain(detector: TrainedDetector, x: torch.Tensor, steps: int) -> Seconds:
-    """A loop around the same losses."""
+def plain(detector: TrainedDetector, x: torch.Tensor, steps: int) -> list[Seconds]:
+    """A loop around the same losses, and what each step took."""
     size = detector.config.batch_size
     valid = torch.ones(size, 1, 1, dtype=torch.bool)
     for module in detector.modules().values():
@@ -92,12 +92,16 @@ def measured(name: str, side: int, options: argparse.Namespace) -> dict[str, obj
     settings |= {"batch_size": options.batch} if options.batch else {}
     settings |= dict(word.split("=", 1) for word in options.setting)
     images = Images(options.images, side)
-    seconds, loops = [], []
-    for _ in range(options.rounds):
-        detector, each = trained(name, images, settings)
-        x = detector.prepare(images.x).float().clone()
-        seconds.append(each)
-        loops.append(plain(detector, x, options.steps))
+    detector, _ = trained(name, images, settings | {"steps": 1})
+    x = detector.prepare(images.x).float().clone()
+    seconds: list[Seconds] = []
+    loops: list[Seconds] = []
+    for number in range(options.rounds):
+        if number % 2:
+            loops += plain(detector, x, options.steps)
+        seconds += trained(name, images, settings)[1]
+        if number % 2 == 0:
+            loops += plain(detector, x, options.steps)
     for module in detector.modules().values():
         module.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():

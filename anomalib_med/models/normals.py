@@ -104,8 +104,9 @@ class Normals:
         x = torch.from_numpy(values)
         if self.augmentation is not None:
             x = self.prepare(x)
-        # A copy: what a frozen network gives in inference mode cannot be trained on.
-        return StepBatch(x.to(device).float().clone(), torch.from_numpy(valid).to(device))
+        x = x.to(device).float()
+        # What a frozen network gives in inference mode cannot be trained on, a copy of it can.
+        return StepBatch(x.clone() if x.is_inference() else x, torch.from_numpy(valid).to(device))
 
     def valid(self, rows: np.ndarray) -> np.ndarray:
         """Valid areas, bool ``(B, H, W)``."""
