@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from anomalib_med.models.reconstruction.cvad import Cvad
     from anomalib_med.models.reconstruction.dae import DenoisingAutoencoder
     from anomalib_med.models.reconstruction.fae import FeatureAutoencoder
+    from anomalib_med.models.reconstruction.fanogan import FAnoGan
     from anomalib_med.models.reconstruction.ganomaly import Ganomaly
     from anomalib_med.models.reconstruction.memae import MemoryAutoencoder
     from anomalib_med.models.reconstruction.vae import VariationalAutoencoder
@@ -68,6 +69,7 @@ __all__ = [
     "DetectorConfig",
     "Dinomaly",
     "EfficientAD",
+    "FAnoGan",
     "FeatureAutoencoder",
     "FeatureConfig",
     "FittedModel",
@@ -115,6 +117,7 @@ _HOMES = {
     "DetectorConfig": "anomalib_med.models.base",
     "Dinomaly": "anomalib_med.models.student_teacher.dinomaly",
     "EfficientAD": "anomalib_med.models.student_teacher.efficientad",
+    "FAnoGan": "anomalib_med.models.reconstruction.fanogan",
     "FeatureAutoencoder": "anomalib_med.models.reconstruction.fae",
     "FeatureConfig": "anomalib_med.models.base",
     "FittedModel": "anomalib_med.fitted",

@@ -34,6 +34,8 @@ METHODS = {
         "fae": "size=64 grid=16 learning_rate=2e-3 batch_size=8 schedule=cosine steps=400",
         "dae": "size=64 widths=16,32,64,128 learning_rate=2e-3 batch_size=8 schedule=cosine steps=400",
         "cevae": "size=64 widths=16,64,128,256 learning_rate=1e-3 batch_size=8 schedule=cosine steps=400",
+        "fanogan": "size=32 widths=16,32,32 latent=32 critic_steps=1 gan_share=0.6 learning_rate=2e-3 batch_size=8"
+        " steps=1000 smoothing=0",
         "ganomaly": "size=64 learning_rate=2e-3 batch_size=8 schedule=cosine steps=400",
         "cvad": "size=64 widths=16,32,64,64 latent=128 fine_latent=128 learning_rate=3e-3 batch_size=8 schedule=cosine"
         " steps=400",

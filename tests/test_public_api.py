@@ -25,6 +25,7 @@ PUBLIC = [
     "DetectorConfig",
     "Dinomaly",
     "EfficientAD",
+    "FAnoGan",
     "FeatureAutoencoder",
     "FeatureConfig",
     "FittedModel",

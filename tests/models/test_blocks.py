@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from anomalib_med.models.reconstruction.blocks import Decoder, DenseBottleneck, Encoder, Norm, UNet
+from anomalib_med.models.reconstruction.blocks import Decoder, DenseBottleneck, Encoder, Norm, ResidualBlock, UNet
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
@@ -24,6 +24,17 @@ def test_a_decoder_undoes_the_shapes_of_an_encoder(norm: Norm, kernel: int, up: 
 def test_a_unet_keeps_the_shape(standardised: bool) -> None:
     net = UNet(1, 2, (4, 8, 12), standardised=standardised)
     assert net(torch.rand(1, 1, 32, 48)).shape == (1, 2, 32, 48)
+
+
+@pytest.mark.parametrize(("resample", "sides"), [("up", (32, 48)), ("down", (8, 12))])
+def test_a_residual_block_doubles_or_halves_the_sides(resample: str, sides: tuple[int, int]) -> None:
+    block = ResidualBlock(4, 6, resample)  # type: ignore[arg-type]
+    x = torch.rand(2, 4, 16, 24)
+    assert block(x).shape == (2, 6, *sides)
+    torch.nn.init.zeros_(block.second[-1].weight), torch.nn.init.zeros_(block.second[-1].bias)
+    across = block.across(x)
+    size = torch.nn.functional.interpolate(across, sides, mode="nearest" if resample == "up" else "area")
+    assert torch.allclose(block(x), size, atol=1e-5)
 
 
 def test_standardised_kernels_do_not_depend_on_their_scale() -> None:

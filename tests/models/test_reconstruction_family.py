@@ -1,5 +1,7 @@
 """What is particular to the detectors that reconstruct the image. The promises of every detector: test_contract.py."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from anomalib_med.models.reconstruction.blocks import SpatialBottleneck, VectorE
 from anomalib_med.models.reconstruction.cevae import ContextEncodingVAE, keep_large, paint_squares
 from anomalib_med.models.reconstruction.cvad import Cvad
 from anomalib_med.models.reconstruction.dae import DenoisingAutoencoder
+from anomalib_med.models.reconstruction.fanogan import FAnoGan, ResidualEncoder, gradient_penalty
 from anomalib_med.models.reconstruction.ganomaly import Ganomaly
 from anomalib_med.models.reconstruction.memae import Memory, MemoryAutoencoder
 from anomalib_med.models.reconstruction.vae import VariationalAutoencoder
@@ -23,11 +26,15 @@ from anomalib_med.models.registry import detector_class
 from anomalib_med.models.trainer import TrainedDetector
 from tests.conftest import abnormal_picture, normal_picture
 from tests.models.test_contract import SMALL
+from tests.models.test_trainer import Killed, equal, every_step, kill_after
 
 NORMALS = np.stack([normal_picture(i) for i in range(24)])
 ABNORMAL = [abnormal_picture(900 + i) for i in range(8)]
-FAMILY = ["aeu", "autoencoder", "cevae", "cvad", "dae", "ganomaly", "memae", "vae"]
+FAMILY = ["aeu", "autoencoder", "cevae", "cvad", "dae", "fanogan", "ganomaly", "memae", "vae"]
 NARROW = {"widths": (8, 16, 32), "hidden": 64, "batch_size": 8, "learning_rate": 3e-3, "steps": 100}
+
+
+__all__ = ["every_step"]  # a fixture
 
 
 def fitted(detector: TrainedDetector, size: int = 64) -> FittedModel:
@@ -299,14 +306,14 @@ def test_an_encoder_to_a_vector_has_features_before_it() -> None:
 
 
 def test_each_optimiser_has_its_networks() -> None:
-    for detector in (Ganomaly(), Cvad(latent=8, fine_latent=8)):
+    for detector in (Ganomaly(), FAnoGan(), Cvad(latent=8, fine_latent=8)):
         detector.build((1, 64, 64))
         held = [id(p) for o in detector.optimisers().values() for group in o.param_groups for p in group["params"]]
         every = [id(p) for module in detector.modules().values() for p in module.parameters()]
         assert sorted(held) == sorted(every)
 
 
-@pytest.mark.parametrize("kind", [Ganomaly, Cvad])
+@pytest.mark.parametrize("kind", [Ganomaly, FAnoGan, Cvad])
 def test_a_training_cut_short_has_every_network_trained(kind: type[TrainedDetector]) -> None:
     small = {k: v for k, v in SMALL[kind.name].items() if k not in ("steps", "epochs")}
     untrained = kind(**small)
@@ -328,6 +335,72 @@ def test_ganomaly_scores_codes_or_map() -> None:
         for kind in ("latent", "map")
     }
     assert not np.allclose(scores["latent"], scores["map"])
+
+
+# f-AnoGAN
+
+
+TINY_GAN = {"widths": (8, 16), "latent": 8, "batch_size": 8, "steps": 8, "critic_steps": 2}
+
+
+def test_the_penalty_is_the_distance_of_the_slope_from_one() -> None:
+    torch.manual_seed(0)
+    critic = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1))
+    slope = critic[1].weight.norm()
+    penalty = gradient_penalty(critic, torch.rand(4, 1, 8, 8), torch.rand(4, 1, 8, 8))
+    assert penalty.item() == pytest.approx(((slope - 1) ** 2).item(), rel=1e-4)
+    penalty.backward()
+    expected = 2 * (slope - 1) * critic[1].weight / slope
+    assert torch.allclose(critic[1].weight.grad, expected.detach(), atol=1e-5)
+
+
+def test_the_critic_judges_each_image_alone() -> None:
+    torch.manual_seed(0)
+    critic, x = ResidualEncoder((1, 32, 32), (8, 16), 1), inputs(3, 32)
+    critic.train()
+    assert torch.allclose(critic(x), torch.cat([critic(image[None]) for image in x]), atol=1e-5)
+
+
+def test_the_generator_stands_still_while_the_encoder_learns_alone() -> None:
+    whole, half = FAnoGan(**TINY_GAN), FAnoGan(**(TINY_GAN | {"steps": 4, "gan_share": 1.0}))
+    fitted(whole), fitted(half)
+    a, b = whole.state()[0], half.state()[0]
+    for name in ("generator", "critic"):
+        assert all(torch.equal(a[key], b[key]) for key in a if key.startswith(f"{name}."))
+    assert any(not torch.equal(a[key], b[key]) for key in a if key.startswith("encoder."))
+
+
+@pytest.mark.parametrize("step", [3, 4, 6])
+def test_f_anogan_goes_on_after_a_kill_in_either_part(step: int, tmp_path: Path, every_step: None) -> None:
+    def train(**options: object) -> FittedModel:
+        return fit(
+            FAnoGan(**TINY_GAN), NORMALS, calibration=0, preprocessing=Preprocessing(size=32), device="cpu", **options
+        )
+
+    with pytest.raises(Killed):
+        train(checkpoint=tmp_path / "training", progress=kill_after(step))
+    assert equal(train(checkpoint=tmp_path / "training"), train())
+
+
+def test_a_plateau_is_told_by_the_encoder_in_either_part() -> None:
+    detector = FAnoGan(**(TINY_GAN | {"steps": 0, "epochs": 3, "patience": 3}))
+    fitted(detector, 32)
+    assert detector.training is not None and 0 < detector.training.best < np.inf
+
+
+def test_the_score_of_f_anogan_is_of_the_image_and_of_the_features() -> None:
+    x, valid = inputs(2), torch.ones(2, 64, 64, dtype=torch.bool)
+    scores = {}
+    for kappa in (0.0, 1.0):
+        detector = FAnoGan(**TINY_GAN, kappa=kappa)
+        detector._build((1, 64, 64), 0)
+        with torch.inference_mode():
+            maps = detector.anomaly_map(x)
+            scores[kappa] = detector.image_score(x, maps, valid)
+            drawn = detector.reconstruct(x)
+            features = (detector.critic.features(x) - detector.critic.features(drawn)).square().mean(1)
+    assert torch.allclose(scores[0.0], 4 * maps.square().mean((1, 2)), rtol=1e-4)
+    assert torch.allclose(scores[1.0] - scores[0.0], features, rtol=1e-3)
 
 
 # CVAD

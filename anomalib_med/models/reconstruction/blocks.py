@@ -284,6 +284,43 @@ class VectorEncoder(nn.Module):
         return y
 
 
+class ResidualBlock(nn.Module):
+    """Norm, activation and convolution, twice, beside a convolution of one pixel: ``(B, inputs, H, W)`` to `outputs`.
+
+    As in Gulrajani et al., "Improved Training of Wasserstein GANs", NeurIPS 2017, appendix C.
+
+    Parameters
+    ----------
+    inputs, outputs
+        Channels.
+    resample
+        "up" doubles the sides by nearest neighbours, "down" halves them by averaging.
+    norm
+        Before each of the two.
+    """
+
+    def __init__(self, inputs: int, outputs: int, resample: Literal["up", "down"], norm: Norm = "group") -> None:
+        super().__init__()
+        self.resample = resample
+        self.first = nn.Sequential(norm_layer(norm, inputs), nn.LeakyReLU(0.01))
+        self.second = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, padding=1),
+            norm_layer(norm, outputs),
+            nn.LeakyReLU(0.01),
+            nn.Conv2d(outputs, outputs, 3, padding=1),
+        )
+        self.across = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, outputs, 2 H, 2 W)``, or of half the sides."""
+        if self.resample == "up":
+            up = F.interpolate(self.first(x), scale_factor=2.0)
+            y: torch.Tensor = self.second(up) + F.interpolate(self.across(x), scale_factor=2.0)
+            return y
+        y = F.avg_pool2d(self.second(self.first(x)), 2) + self.across(F.avg_pool2d(x, 2))
+        return y
+
+
 class StandardisedConv(nn.Conv2d):
     """A convolution whose kernels have mean 0 and variance 1.
 

@@ -1,0 +1,234 @@
+"""f-AnoGAN: a generator learns to draw normals; an encoder finds the one that is nearest to an image.
+
+Schlegl et al., "f-AnoGAN: Fast unsupervised anomaly detection with generative adversarial networks", Medical Image
+Analysis 2019, https://doi.org/10.1016/j.media.2019.01.010; the generator as in Gulrajani et al., "Improved Training of
+Wasserstein GANs", NeurIPS 2017, https://arxiv.org/abs/1704.00028.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.optim import Adam, Optimizer
+
+from anomalib_med.models.losses import absolute_error, squared_error
+from anomalib_med.models.normals import StepBatch
+from anomalib_med.models.pooling import pool
+from anomalib_med.models.reconstruction.blocks import ConvBlock, ResidualBlock, leaky, norm_layer
+from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training_config import TrainingConfig
+
+ENCODER_EVERY = 10  # steps in which the GAN learns too
+
+
+class FAnoGan(TrainedDetector):
+    """A Wasserstein GAN of normals and an encoder into its latent space: what it cannot draw is abnormal.
+
+    The score is the mean squared error of the reconstruction plus `kappa` times that of the critic's features; the
+    anomaly map is the absolute difference.
+    """
+
+    name = "fanogan"
+    title = "f-AnoGAN, Wasserstein GAN and encoder (Schlegl et al., MedIA 2019)"
+    input_size = 64
+
+    class Config(TrainingConfig):
+        """Settings of f-AnoGAN.
+
+        Parameters
+        ----------
+        latent
+            Numbers that an image is drawn from.
+        widths
+            Channels of the critic at each halving of the image.
+        gan_share
+            Share of the steps in which generator and critic learn; then the encoder alone, from networks that stand
+            still. Before, it learns at every tenth step, so that a training that is cut short has one.
+        critic_steps
+            Steps of the critic for each step of the generator.
+        penalty
+            Weight of the gradient penalty.
+        kappa
+            Weight of the critic's features, for the encoder's loss and for the score.
+        image
+            Where the image's score comes from: image and features ("features") or the map, pooled ("map").
+        """
+
+        pooling: str = "mean"
+        epochs: int = Field(200, ge=1)
+        learning_rate: float = Field(2e-4, gt=0)
+        latent: int = Field(128, ge=1)
+        widths: tuple[int, ...] = Field((32, 64, 128, 128), min_length=1)
+        gan_share: float = Field(0.5, ge=0, le=1)
+        critic_steps: int = Field(5, ge=1)
+        penalty: float = Field(10.0, ge=0)
+        kappa: float = Field(1.0, ge=0)
+        image: Literal["features", "map"] = "features"
+
+    config: Config
+
+    @property
+    def multiple(self) -> int:
+        """Sides are halved once for each width."""
+        return 1 << len(self.config.widths)
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """Encoder, critic and generator, for images ``(C, H, W)``."""
+        c = self.config
+        self.encoder = ResidualEncoder(shape, c.widths, c.latent)
+        self.critic = ResidualEncoder(shape, c.widths, 1)
+        self.generator = Generator(shape, c.widths, c.latent)
+
+    def optimisers(self) -> dict[str, Optimizer]:
+        """One each; the encoder's is the first, as its loss is the one that tells of a plateau."""
+        c = self.config
+
+        def adam(network: nn.Module, beta: float) -> Optimizer:
+            return Adam(network.parameters(), c.learning_rate, betas=(beta, 0.9), weight_decay=c.weight_decay)
+
+        return {
+            "encoder": Adam(self.encoder.parameters(), c.learning_rate, weight_decay=c.weight_decay),
+            "critic": adam(self.critic, 0.0),
+            "generator": adam(self.generator, 0.0),
+        }
+
+    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+        """The two errors of the encoder, the critic's loss or the generator's, as `batch.turn` says."""
+        c, x = self.config, batch.x
+        playing = batch.step < c.gan_share * batch.steps
+        if batch.turn == "encoder":
+            if playing and batch.step % ENCODER_EVERY and self.encoder.training:
+                return {}
+            error, feature_error = self._errors(x)
+            return {"error": error.mean(), "features": c.kappa * feature_error.mean()}
+        if not playing or (batch.turn == "generator" and batch.step % c.critic_steps):
+            return {}
+        z = torch.randn(len(x), c.latent, device=x.device)
+        if batch.turn == "generator":
+            return {"generator": -self.critic(self.generator(z)).float().mean()}
+        with torch.no_grad():
+            drawn = self.generator(z).float()
+        with torch.autocast(x.device.type, enabled=False):  # the gradient of a gradient is too small for bfloat16
+            distance = self.critic(x).mean() - self.critic(drawn).mean()
+            return {"critic": -distance, "penalty": c.penalty * gradient_penalty(self.critic, x, drawn)}
+
+    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+        """Reconstructions ``(B, C, H, W)`` in [0, 1]."""
+        self._check_trained()
+        return self.each(lambda one: self.generator(self.encoder(one)).float(), x.to(self.device))
+
+    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Absolute difference ``(B, H, W)``, mean over channels."""
+        x = x.to(self.device)
+        return absolute_error(x, self.reconstruct(x)).mean(1)
+
+    def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Error of the image plus `kappa` times that of the features, or the pooled map."""
+        if self.config.image == "map":
+            return pool(maps, valid, self.config.pooling)
+
+        def score(one: torch.Tensor) -> torch.Tensor:
+            error, feature_error = self._errors(one)
+            return error + self.config.kappa * feature_error
+
+        return self.each(score, x.to(self.device))
+
+    def _errors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean squared errors ``(B,)`` of images and of the critic's features."""
+        drawn = self.generator(self.encoder(x))
+        features = squared_error(self.critic.features(x), self.critic.features(drawn)).mean(1)
+        # The paper's images lie in [-1, 1], where a squared error is four times as large.
+        return 4 * squared_error(x, drawn).mean((1, 2, 3)), features
+
+
+class Generator(nn.Module):
+    """Latent numbers ``(B, latent)`` to images ``(B, C, H, W)`` in [0, 1].
+
+    Parameters
+    ----------
+    shape
+        Of an image, ``(C, H, W)``; sides are multiples of ``2 ** len(widths)``.
+    widths
+        Of the encoder, in its order.
+    latent
+        Length of the vector.
+    """
+
+    def __init__(self, shape: tuple[int, ...], widths: Sequence[int], latent: int) -> None:
+        super().__init__()
+        channels, height, width = shape
+        coarse = (widths[-1], height >> len(widths), width >> len(widths))
+        self.layers = nn.Sequential(
+            nn.Linear(latent, coarse[0] * coarse[1] * coarse[2]),
+            nn.Unflatten(1, coarse),
+            *(ResidualBlock(i, o, "up") for i, o in pairwise(reversed(widths))),
+            norm_layer("group", widths[0]),
+            leaky(),
+            nn.Upsample(scale_factor=2.0),  # a transposed convolution would leave a grid of pixels
+            nn.Conv2d(widths[0], channels, 3, padding=1),
+        )
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """``(B, latent)`` to ``(B, C, H, W)``."""
+        return torch.sigmoid(self.layers(z).float())
+
+
+class ResidualEncoder(nn.Module):
+    """Residual blocks and a linear layer, without batch norms: a critic, or an encoder into the latent space.
+
+    Parameters
+    ----------
+    shape
+        Of an image, ``(C, H, W)``; sides are multiples of ``2 ** len(widths)``.
+    widths
+        Channels at each halving.
+    outputs
+        Length of the vector.
+    """
+
+    def __init__(self, shape: tuple[int, ...], widths: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        channels, height, width = shape
+        self.layers = nn.Sequential(
+            ConvBlock(channels, widths[0], 4, 2, norm="none"),
+            *(ResidualBlock(i, o, "down") for i, o in pairwise(widths)),
+            norm_layer("group", widths[-1]),
+            leaky(),
+            nn.Flatten(),
+        )
+        self.last = nn.Linear(widths[-1] * (height >> len(widths)) * (width >> len(widths)), outputs)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Images ``(B, C, H, W)`` to ``(B, F)``, what the last layer sees."""
+        features: torch.Tensor = self.layers(2 * x - 1)
+        return features
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images ``(B, C, H, W)`` to ``(B, outputs)``."""
+        y: torch.Tensor = self.last(self.features(x))
+        return y
+
+
+def gradient_penalty(critic: nn.Module, real: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """Mean squared deviation from 1 of the critic's slope between images and drawn ones, Gulrajani et al., equation 3.
+
+    Parameters
+    ----------
+    critic
+        From images to ``(B, 1)``; each output must depend on its own image only, so without batch norms.
+    real, drawn
+        ``(B, C, H, W)``.
+
+    Returns
+    -------
+    torch.Tensor
+        A scalar that can be differentiated by the critic's weights.
+    """
+    share = torch.rand(len(real), 1, 1, 1, device=real.device)
+    between = (share * real + (1 - share) * drawn).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    length: torch.Tensor = slope.flatten(1).norm(dim=1)
+    return ((length - 1) ** 2).mean()
