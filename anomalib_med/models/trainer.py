@@ -311,8 +311,10 @@ def _judge(detector: TrainedDetector, turn: str, batches: Iterator[StepBatch], t
 
 def _select(detector: TrainedDetector, selection: Selection, training: Training, finish: Callable[[], None]) -> None:
     """Keep the weights where they are better than those of the epochs before; the last ones may end within one."""
+    start = time.monotonic()
     finish()
     value = selection.value()
+    training.seconds += time.monotonic() - start
     if value > training.selected_value:
         training.selected_step, training.selected_value = training.step, value
         selection.weights = {key: tensor.clone() for key, tensor in detector.state()[0].items()}
