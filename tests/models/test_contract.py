@@ -57,8 +57,8 @@ SMALL: dict[str, dict[str, object]] = {
 # Of the input in the test with lesions, where 128 pixels would take minutes.
 SIDES = {"anoddpm": 64, "cvad": 64, "fanogan": 32, "pddpm": 64, "vae": 64}
 
-# By how much the map must be better than the difference to the mean image, where a test's training brings less than 0.05:
-# a GAN takes thousands of steps.
+# By how much the map must be better than the difference to the mean image, where it is not 0.05: a GAN takes thousands
+# of steps.
 MARGINS = {"fanogan": 0.02}
 
 # Detectors of the package; tests and users may register more.
