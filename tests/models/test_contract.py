@@ -35,7 +35,7 @@ SMALL: dict[str, dict[str, object]] = {
     "efficientad": {"steps": 150, "batch_size": 2, "network": "T", "learning_rate": 1e-3, "pooling": "power8"},
     "fae": {"steps": 60, "batch_size": 8, "grid": 16, "learning_rate": 2e-3, "pooling": "top10%"},
     "fanogan": {"steps": 1000, "batch_size": 8, "widths": (16, 32, 32), "latent": 32, "critic_steps": 1}
-    | {"gan_share": 0.6, "learning_rate": 2e-3, "augment": True, "smoothing": 0},
+    | {"gan_share": 0.6, "learning_rate": 2e-3, "smoothing": 0},
     "ganomaly": NARROW | {"steps": 150, "learning_rate": 2e-3},
     "mae": {"steps": 60, "batch_size": 8, "width": 48, "depth": 3, "decoder_width": 48, "learning_rate": 3e-3}
     | {"parts": 2, "relative": True, "pooling": "power8"},
@@ -57,9 +57,8 @@ SMALL: dict[str, dict[str, object]] = {
 # Of the input in the test with lesions, where 128 pixels would take minutes.
 SIDES = {"anoddpm": 64, "cvad": 64, "fanogan": 32, "pddpm": 64, "vae": 64}
 
-# By how much the map must be better than the difference to the mean image, where it is not 0.05: a GAN takes thousands
-# of steps.
-MARGINS = {"fanogan": 0.02}
+# Healthy phantoms to learn from in that test, where 40 are too few: a generator draws what it has seen.
+COUNTS = {"fanogan": 200}
 
 # Detectors of the package; tests and users may register more.
 NAMES = [name for name, detector in detectors().items() if detector.__module__.startswith("anomalib_med.")]
@@ -150,7 +149,7 @@ def test_finds_planted_lesions_better_than_the_difference_to_the_mean_image(name
     After a short training, whose weights differ with the number of threads, only the map is judged: 24 images are too
     few for the score of such a detector.
     """
-    normals, _ = phantoms(range(40))
+    normals, _ = phantoms(range(COUNTS.get(name, 40)))
     healthy, no_masks = phantoms(range(1000, 1012))
     diseased, masks = phantoms(range(2000, 2012), "foreign")
     detector = detectors()[name](**SMALL.get(name, {}))
@@ -159,7 +158,7 @@ def test_finds_planted_lesions_better_than_the_difference_to_the_mean_image(name
     labels = [0] * len(healthy) + [1] * len(diseased)
     difference = list(np.abs(np.concatenate([healthy, diseased]) - normals.mean(0)))
     found = pixel_auroc(no_masks + masks, list(scores.maps))
-    assert found > max(0.75, pixel_auroc(no_masks + masks, difference) + MARGINS.get(name, 0.05))
+    assert found > max(0.75, pixel_auroc(no_masks + masks, difference) + 0.05)
     if not issubclass(detectors()[name], TrainedDetector):
         assert image_auroc(labels, scores.scores) > image_auroc(labels, [d.mean() for d in difference])
 
