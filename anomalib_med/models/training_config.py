@@ -69,10 +69,3 @@ def rate(c: TrainingConfig, step: int, steps: int) -> float:
     if c.schedule == "constant":
         return 1.0
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1.0, steps - rising)))
-
-
-def expected_steps(c: TrainingConfig, step: int, steps: int, seconds: float) -> int:
-    """Steps that a training of so many comes to before its time is over, at the pace of those done in `seconds`."""
-    if not c.max_minutes:
-        return steps
-    return min(steps, max(step, round(step * 60 * c.max_minutes / max(seconds, 1e-9))))

@@ -22,7 +22,7 @@ from anomalib_med.models import trainer
 from anomalib_med.models.normals import Normals, StepBatch
 from anomalib_med.models.reconstruction.blocks import Decoder, Encoder
 from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.models.training_config import TrainingConfig, expected_steps, rate
+from anomalib_med.models.training_config import TrainingConfig, rate
 from anomalib_med.preprocessing import Frames
 from tests.conftest import normal_picture
 
@@ -293,13 +293,6 @@ def test_more_time_goes_on_where_the_budget_ended(tmp_path: Path) -> None:
     short = fitted(Tiny(epochs=200, max_minutes=1e-6), checkpoint=file)
     assert training(short).step == 1
     assert equal(fitted(Tiny(epochs=200), checkpoint=file), fitted(Tiny(epochs=200)))
-
-
-def test_progress_counts_to_the_step_where_time_is_over() -> None:
-    assert expected_steps(TrainingConfig(), 10, 500, 30.0) == 500
-    assert expected_steps(TrainingConfig(max_minutes=2), 10, 500, 30.0) == 40
-    assert expected_steps(TrainingConfig(max_minutes=2), 10, 30, 30.0) == 30
-    assert expected_steps(TrainingConfig(max_minutes=2), 10, 500, 300.0) == 10
 
 
 def test_training_stops_on_a_plateau_of_the_validation_loss() -> None:
