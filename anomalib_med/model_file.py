@@ -137,7 +137,9 @@ def read_model(folder: Path) -> ModelFiles:
                 f"{folder}: {name} was altered or damaged since the model was saved; copy it again, or fit again"
             )
     calibration = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
-    return ModelFiles(description, load_file(folder / WEIGHTS), calibration)
+    # In the file a tensor begins anywhere, and the products of the CPU round by where it begins: memory of its own.
+    tensors = {key: value.clone() for key, value in load_file(folder / WEIGHTS).items()}
+    return ModelFiles(description, tensors, calibration)
 
 
 def read_description(folder: Path) -> Json:

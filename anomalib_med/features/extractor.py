@@ -31,6 +31,10 @@ class FeatureExtractor:
         See :func:`anomalib_med.features.backbones.create`.
     neighbourhood
         Side in cells of the average taken around each cell of each layer; 1 for none (PatchCore: 3).
+    scales
+        Factors of the input's size at which the backbone sees each image; their features are joined cell by cell on
+        the grid of the first. ``(1, 0.5)`` adds to each cell what the network sees around it in the image at half
+        size. Rows and columns are rounded to :attr:`multiple`.
     precision
         Of the network's arithmetic. "float32" gives the same ranking on every device; the half types are faster and
         shift scores by about one part in a thousand.
@@ -45,6 +49,7 @@ class FeatureExtractor:
         layers: tuple[str, ...] = (),
         weights: str = "pretrained",
         neighbourhood: int = 3,
+        scales: tuple[float, ...] = (1.0,),
         precision: Precision = "float32",
         seed: int = 0,
         state: Mapping[str, torch.Tensor] | None = None,
@@ -55,6 +60,7 @@ class FeatureExtractor:
             k: v.clone() for k, v in self.backbone.network.state_dict().items() if not k.endswith("num_batches_tracked")
         }
         self.neighbourhood = neighbourhood
+        self.scales = scales
         self.precision: Precision = precision
         self.cache: FeatureCache | None = None
         side = 8 * self.multiple
@@ -62,21 +68,25 @@ class FeatureExtractor:
         self.to(torch.device("cpu"))
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each map that is joined: of the layers at the first scale, then at the next."""
+        return self.backbone.channels * len(self.scales)
+
+    @property
     def channels(self) -> int:
         """Length D of a feature vector."""
-        return sum(self.backbone.channels)
+        return sum(self.widths)
 
     @property
     def multiple(self) -> int:
         """Rows and columns of an input should be multiples of this."""
         return max(self.backbone.strides)
 
-    @property
-    def key(self) -> str:
-        """Hash of everything but the image that a feature depends on."""
+    def key(self, scale: float = 1.0) -> str:
+        """Hash of everything but the image that the features of one scale depend on."""
         b = self.backbone
         text = f"{b.name} {b.layers} {self.weight_hash} {b.mean} {b.std} {self.neighbourhood} {self.precision}"
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256((text if scale == 1 else f"{text} {scale}").encode()).hexdigest()
 
     @property
     def batch_size(self) -> int:
@@ -109,27 +119,39 @@ class FeatureExtractor:
 
         Returns
         -------
-        float16 ``(B, D, h, w)`` on the extractor's device; h and w are those of the finest layer.
+        float16 ``(B, D, h, w)`` on the extractor's device; h and w are those of the finest layer at the first scale.
 
         Raises
         ------
         ConfigError
             For another number of channels.
         """
+        return self._on_one_grid([self._kept(x, scale) for scale in self.scales])
+
+    def extract(self, x: torch.Tensor) -> torch.Tensor:
+        """The same features, computed and not kept in the cache: for images that will not come again."""
+        return self._on_one_grid([self._at(x, scale) for scale in self.scales])
+
+    def _kept(self, x: torch.Tensor, scale: float) -> torch.Tensor:
+        """Features at one scale from the cache, and into it where it lacks them."""
         if self.cache is None:
-            return self.extract(x)
-        paths = [self.cache.path(self.key, image.cpu()) for image in x]
+            return self._at(x, scale)
+        key = self.key(scale)
+        paths = [self.cache.path(key, image.cpu()) for image in x]
         found = [self.cache.get(path) for path in paths]
         absent = [i for i, features in enumerate(found) if features is None]
         if absent:
-            for i, features in zip(absent, self.extract(x[absent]).cpu(), strict=True):
+            for i, features in zip(absent, self._at(x[absent], scale).cpu(), strict=True):
                 self.cache.put(paths[i], features)
                 found[i] = features
         return torch.stack([features for features in found if features is not None]).to(self.device)
 
     @torch.inference_mode()
-    def extract(self, x: torch.Tensor) -> torch.Tensor:
-        """The same features, computed and not kept in the cache: for images that will not come again."""
+    def _at(self, x: torch.Tensor, scale: float) -> torch.Tensor:
+        """Features at one scale, on its own grid."""
+        if scale != 1:
+            size = [max(1, round(side * scale / self.multiple)) * self.multiple for side in x.shape[2:]]
+            x = F.interpolate(x.to(self.device), size=size, mode="bilinear", antialias=True, align_corners=False)
         # The CPU's convolutions round differently in large batches of small images.
         parts = torch.split(x, CPU_BATCH) if self.device.type == "cpu" else (x,)
         return torch.cat([self._join([output.float() for output in self.layers(part)]) for part in parts])
@@ -172,13 +194,19 @@ class FeatureExtractor:
 
     def _join(self, outputs: list[torch.Tensor]) -> torch.Tensor:
         """Average around each cell, bring the coarser layers to the finest grid, concatenate."""
+        if self.neighbourhood > 1:
+            side = self.neighbourhood
+            outputs = [F.avg_pool2d(output, side, stride=1, padding=side // 2) for output in outputs]
+        return self._on_one_grid(outputs)
+
+    @staticmethod
+    def _on_one_grid(outputs: list[torch.Tensor]) -> torch.Tensor:
+        """Maps brought to the grid of the first and concatenated, float16."""
         grid = outputs[0].shape[-2:]
         joined = []
         for output in outputs:
-            if self.neighbourhood > 1:
-                output = F.avg_pool2d(output, self.neighbourhood, stride=1, padding=self.neighbourhood // 2)
             if output.shape[-2:] != grid:
-                output = F.interpolate(output, size=grid, mode="bilinear", align_corners=False)
+                output = F.interpolate(output.float(), size=grid, mode="bilinear", align_corners=False)
             joined.append(output.half())
         # One memory layout, whether computed now or read from a cache: a search rounds differently in another.
         return torch.cat(joined, dim=1).contiguous(memory_format=torch.contiguous_format)

@@ -3,7 +3,7 @@
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Protocol, TypeVar, get_origin
+from typing import Annotated, ClassVar, Protocol, TypeVar, get_origin
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
@@ -97,6 +97,19 @@ class FeatureConfig(DetectorConfig):
     @classmethod
     def _split_layers(cls, layers: object) -> object:
         return tuple(part.strip() for part in layers.split(",") if part.strip()) if isinstance(layers, str) else layers
+
+
+class BankConfig(FeatureConfig):
+    """Settings of a detector that compares features with those of normals, and never asks for a layer alone.
+
+    Parameters
+    ----------
+    scales
+        Factors of the input's size at which the backbone sees each image, see
+        :class:`anomalib_med.features.FeatureExtractor`; maps have the grid of the first.
+    """
+
+    scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] = Field((1.0,), min_length=1)
 
 
 class Detector(ABC):
@@ -201,6 +214,7 @@ class Detector(ABC):
                 layers=c.layers,
                 weights=c.weights,
                 neighbourhood=c.neighbourhood,
+                scales=c.scales if isinstance(c, BankConfig) else (1.0,),
                 precision=c.precision,
                 seed=c.seed,
                 state=state,

@@ -377,7 +377,7 @@ def _named(start: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.T
 def _identity(detector: TrainedDetector, normals: Normals) -> dict[str, JsonValue]:
     """What must be equal for two trainings to be the same one."""
     settings = detector.config.model_dump(mode="json", exclude={"max_minutes", "memory_mb", "pooling", "smoothing"})
-    backbone = detector.extractor.key if detector.extractor is not None else ""
+    backbone = detector.extractor.key() if detector.extractor is not None else ""
     known = {"detector": detector.name, **settings, "backbone weights": backbone, "images": normals.digest}
     if detector.selection is not None:
         known["selection"] = detector.selection.images

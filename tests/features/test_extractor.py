@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from anomalib_med.errors import ConfigError
@@ -111,7 +112,7 @@ def test_random_weights_come_from_the_seed() -> None:
 def test_state_restores_the_same_features() -> None:
     extractor = random_resnet(seed=4)
     again = random_resnet(state={k: v.float() for k, v in extractor.state().items()})
-    assert again.key == extractor.key
+    assert again.key() == extractor.key()
     assert torch.equal(again(X), extractor(X))
 
 
@@ -183,7 +184,7 @@ def test_cached_features_are_the_computed_ones(tmp_path: Path) -> None:
     fresh = extractor(X)
     extractor.cache = FeatureCache(tmp_path)
     assert torch.equal(extractor(X), fresh)
-    extractor.extract = None  # type: ignore[assignment,method-assign]  # from here on only the cache can answer
+    extractor.layers = None  # type: ignore[assignment,method-assign]  # from here on only the cache can answer
     assert torch.equal(extractor(X), fresh)
 
 
@@ -194,6 +195,40 @@ def test_cache_knows_extractor_and_content(tmp_path: Path) -> None:
     assert not torch.equal(one(X), other(X))
     assert not torch.equal(one(X), one(X.flip(3)))
     assert len(list(tmp_path.rglob("*.npy"))) == 9
+
+
+def test_scales_are_joined_cell_by_cell_on_the_grid_of_the_first() -> None:
+    whole, joined = random_resnet(), random_resnet(scales=(1.0, 0.5))
+    half = F.interpolate(X, size=(32, 32), mode="bilinear", antialias=True, align_corners=False)
+    expected = F.interpolate(whole(half).float(), size=(8, 8), mode="bilinear", align_corners=False).half()
+    assert joined.channels == 2 * whole.channels == sum(joined.widths)
+    assert torch.equal(joined(X), torch.cat([whole(X), expected], 1))
+    assert torch.equal(joined(X), joined.extract(X))
+    assert random_resnet(scales=(0.5, 1.0))(X).shape == (3, joined.channels, 4, 4)
+
+
+def test_sides_at_a_scale_are_multiples_that_the_network_takes() -> None:
+    extractor = random_resnet(scales=(0.4,))
+    seen = F.interpolate(X, size=(32, 32), mode="bilinear", antialias=True, align_corners=False)  # 25.6 is no multiple
+    assert torch.equal(extractor(X), random_resnet()(seen))
+    assert random_resnet(scales=(0.01,))(X).shape[2:] == (2, 2)
+
+
+def test_at_several_scales_each_image_is_computed_alike_in_any_batch() -> None:
+    extractor = random_resnet(scales=(1.0, 0.5, 1.5))
+    assert torch.equal(extractor(X), torch.cat([extractor(x[None]) for x in X]))
+
+
+def test_the_cache_keeps_each_scale_once_whoever_asks(tmp_path: Path) -> None:
+    both, whole = random_resnet(scales=(1.0, 0.5)), random_resnet()
+    fresh = both(X)
+    both.cache = whole.cache = FeatureCache(tmp_path)
+    whole(X)
+    assert len(list(tmp_path.rglob("*.npy"))) == 3
+    assert torch.equal(both(X), fresh)
+    assert len(list(tmp_path.rglob("*.npy"))) == 6
+    both.layers = None  # type: ignore[assignment,method-assign]  # from here on only the cache can answer
+    assert torch.equal(both(X), fresh)
 
 
 def test_a_damaged_cache_file_is_made_again(tmp_path: Path) -> None:

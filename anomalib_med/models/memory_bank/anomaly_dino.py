@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field, JsonValue, field_validator
 
 from anomalib_med.errors import ConfigError, FitError
-from anomalib_med.models.base import Detector, FeatureConfig, TrainingFrames
+from anomalib_med.models.base import BankConfig, Detector, TrainingFrames
 from anomalib_med.models.memory_bank.coreset import k_center
 from anomalib_med.models.memory_bank.neighbours import Engine, NearestNeighbours
 from anomalib_med.models.pooling import valid_cells
@@ -34,7 +34,7 @@ class AnomalyDINO(Detector):
     name = "anomalydino"
     title = "AnomalyDINO (Damm et al., WACV 2025), with the views of VisionAD (2025)"
 
-    class Config(FeatureConfig):
+    class Config(BankConfig):
         """Settings of AnomalyDINO.
 
         Parameters
@@ -184,7 +184,7 @@ class AnomalyDINO(Detector):
         """Patches ``(h w, D)`` of unit length, float16, of features ``(D, h, w)``."""
         extractor = self.extractor
         assert extractor is not None
-        widths = extractor.backbone.channels
+        widths = extractor.widths
         layers = torch.split(grid.flatten(1).float(), list(widths))
         if self.config.fusion == "concat":
             joined = torch.cat([F.normalize(layer, dim=0) for layer in layers])

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, JsonValue
 
 from anomalib_med.errors import FitError
-from anomalib_med.models.base import Detector, FeatureConfig, TrainingFrames
+from anomalib_med.models.base import BankConfig, Detector, TrainingFrames
 from anomalib_med.models.memory_bank.description import (
     TINY,
     contributions,
@@ -31,7 +31,7 @@ class GlobalKNN(Detector):
     name = "knn"
     title = "Deep nearest neighbours (Bergman et al., 2020)"
 
-    class Config(FeatureConfig):
+    class Config(BankConfig):
         """Settings of the nearest neighbours. `pooling` is of no use: the score is not taken from the map.
 
         Parameters

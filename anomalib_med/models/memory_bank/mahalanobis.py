@@ -10,7 +10,7 @@ import torch
 from pydantic import JsonValue
 
 from anomalib_med.errors import FitError
-from anomalib_med.models.base import Detector, FeatureConfig, TrainingFrames
+from anomalib_med.models.base import BankConfig, Detector, TrainingFrames
 from anomalib_med.models.memory_bank.description import TINY, contributions, describe, describe_batch, spread
 
 SMALLEST_SHARE = 1e-6  # of the identity, so that numbers which never vary do not make the covariance singular
@@ -27,7 +27,7 @@ class Mahalanobis(Detector):
     name = "mahalanobis"
     title = "Mahalanobis distance of deep features (Rippel et al., ICPR 2020)"
 
-    class Config(FeatureConfig):
+    class Config(BankConfig):
         """Settings of the backbone only. `pooling` is of no use: the score is not taken from the map."""
 
     config: Config

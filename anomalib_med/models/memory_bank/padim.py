@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field, JsonValue
 
 from anomalib_med.errors import FitError
-from anomalib_med.models.base import Detector, FeatureConfig, TrainingFrames
+from anomalib_med.models.base import BankConfig, Detector, TrainingFrames
 from anomalib_med.models.pooling import valid_cells
 
 LOOKED_AT = 16  # images that the grid is chosen from
@@ -31,7 +31,7 @@ class PaDiM(Detector):
     name = "padim"
     title = "PaDiM (Defard et al., ICPR Workshops 2020)"
 
-    class Config(FeatureConfig):
+    class Config(BankConfig):
         """Settings of PaDiM.
 
         Parameters

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, JsonValue
 
 from anomalib_med.errors import FitError
-from anomalib_med.models.base import Detector, FeatureConfig, TrainingFrames
+from anomalib_med.models.base import BankConfig, Detector, TrainingFrames
 from anomalib_med.models.memory_bank.coreset import k_center
 from anomalib_med.models.memory_bank.kmeans import kmeans
 from anomalib_med.models.memory_bank.neighbours import Engine, NearestNeighbours
@@ -31,7 +31,7 @@ class PatchCore(Detector):
     title = "PatchCore (Roth et al., CVPR 2022)"
     uses_height = True
 
-    class Config(FeatureConfig):
+    class Config(BankConfig):
         """Settings of PatchCore.
 
         Parameters

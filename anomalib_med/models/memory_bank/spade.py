@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field, JsonValue
 
 from anomalib_med.errors import FitError
-from anomalib_med.models.base import Detector, FeatureConfig, TrainingFrames
+from anomalib_med.models.base import BankConfig, Detector, TrainingFrames
 from anomalib_med.models.memory_bank.description import describe, describe_batch, distances_to, spread
 
 
@@ -25,7 +25,7 @@ class Spade(Detector):
     name = "spade"
     title = "SPADE (Cohen and Hoshen, 2020)"
 
-    class Config(FeatureConfig):
+    class Config(BankConfig):
         """Settings of SPADE. `pooling` is of no use to it: its score is not taken from its map.
 
         Parameters

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import Field, JsonValue
 
 from anomalib_med.errors import FitError
-from anomalib_med.models.base import Detector, FeatureConfig, TrainingFrames
+from anomalib_med.models.base import BankConfig, Detector, TrainingFrames
 from anomalib_med.models.memory_bank.coreset import k_center
 from anomalib_med.models.memory_bank.description import describe_batch, distances_to, spread
 from anomalib_med.models.memory_bank.neighbours import Engine, NearestNeighbours
@@ -42,7 +42,7 @@ class TwoView(Detector):
     title = "TwoView (whole image and patches, this package)"
     uses_height = True
 
-    class Config(FeatureConfig):
+    class Config(BankConfig):
         """Settings of TwoView. `pooling` is that of the view on patches.
 
         Parameters
