@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -31,6 +32,7 @@ from anomalib_med.errors import ConfigError, FitError, InputError, ReadError
 from anomalib_med.evaluation import aucp
 from anomalib_med.features import RANDOM_WARNING
 from anomalib_med.features.backbones import RANDOM
+from anomalib_med.features.cache import FirstFeatures
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel
 from anomalib_med.model_file import Json
 from anomalib_med.models.base import Detector, Progress, silent
@@ -41,6 +43,8 @@ from anomalib_med.models.trainer import TrainedDetector
 from anomalib_med.preprocessing import Frame, Frames, Preprocessing
 
 LOOKED_AT = 16  # images that the window is chosen from
+SCALED_ON = 64  # training normals that maps are scaled on where none are held out
+KEPT_MB = 64  # MiB of their features that are kept from fitting to scaling
 
 
 def fit(
@@ -116,8 +120,9 @@ def fit(
     choose_epoch(model, kept, None if unlabelled is None else discover(unlabelled, patient_pattern=patient_pattern))
     if cache is not None:
         model.use_cache(cache)
-    fit_detector(detector, kept, model, progress)
-    calibrate(model, kept, held_out, progress, choose=volume_score == AUTO)
+    with _first_features(detector, used=not held_out):
+        fit_detector(detector, kept, model, progress)
+        calibrate(model, kept, held_out, progress, choose=volume_score == AUTO)
     model.training = training_record(samples, kept, held_out, model, seed)
     model.notes = notes_on(model)
     return model
@@ -198,6 +203,20 @@ def choose_epoch(model: FittedModel, kept: Sequence[Sample], unlabelled: Sequenc
     detector.selection = Selection(ids_hash(unlabelled), len(unlabelled), value)
 
 
+@contextmanager
+def _first_features(detector: Detector, *, used: bool) -> Iterator[None]:
+    """Where the first normals are `used` again after fitting, keep their features, unless a cache does."""
+    extractor = detector.extractor
+    if not used or extractor is None or extractor.cache is not None:
+        yield
+        return
+    extractor.cache = FirstFeatures(KEPT_MB)
+    try:
+        yield
+    finally:
+        extractor.cache = None
+
+
 def _settled(preprocessing: Preprocessing, samples: Sequence[Sample], detector: Detector) -> Preprocessing:
     """Size and shape of the input that the detector takes, windows chosen from the normals."""
     given = preprocessing.model_fields_set
@@ -245,7 +264,7 @@ def calibrate(
 
     With `choose` the score of volumes is chosen by them too.
     """
-    judged = list(held_out) or list(kept[:64])
+    judged = list(held_out) or list(kept[:SCALED_ON])
     stage = "scoring held-out normals" if held_out else "scaling maps"
     frames = Frames(judged, model.preprocessing, progress=_counter(progress, stage, len(judged)))
     scores: list[float] = []

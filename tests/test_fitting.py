@@ -5,8 +5,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
-from anomalib_med import FittedModel, Preprocessing, Sample, fit
+from anomalib_med import FittedModel, Preprocessing, Sample, fit, fitting
 from anomalib_med.datasets.folder import Source, discover
 from anomalib_med.datasets.splits import split_by_patient
 from anomalib_med.errors import ConfigError, FitError, InputError
@@ -136,6 +137,26 @@ def test_without_calibration_there_are_scores_and_maps_and_no_decisions() -> Non
     assert np.isnan(scores.p_values).all()
     assert [result.flagged for result in scores] == [None, None]
     assert model.map_range[0] < model.map_range[1]
+
+
+@pytest.mark.parametrize("room", [64, 0])
+def test_without_calibration_no_image_goes_through_the_backbone_twice(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed: list[int] = []
+    original = FeatureExtractor.layers
+
+    def counted(self: FeatureExtractor, x: torch.Tensor) -> list[torch.Tensor]:
+        passed.append(len(x))
+        return original(self, x)
+
+    expected = small_fit(PICTURES, calibration=0).fingerprint()
+    monkeypatch.setattr(FeatureExtractor, "layers", counted)
+    monkeypatch.setattr(fitting, "KEPT_MB", room)
+    model = small_fit(PICTURES, calibration=0)
+    assert sum(passed) == (10 if room else 20)
+    assert model.fingerprint() == expected
+    assert model.detector.extractor is not None and model.detector.extractor.cache is None
 
 
 def test_too_few_held_out_patients_are_said() -> None:

@@ -65,3 +65,28 @@ class FeatureCache:
             raise OutputError(
                 f"feature cache {self.folder}: {error.strerror or error}; free space or choose another --cache"
             ) from error
+
+
+class FirstFeatures(FeatureCache):
+    """Features of the first images only, in memory: for those that come again before long.
+
+    Parameters
+    ----------
+    megabytes
+        MiB of features; what comes when they are full is not kept.
+    """
+
+    def __init__(self, megabytes: float) -> None:
+        super().__init__("")
+        self._room = megabytes * 2**20
+        self._kept: dict[Path, torch.Tensor] = {}
+
+    def get(self, path: Path) -> torch.Tensor | None:
+        """Features ``(D, h, w)``, float16; None where they are not kept."""
+        return self._kept.get(path)
+
+    def put(self, path: Path, features: torch.Tensor) -> None:
+        """Keep features ``(D, h, w)`` while there is room."""
+        self._room -= features.nbytes
+        if self._room >= 0:
+            self._kept[path] = features.clone()

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from anomalib_med.errors import ConfigError
 from anomalib_med.features import FeatureCache, FeatureExtractor, backbones
+from anomalib_med.features.cache import FirstFeatures
 from anomalib_med.features.fusion import fuse_batch_norms
 
 X = torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -239,3 +240,13 @@ def test_a_damaged_cache_file_is_made_again(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:100])
     assert torch.equal(extractor(X), fresh)
     assert all(np.load(path).shape == fresh.shape[1:] for path in tmp_path.rglob("*.npy"))
+
+
+def test_the_first_features_are_kept_while_there_is_room() -> None:
+    extractor = random_resnet()
+    fresh = extractor(X)
+    extractor.cache = FirstFeatures(2.5 * fresh[0].nbytes / 2**20)
+    assert torch.equal(extractor(X), fresh)
+    kept = [extractor.cache.get(extractor.cache.path(extractor.key(), image)) for image in X]
+    assert [features is not None for features in kept] == [True, True, False]
+    assert torch.equal(extractor(X), fresh)
