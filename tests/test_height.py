@@ -53,9 +53,9 @@ def test_what_is_normal_at_one_height_is_found_at_another(name: str, normals: Pa
         before, after = (model.score(samples) for samples in (normal, planted))
         rises[height] = after.scores[HIGH] - before.scores[HIGH], np.ptp(before.scores)
         if height != "none":
-            peak = np.unravel_index(int(np.argmax(after.maps[HIGH])), (96, 96))
-            assert 36 <= peak[0] < 60
-            assert 20 <= peak[1] < 40
+            rise = np.unravel_index(int(np.argmax(after.maps[HIGH] - before.maps[HIGH])), (96, 96))
+            assert 36 <= rise[0] < 60
+            assert 20 <= rise[1] < 40
             assert int(np.argmax(after.scores)) == HIGH
             assert after.scores[HIGH] > before.scores.max()
     assert rises["volume"][0] > 3 * max(rises["none"][0], 0)

@@ -13,6 +13,7 @@ from anomalib_med.evaluation import image_auroc
 from anomalib_med.models.base import TrainingBatch
 from anomalib_med.models.memory_bank import two_view
 from anomalib_med.models.memory_bank.two_view import TwoView
+from anomalib_med.models.memory_bank.whitening import shrinkage
 from anomalib_med.models.pooling import pool
 from tests.conftest import normal_picture
 
@@ -53,12 +54,19 @@ def fitted(patients: list[str], **settings: object) -> TwoView:
     return detector
 
 
-def unit(grid: torch.Tensor) -> torch.Tensor:
-    return F.normalize(grid.flatten(1).float(), dim=0).T
+def whitened(patches: torch.Tensor, of: torch.Tensor, patients: int) -> torch.Tensor:
+    """Patches of unit length after centring and whitening by others, whose covariance is shrunk."""
+    covariance, identity = torch.cov(of.T, correction=0), torch.eye(of.shape[1])
+    share = max(0.1, float(shrinkage(covariance[None], torch.tensor([patients]))[0]))
+    shrunk = (1 - share) * covariance + share * covariance.trace() / len(identity) * identity
+    # Any square root of the inverse gives the same cosines.
+    return F.normalize((patches - of.mean(0)) @ torch.linalg.cholesky(shrunk.inverse()), dim=1)
 
 
-def views(detector: TwoView, x: torch.Tensor, described: torch.Tensor, bank: torch.Tensor) -> list[float]:
-    """Both views of one image, with three neighbours, from their definition."""
+def views(
+    detector: TwoView, x: torch.Tensor, described: torch.Tensor, bank: torch.Tensor, normal: tuple[torch.Tensor, int]
+) -> list[float]:
+    """Both views of one image, with three neighbours; `normal` are patches to whiten by and how many patients'."""
     scale = detector.state()[0]["described"].double().std(0)
     grid = detector.features(x)[0]
     cells = grid.double().flatten(1)
@@ -66,7 +74,7 @@ def views(detector: TwoView, x: torch.Tensor, described: torch.Tensor, bank: tor
     z = (cells - mean[:, None]) / deviation[:, None]
     own = torch.cat([mean, deviation, (z**3).mean(1), (z**4).mean(1).log()])
     whole = ((described - own) / scale).norm(dim=1).sort().values[:3].mean()
-    cosines = (1 - unit(grid).double() @ F.normalize(bank.double(), dim=1).T).amin(1).reshape(grid.shape[1:])
+    cosines = (1 - whitened(cells.T, *normal) @ whitened(bank, *normal).T).amin(1).reshape(grid.shape[1:])
     return [float(whole), float(pool(cosines[None], torch.ones(1, 64, 64, dtype=torch.bool), "power8")[0])]
 
 
@@ -80,17 +88,19 @@ def test_score_is_the_sum_of_both_views_in_standard_deviations_of_held_out_patie
     patients = [f"patient {row // images}" for row in range(20)]
     detector = fitted(patients, neighbours=3)
     described = detector.state()[0]["described"].double()
-    patches = [unit(detector.features(NORMALS[row][None])[0]) for row in range(20)]
-    others = torch.cat([patches[row] for row in range(20) if row not in held_out])
+    patches = [detector.features(NORMALS[row][None])[0].double().flatten(1).T for row in range(20)]
+    kept = [patches[row] for row in range(20) if row not in held_out]
+    others = torch.cat(kept)
+    normal = torch.cat([own[::7] for own in kept]), len(kept) // images
     own = []
     for row in held_out:
         strangers = [i for i in range(20) if patients[i] != patients[row]]
-        own.append(views(detector, NORMALS[row][None], described[strangers], others))
+        own.append(views(detector, NORMALS[row][None], described[strangers], others, normal))
     mean, deviation = np.mean(own, 0), np.std(own, 0)
     x = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(3))
     found = float(detector.image_score(x, detector.anomaly_map(x), torch.ones(1, 64, 64, dtype=torch.bool))[0])
     # In the end the bank holds the patches of all.
-    expected = (views(detector, x, described, torch.cat(patches)) - mean) / np.maximum(deviation, 0.1 * mean)
+    expected = (views(detector, x, described, torch.cat(patches), normal) - mean) / np.maximum(deviation, 0.1 * mean)
     assert found == pytest.approx(expected.sum(), rel=2e-3)
 
 

@@ -14,6 +14,7 @@ from pydantic import Field, JsonValue
 
 from anomalib_med.errors import FitError
 from anomalib_med.models.base import BankConfig, Detector, TrainingFrames
+from anomalib_med.models.memory_bank.whitening import shrinkage
 from anomalib_med.models.pooling import valid_cells
 
 LOOKED_AT = 16  # images that the grid is chosen from
@@ -208,18 +209,12 @@ class _Sums:
 
 
 def shrink(covariances: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Shrink covariances ``(P, d, d)`` of `counts` ``(P,)`` samples each towards multiples of the identity.
-
-    Oracle approximating shrinkage: Chen et al., "Shrinkage algorithms for MMSE covariance estimation", IEEE Trans.
-    Signal Processing 2010, equation 23, as scikit-learn has it. It needs no more than the covariance itself.
-    """
+    """Shrink covariances ``(P, d, d)`` of `counts` ``(P,)`` samples each towards multiples of the identity."""
     size = covariances.shape[1]
-    level = covariances.diagonal(dim1=1, dim2=2).mean(1)
-    power = covariances.square().mean((1, 2))
-    apart = (counts + 1) * (power - level.square() / size)
-    share = torch.where(apart > 0, (power + level.square()) / apart, torch.ones_like(apart)).clamp(max=1)[:, None, None]
+    level = covariances.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    share = shrinkage(covariances, counts)[:, None, None]
     identity = torch.eye(size, dtype=covariances.dtype, device=covariances.device)
-    return (1 - share) * covariances + share * level[:, None, None] * identity
+    return (1 - share) * covariances + share * level * identity
 
 
 def _on_grid(features: torch.Tensor, basis: torch.Tensor, height: int, width: int) -> torch.Tensor:

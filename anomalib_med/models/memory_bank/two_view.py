@@ -3,7 +3,7 @@
 A method of this package. The whole: nearest neighbours of pooled features (Bergman et al., 2020,
 https://arxiv.org/abs/2002.10445) on four moments. The patches: PatchCore (Roth et al., CVPR 2022,
 https://arxiv.org/abs/2106.08265) with the cosine distance of AnomalyDINO (Damm et al., WACV 2025,
-https://arxiv.org/abs/2405.14529).
+https://arxiv.org/abs/2405.14529) between whitened features.
 """
 
 import math
@@ -21,11 +21,13 @@ from anomalib_med.models.memory_bank.coreset import k_center
 from anomalib_med.models.memory_bank.description import describe_batch, distances_to, spread
 from anomalib_med.models.memory_bank.neighbours import Engine, NearestNeighbours
 from anomalib_med.models.memory_bank.patch_pool import PatchPool
+from anomalib_med.models.memory_bank.whitening import Moments, RunningMoments, joined
 from anomalib_med.models.pooling import pool, valid_cells
 
 MOMENTS = 4
 HELD_OUT = 5  # every fifth patient is kept out of the bank
 MOST_JUDGED = 200  # images that the views are standardised on
+ROWS = 65536  # patches that are whitened at once
 
 
 class TwoView(Detector):
@@ -35,7 +37,7 @@ class TwoView(Detector):
     view gives a distance to the normals. Every fifth patient is at first kept out of the bank, and each view is
     standardised with its mean and standard deviation on those patients, so that both speak in one unit; then they join
     the bank. The score is the sum of both views. The anomaly map is the cosine distance of each patch to the nearest of
-    the bank.
+    the bank, both centred and whitened by the normals' patches.
     """
 
     name = "twoview"
@@ -74,8 +76,10 @@ class TwoView(Detector):
         super().__init__(**settings)
         self._described = torch.empty(0)  # (N, 4 D), the moments of each normal
         self._heights = torch.empty(0)  # (N,), of each normal; empty where heights are not asked for
-        self._bank = torch.empty(0)  # (M, D), of unit length; with heights they are one column more
-        self._spread = 0.0  # standard deviation of patches of unit length, what the height counts in; 0 without heights
+        self._bank = torch.empty(0)  # (M, D), features as they are; with heights they are one column more
+        self._with_height = False
+        self._moments = Moments(torch.empty(0), torch.empty(0, 0), 0)  # of the normals' patches
+        self._whitening = torch.empty(0, 0)  # (D, K)
         self._normal = torch.zeros(2, 2, dtype=torch.float64)  # mean and deviation of the whole, and of the patches
         self._search: NearestNeighbours | None = None
         self._of_all_heights: NearestNeighbours | None = None
@@ -94,9 +98,14 @@ class TwoView(Detector):
         begin = next(batches, None)
         if begin is None:
             raise FitError("no normal image could be read: see the failures listed, or check the folder")
-        with_height = bool(torch.isfinite(begin.heights).all())
-        self._spread = 0.0
-        patches = PatchPool(self._capacity(), extractor.channels + with_height, self._reduced)
+        self._with_height = bool(torch.isfinite(begin.heights).all())
+        moments = RunningMoments(extractor.channels)
+
+        def thinned(patches: torch.Tensor) -> torch.Tensor:
+            self._whiten_by(moments.moments())
+            return self._reduced(patches)
+
+        kept = PatchPool(self._capacity(), extractor.channels + self._with_height, thinned)
         described: list[torch.Tensor] = []
         heights: list[float] = []
         patients: list[str] = []
@@ -105,11 +114,9 @@ class TwoView(Detector):
         held_out: list[_Judged] = []
         first: list[_Judged] = []  # in their place, where there is one patient only
         for batch in chain([begin], batches):
-            if with_height != bool(torch.isfinite(batch.heights).all()):
+            if self._with_height != bool(torch.isfinite(batch.heights).all()):
                 raise FitError("the height of some normals is known and of others not: fit them apart")
             features = self.features(batch.x)
-            if with_height and not self._spread:
-                self._spread = _deviation(features.cpu(), batch.valid)
             described += list(describe_batch(features, batch.valid, MOMENTS))
             each = zip(features.cpu(), batch.valid, batch.patients, batch.heights.tolist(), strict=True)
             for grid, valid, patient, height in each:
@@ -119,13 +126,16 @@ class TwoView(Detector):
                     if len(held_out) < MOST_JUDGED:
                         held_out.append(judged)
                 else:
-                    patches.add(self._valid_patches(judged))
+                    patches = self._valid_patches(judged)
+                    moments.add(patches[:, : extractor.channels], patient)
+                    kept.add(patches)
                     if not number and len(first) < HELD_OUT:
                         first.append(judged)
                 patients.append(patient)
                 heights.append(height)
-        self._heights = torch.tensor(heights if with_height else [])
-        self._set(torch.stack(described), self._reduced(patches.patches), self._normal)
+        self._heights = torch.tensor(heights if self._with_height else [])
+        self._whiten_by(moments.moments())
+        self._set(torch.stack(described), self._reduced(kept.patches), self._normal)
         self._standardise(held_out or first, patients)
         late = [self._valid_patches(judged) for judged in held_out]
         self._set(self._described, self._reduced(torch.cat([self._bank.cpu(), *late])), self._normal)
@@ -157,26 +167,32 @@ class TwoView(Detector):
         """Keep the descriptions of both, choose the bank anew from both, average what the views are standardised by."""
         assert isinstance(other, TwoView)
         ours, theirs = len(self._described), len(other._described)
+        self._whiten_by(joined((self._moments, other._moments), (ours, theirs)))
         normal = (ours * self._normal + theirs * other._normal) / (ours + theirs)
         described = torch.cat([self._described.cpu(), other._described.cpu()])
         self._heights = torch.cat([self._heights, other._heights])
-        self._spread = (ours * self._spread + theirs * other._spread) / (ours + theirs)
         self._set(described, self._reduced(torch.cat([self._bank.cpu(), other._bank.cpu()])), normal)
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]]:
         """Descriptions float32 ``(N, 4 D)``, bank float16 ``(M, D)``; mean and deviation of both views ``(2, 2)``.
 
-        Where heights are asked for, also those of the normals ``(N,)``, and the bank has them in a last column.
+        Also the mean ``(D,)``, the covariance ``(D, D)`` and the whitening ``(D, K)`` of patches, and where heights are
+        asked for those of the normals ``(N,)``: then the bank has them in a last column.
         """
         tensors = {"described": self._described.cpu(), "bank": self._bank.cpu(), "normal": self._normal}
-        if self._spread:
+        tensors |= {"mean": self._moments.mean, "covariance": self._moments.covariance}
+        tensors["whitening"] = self._whitening.cpu()
+        if self._with_height:
             tensors["heights"] = self._heights
-        return tensors, {"spread": self._spread}
+        return tensors, {"patients": self._moments.patients}
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
         """Take what :meth:`state` gave."""
+        self._with_height = "heights" in tensors
         self._heights = tensors.get("heights", torch.empty(0))
-        self._spread = float(cast(float, extra.get("spread", 0.0)))
+        patients = int(cast(int, extra["patients"]))
+        self._moments = Moments(tensors["mean"], tensors["covariance"], patients)
+        self._whitening = tensors["whitening"]
         self._set(tensors["described"], tensors["bank"], tensors["normal"])
 
     def to(self, device: torch.device) -> "TwoView":
@@ -186,12 +202,16 @@ class TwoView(Detector):
             self._set(self._described, self._bank, self._normal)
         return self
 
+    def _whiten_by(self, moments: Moments) -> None:
+        self._moments, self._whitening = moments, moments.whitening()
+
     def _set(self, described: torch.Tensor, bank: torch.Tensor, normal: torch.Tensor) -> None:
         self._described, self._bank = described.to(self.device), bank.to(self.device).contiguous()
         self._normal = normal
         self._scale = spread(self._described)
         self._scaled = self._described / self._scale
-        self._search = NearestNeighbours(self._weighed(self._bank), self.config.engine)
+        self._whitening = self._whitening.to(self.device)
+        self._search = NearestNeighbours(self._unit(self._bank), self.config.engine)
         self._of_all_heights = None
 
     def _standardise(self, judged: list["_Judged"], patients: list[str]) -> None:
@@ -200,7 +220,7 @@ class TwoView(Detector):
         for row, grid, valid, height in judged:
             others = [i for i, patient in enumerate(patients) if patient != patients[row]]
             others = others or [i for i in range(len(patients)) if i != row] or [row]
-            heights = self._heights[others] if self._spread else self._heights
+            heights = self._heights[others] if self._with_height else self._heights
             whole = self._distance(self._scaled[row], self._scaled[others], height, heights)
             patch = pool(self._map(grid.to(self.device), height)[None], valid[None], self.config.pooling)[0]
             views.append(torch.stack([whole, patch]).double().cpu())
@@ -212,36 +232,43 @@ class TwoView(Detector):
         """Cosine distances ``(h, w)`` of features ``(D, h, w)`` of a slice of this height."""
         if self._search is None:
             raise FitError("TwoView is not fitted: call fit, or load a saved model")
-        search, queries = self._search, _unit(grid)
-        if self._spread and math.isnan(height):
+        search, patches = self._search, grid.flatten(1).T
+        queries = self._unit(_with_height(patches, height) if self._with_height else patches)
+        if self._with_height and math.isnan(height):
             if self._of_all_heights is None:
-                self._of_all_heights = NearestNeighbours(self._bank[:, :-1].contiguous(), self.config.engine)
-            search = self._of_all_heights
-        elif self._spread:
-            queries = self._weighed(_with_height(queries, height))
+                bank = self._unit(self._bank)[:, :-1].contiguous()
+                self._of_all_heights = NearestNeighbours(bank, self.config.engine)
+            search, queries = self._of_all_heights, queries[:, :-1]
         # Of unit vectors, half the squared distance is one less the cosine.
         return search.search(queries)[0][:, 0].square().reshape(grid.shape[1:]) / 2
 
     def _distance(self, own: torch.Tensor, normals: torch.Tensor, height: float, heights: torch.Tensor) -> torch.Tensor:
         """Mean distance of a scaled description ``(4 D,)`` to the nearest of ``(N, 4 D)``, both with their heights."""
         distances = distances_to(own, normals)
-        if self._spread and not math.isnan(height):
+        if self._with_height and not math.isnan(height):
             # Each number of a description has a deviation of 1, all together that of the root of their count.
             apart = self.config.height * len(own) ** 0.5 * (heights.to(distances.device) - height)
             distances = torch.hypot(distances, apart)
         return distances.topk(min(self.config.neighbours, len(distances)), largest=False).values.mean()
 
-    def _weighed(self, patches: torch.Tensor) -> torch.Tensor:
-        """Patches whose height, where it is asked for, is in units of the features."""
-        if not self._spread:
-            return patches
-        weighed = (self.config.height * self._spread * patches[:, -1:].float()).half()
-        return torch.cat([patches[:, :-1], weighed], 1)
+    def _unit(self, patches: torch.Tensor) -> torch.Tensor:
+        """Patches ``(P, D)`` centred, whitened and of unit length, float16 ``(P, K)``, with what their height adds."""
+        device = patches.device
+        centre, whitening = self._moments.mean.to(device), self._whitening.to(device)
+        size = whitening.shape[1]
+        unit = torch.empty(len(patches), size + self._with_height, dtype=torch.float16, device=device)
+        for part, given in zip(torch.split(unit, ROWS), torch.split(patches, ROWS), strict=True):
+            part[:, :size] = F.normalize((given[:, : len(centre)].float() - centre) @ whitening, dim=1)
+        if self._with_height:
+            # Centred vectors of unit length have a standard deviation of 1.
+            unit[:, size] = self.config.height * patches[:, -1]
+        return unit
 
     def _valid_patches(self, judged: "_Judged") -> torch.Tensor:
-        """Those patches of an image that lie in its valid area."""
-        patches = _valid_units(judged.features, judged.valid)
-        return _with_height(patches, judged.height) if self._spread else patches
+        """Those patches of an image that lie in its valid area, with their height where it counts."""
+        grid = judged.features
+        patches = grid.flatten(1).T[valid_cells(judged.valid[None], (grid.shape[1], grid.shape[2]))[0].flatten()]
+        return _with_height(patches, judged.height) if self._with_height else patches
 
     def _capacity(self) -> int:
         extractor = self.extractor
@@ -254,28 +281,12 @@ class TwoView(Detector):
         if count == len(patches):
             return patches.clone()
         picks = k_center(
-            self._weighed(patches.to(self.device)),
+            self._unit(patches.to(self.device)),
             count,
             seed=self.config.seed,
             progress=lambda done, total: self.progress("choosing the bank", done, total),
         )
         return patches[picks.cpu()]
-
-
-def _unit(grid: torch.Tensor) -> torch.Tensor:
-    """Patches ``(h w, D)`` of unit length, float16, of features ``(D, h, w)``."""
-    return F.normalize(grid.flatten(1).float(), dim=0).T.half().contiguous()
-
-
-def _valid_units(grid: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Those patches of features ``(D, h, w)`` that lie in the valid area ``(H, W)``."""
-    return _unit(grid)[valid_cells(valid[None], (grid.shape[1], grid.shape[2]))[0].flatten()]
-
-
-def _deviation(features: torch.Tensor, valid: torch.Tensor) -> float:
-    """Standard deviation of the patches of some images, of all channels together."""
-    patches = torch.cat([_valid_units(*each) for each in zip(features, valid, strict=True)]).float()
-    return max(float(patches.var(0, correction=0).sum().sqrt()), 1e-6)
 
 
 def _with_height(patches: torch.Tensor, height: float) -> torch.Tensor:
