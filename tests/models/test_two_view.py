@@ -57,10 +57,11 @@ def fitted(patients: list[str], **settings: object) -> TwoView:
 def whitened(patches: torch.Tensor, of: torch.Tensor, patients: int) -> torch.Tensor:
     """Patches of unit length after centring and whitening by others, whose covariance is shrunk."""
     covariance, identity = torch.cov(of.T, correction=0), torch.eye(of.shape[1])
-    share = max(0.1, float(shrinkage(covariance[None], torch.tensor([patients]))[0]))
-    shrunk = (1 - share) * covariance + share * covariance.trace() / len(identity) * identity
+    share = float(shrinkage(covariance[None], torch.tensor([patients]))[0])
+    least = max(0.1, share)
+    shrunk = (1 - least) * covariance + least * covariance.trace() / len(identity) * identity
     # Any square root of the inverse gives the same cosines.
-    return F.normalize((patches - of.mean(0)) @ torch.linalg.cholesky(shrunk.inverse()), dim=1)
+    return F.normalize((patches - (1 - share) * of.mean(0)) @ torch.linalg.cholesky(shrunk.inverse()), dim=1)
 
 
 def views(

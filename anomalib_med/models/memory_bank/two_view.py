@@ -79,7 +79,7 @@ class TwoView(Detector):
         self._bank = torch.empty(0)  # (M, D), features as they are; with heights they are one column more
         self._with_height = False
         self._moments = Moments(torch.empty(0), torch.empty(0, 0), 0)  # of the normals' patches
-        self._whitening = torch.empty(0, 0)  # (D, K)
+        self._whitening = torch.empty(0), torch.empty(0, 0)  # centre (D,) and matrix (D, K)
         self._normal = torch.zeros(2, 2, dtype=torch.float64)  # mean and deviation of the whole, and of the patches
         self._search: NearestNeighbours | None = None
         self._of_all_heights: NearestNeighbours | None = None
@@ -176,12 +176,12 @@ class TwoView(Detector):
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]]:
         """Descriptions float32 ``(N, 4 D)``, bank float16 ``(M, D)``; mean and deviation of both views ``(2, 2)``.
 
-        Also the mean ``(D,)``, the covariance ``(D, D)`` and the whitening ``(D, K)`` of patches, and where heights are
-        asked for those of the normals ``(N,)``: then the bank has them in a last column.
+        Also the mean ``(D,)`` and the covariance ``(D, D)`` of patches and what whitens them, ``(D,)`` and ``(D, K)``;
+        where heights are asked for those of the normals ``(N,)``: then the bank has them in a last column.
         """
         tensors = {"described": self._described.cpu(), "bank": self._bank.cpu(), "normal": self._normal}
         tensors |= {"mean": self._moments.mean, "covariance": self._moments.covariance}
-        tensors["whitening"] = self._whitening.cpu()
+        tensors |= {"centre": self._whitening[0].cpu(), "whitening": self._whitening[1].cpu()}
         if self._with_height:
             tensors["heights"] = self._heights
         return tensors, {"patients": self._moments.patients}
@@ -192,7 +192,7 @@ class TwoView(Detector):
         self._heights = tensors.get("heights", torch.empty(0))
         patients = int(cast(int, extra["patients"]))
         self._moments = Moments(tensors["mean"], tensors["covariance"], patients)
-        self._whitening = tensors["whitening"]
+        self._whitening = tensors["centre"], tensors["whitening"]
         self._set(tensors["described"], tensors["bank"], tensors["normal"])
 
     def to(self, device: torch.device) -> "TwoView":
@@ -210,7 +210,8 @@ class TwoView(Detector):
         self._normal = normal
         self._scale = spread(self._described)
         self._scaled = self._described / self._scale
-        self._whitening = self._whitening.to(self.device)
+        centre, matrix = self._whitening
+        self._whitening = centre.to(self.device), matrix.to(self.device)
         self._search = NearestNeighbours(self._unit(self._bank), self.config.engine)
         self._of_all_heights = None
 
@@ -254,13 +255,13 @@ class TwoView(Detector):
     def _unit(self, patches: torch.Tensor) -> torch.Tensor:
         """Patches ``(P, D)`` centred, whitened and of unit length, float16 ``(P, K)``, with what their height adds."""
         device = patches.device
-        centre, whitening = self._moments.mean.to(device), self._whitening.to(device)
+        centre, whitening = (part.to(device) for part in self._whitening)
         size = whitening.shape[1]
         unit = torch.empty(len(patches), size + self._with_height, dtype=torch.float16, device=device)
         for part, given in zip(torch.split(unit, ROWS), torch.split(patches, ROWS), strict=True):
             part[:, :size] = F.normalize((given[:, : len(centre)].float() - centre) @ whitening, dim=1)
         if self._with_height:
-            # Centred vectors of unit length have a standard deviation of 1.
+            # Vectors of unit length, centred, have a standard deviation of 1.
             unit[:, size] = self.config.height * patches[:, -1]
         return unit
 

@@ -21,19 +21,21 @@ class Moments(NamedTuple):
     covariance: torch.Tensor
     patients: int
 
-    def whitening(self) -> torch.Tensor:
-        """Matrix ``(D, K)``, float32: centred patches times it are uncorrelated, with variances of nearly 1.
+    def whitening(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Centre ``(D,)`` and matrix ``(D, K)``, float32: patches less the centre, times it, vary alike.
 
-        The covariance is shrunk as for so many samples as there are patients, whose own patches are alike, and by a
-        tenth at least: what varies less than that is noise. Of one or two patients, directions are only turned. K is at
-        most 256.
+        Both are shrunk as for so many samples as there are patients, whose own patches are alike: the centre towards
+        zero, the covariance towards a multiple of the identity, and that by a tenth at least, because what varies less
+        is noise. Of one or two patients little is known: the features stay what they are, but for a turn. K is at most
+        256.
         """
         covariance = self.covariance.double()
-        share = float(shrinkage(covariance[None], torch.tensor([self.patients]))[0].clamp_min(LEAST))
+        share = shrinkage(covariance[None], torch.tensor([self.patients]))[0]
         variances, directions = torch.linalg.eigh(covariance)
-        level = variances.mean().clamp_min(1e-12)
-        shrunk = (1 - share) * variances.clamp_min(0) + share * level
-        return (directions / shrunk.sqrt()).flip(1)[:, :WIDEST].float().contiguous()
+        level, least = variances.mean().clamp_min(1e-12), share.clamp_min(LEAST)
+        shrunk = (1 - least) * variances.clamp_min(0) + least * level
+        matrix = (directions / shrunk.sqrt()).flip(1)[:, :WIDEST]
+        return ((1 - share) * self.mean).float(), matrix.float().contiguous()
 
 
 class RunningMoments:
