@@ -207,6 +207,7 @@ def test_card_of_patchcore_states_every_default() -> None:
     assert set(stated) == set(defaults)
     assert stated.pop("layers") == "strides 8 and 16"
     assert create("radlite").strides == (8, 16)
+    assert stated.pop("scales") == "1" and defaults["scales"] == (1,)
     for name, text in stated.items():
         assert text == str(defaults[name]) or float(text) == defaults[name], name
 
