@@ -51,7 +51,7 @@ METHODS = {
     "inpainting": {
         "riad": "size=64 width=16 learning_rate=1e-3 batch_size=4 steps=100",
         "autopaint": "size=64 width=16 learning_rate=1e-3 batch_size=8 steps=400",
-        "mae": "size=64 patch=4 learning_rate=1e-3 batch_size=16 steps=100",
+        "mae": "size=64 patch=8 parts=2 learning_rate=1e-3 batch_size=16 steps=300",
         "squid": "size=64 width=8 learning_rate=5e-4 steps=150",
         "pddpm": "size=64 widths=16,32,32 learning_rate=1e-3 batch_size=16 steps=150",
         "anoddpm": "size=64 widths=16,32,32,64 learning_rate=1e-3 longest=250 denoising_steps=4 draws=2 steps=80",

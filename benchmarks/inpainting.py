@@ -45,7 +45,7 @@ Fill = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 METHODS = (
     "riad width=16 learning_rate=1e-3 batch_size=4 steps=600",
     "autopaint width=16 learning_rate=1e-3 steps=600",
-    "mae patch=4 learning_rate=1e-3 batch_size=32 steps=600",
+    "mae patch=8 parts=2 learning_rate=1e-3 batch_size=16 steps=1500",
     "squid width=8 learning_rate=5e-4 steps=600",
     "anoddpm widths=16,32,32,64 learning_rate=1e-3 longest=250 steps=600",
     "pddpm widths=16,32,32 learning_rate=1e-3 batch_size=16 steps=600",
