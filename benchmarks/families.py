@@ -17,7 +17,7 @@ from pathlib import Path
 
 from anomalib_med.cli.main import main as anomed
 from anomalib_med.evaluation.bench_tables import replace_between_markers
-from anomalib_med.evaluation.cells import headline, read_cell
+from anomalib_med.evaluation.cells import read_cell
 from anomalib_med.evaluation.summary import Row, rows_of
 
 # What is not named is the default. Networks are cut where the default ones would take a minute a step; learning rates
@@ -101,14 +101,14 @@ def write_tables(out: Path) -> None:
         own = [row for row in rows if row.method in named]
         tables = []
         for name in datasets:
-            chosen = sorted((row for row in own if row.dataset == name), key=lambda row: -headline_value(row))
+            chosen = sorted((row for row in own if row.dataset == name), key=lambda row: -shown_value(row))
             if chosen:
                 trivial = [row for row in rows if row.dataset == name and row.baseline]
                 tables.append(f"`{name}`\n\n" + table("detector", [named[r.method] for r in chosen], chosen, trivial))
         replace(TOP / "docs" / f"{family}.md", "\n\n".join(tables))
         for name in {key.split()[0] for key in methods}:
             chosen = [row for row in own if row.method.split()[0] == name]
-            chosen.sort(key=lambda row: (datasets.index(row.dataset), -headline_value(row)))
+            chosen.sort(key=lambda row: (datasets.index(row.dataset), -shown_value(row)))
             heads = [f"`{row.dataset}`" + named[row.method].removeprefix(name).replace(" ", ", ") for row in chosen]
             replace(TOP / "models" / name / "README.md", table("data set", heads, chosen, []))
 
@@ -125,16 +125,16 @@ def table(title: str, heads: Sequence[str], rows: Sequence[Row], trivial: Sequen
     if trivial:
         lines.append(["*best trivial baseline*", *(best(trivial, key) for key in metrics), "", "", "", ""])
     for head, row in zip(heads, rows, strict=True):
-        key = headline(row.numbers)
-        spread = f"{row.numbers[key].spread.sd:.3f}" if key and len(row.cells) > 1 else ""
-        cost = [f"{row.mean_of(key):.0f}" for key in ("fit_s", "images_per_s")]
+        first = next((row.numbers[key] for key in metrics if key in row.numbers), None)
+        spread = f"{first.spread.sd:.3f}" if first and len(row.cells) > 1 else ""
+        cost = [f"{row.mean_of(key):.0f}".replace("nan", "-") for key in ("fit_s", "images_per_s")]
         lines.append([head, *(number(row, key) for key in metrics), spread, str(len(row.cells)), *cost])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def headline_value(row: Row) -> float:
-    key = headline(row.numbers)
-    return row.numbers[key].interval.value if key else -1.0
+def shown_value(row: Row) -> float:
+    """Of the first column, by which rows are ordered."""
+    return next((row.numbers[key].interval.value for key in SHOWN if key in row.numbers), -1.0)
 
 
 def number(row: Row, key: str) -> str:
