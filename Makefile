@@ -73,7 +73,7 @@ bench-extractors: setup
 bench-training: setup
 	$(BIN)/python benchmarks/training.py $(ARGS)
 
-# ARGS="run ROOT -o OUT" measures the trained detectors, all or those of -f FAMILY.
+# ARGS="run ROOT -o OUT" measures the reconstruction and the student-teacher family, or the one of -f FAMILY.
 bench-families: setup
 	$(BIN)/python benchmarks/families.py $(ARGS)
 

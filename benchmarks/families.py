@@ -1,4 +1,4 @@
-"""The trained families on real data sets: the tables of docs/FAMILY.md and of the cards.
+"""Two trained families on real data sets: the tables of docs/FAMILY.md and of the cards.
 
     python benchmarks/families.py run ROOT -o OUT [-f FAMILY ...] [-d NAME ...] [-m METHOD ...] [--seeds 3]
     python benchmarks/families.py write -o OUT
@@ -47,14 +47,6 @@ METHODS = {
         "rdpp": "size=128 steps=150",
         "efficientad": "size=128 steps=350",
         "dinomaly": "size=128 blocks=4 steps=80",
-    },
-    "inpainting": {
-        "riad": "size=64 width=16 learning_rate=1e-3 batch_size=4 steps=100",
-        "autopaint": "size=64 width=16 learning_rate=1e-3 batch_size=8 steps=400",
-        "mae": "size=64 patch=8 parts=2 learning_rate=1e-3 batch_size=16 steps=300",
-        "squid": "size=64 width=8 learning_rate=5e-4 steps=150",
-        "pddpm": "size=64 widths=16,32,32 learning_rate=1e-3 batch_size=16 steps=150",
-        "anoddpm": "size=64 widths=16,32,32,64 learning_rate=1e-3 longest=250 denoising_steps=4 draws=2 steps=80",
     },
 }
 DATASETS = ("zhanglab_dev", "nih_rsna", "covid_ct", "ct_lung_patches", "covid_cxr_lesions", "brats2013")
