@@ -261,7 +261,7 @@ def test_a_cache_spares_the_backbone_and_gives_the_same_model_again(
     def fail(*_: object) -> None:
         raise AssertionError("the backbone ran")
 
-    monkeypatch.setattr(FeatureExtractor, "extract", fail)
+    monkeypatch.setattr(FeatureExtractor, "layers", fail)
     second = small_fit(folder, cache=tmp_path / "cache")
     assert second.score(folder).scores.tolist() == expected
     assert second.fingerprint() == first.fingerprint()

@@ -43,14 +43,14 @@ def test_fae_finds_what_it_cannot_reconstruct(loss: str) -> None:
 
 def test_fae_extracts_the_features_of_an_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
     images = 0
-    original = FeatureExtractor.extract
+    original = FeatureExtractor.layers
 
-    def counted(self: FeatureExtractor, x: torch.Tensor) -> torch.Tensor:
+    def counted(self: FeatureExtractor, x: torch.Tensor) -> list[torch.Tensor]:
         nonlocal images
         images += len(x)
         return original(self, x)
 
-    monkeypatch.setattr(FeatureExtractor, "extract", counted)
+    monkeypatch.setattr(FeatureExtractor, "layers", counted)
     detector = quick_fae(steps=30)
     fit(detector, NORMALS, calibration=0.25, preprocessing=SIZE, device="cpu")
     assert images == len(NORMALS)  # those to learn from and those held out
