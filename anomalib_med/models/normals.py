@@ -14,6 +14,8 @@ from anomalib_med.preprocessing.augment import ChestAugmentation
 
 Prepare = Callable[[torch.Tensor], torch.Tensor]
 
+GPU_SHARE = 0.4  # of a GPU's free memory, which prepared images may take
+
 
 @dataclass(frozen=True)
 class StepBatch:
@@ -90,23 +92,36 @@ class Normals:
             raise FitError("no normal image could be read: see the failures listed, or check the folder")
         self.values, self.digest = store.finished()
         self._valid_shape, self._packed = shape, np.concatenate(packed)  # bits: a byte for each pixel would add up
+        self._on_gpu: torch.Tensor | None = None
+        self._asked_gpu = False
 
     def __len__(self) -> int:
         return len(self.values)
 
     def batch(self, rows: np.ndarray, device: torch.device, seeds: np.ndarray | None = None) -> StepBatch:
         """The images of these numbers; with `seeds`, one for each, augmented where that was asked for."""
-        values = self.values[rows].astype(np.float32)
         valid = self.valid(rows)
         if self.augmentation is not None and seeds is not None:
+            values = self.values[rows].astype(np.float32)
             moved = [self.augmentation(*each) for each in zip(values, valid, seeds.tolist(), strict=True)]
-            values, valid = np.stack([m[0] for m in moved]), np.stack([m[1] for m in moved])
-        x = torch.from_numpy(values)
+            x, valid = torch.from_numpy(np.stack([m[0] for m in moved])), np.stack([m[1] for m in moved])
+        else:
+            x = self._chosen(rows, device)
         if self.augmentation is not None:
             x = self.prepare(x)
         x = x.to(device).float()
         # What a frozen network gives in inference mode cannot be trained on, a copy of it can.
         return StepBatch(x.clone() if x.is_inference() else x, torch.from_numpy(valid).to(device))
+
+    def _chosen(self, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+        """Values of these numbers, float32; a GPU with room for all takes them once and for all."""
+        if device.type == "cuda" and not self._asked_gpu:
+            self._asked_gpu = True
+            if self.values.nbytes < GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+                self._on_gpu = torch.from_numpy(np.array(self.values)).to(device)
+        if self._on_gpu is None:
+            return torch.from_numpy(self.values[rows].astype(np.float32))
+        return self._on_gpu[torch.from_numpy(rows).to(device)].float()
 
     def valid(self, rows: np.ndarray) -> np.ndarray:
         """Valid areas, bool ``(B, H, W)``."""

@@ -229,7 +229,7 @@ def _one_step(
 ) -> None:
     """One step of every optimiser; weights change only where losses and gradients are finite."""
     c = detector.config
-    torch.manual_seed(_seed(c.seed, training.step))
+    _start_random(_seed(c.seed, training.step), detector.device)
     training.losses = {}
     for turn, optimiser in optimisers.items():
         with torch.autocast(detector.device.type, dtype=torch.bfloat16, enabled=_halved(detector)):
@@ -296,7 +296,7 @@ def _batches(
 def _judge(detector: TrainedDetector, turn: str, batches: Iterator[StepBatch], training: Training) -> None:
     """Validation loss, that of the first optimiser, and whether it has fallen."""
     _set_mode(detector, training=False)
-    torch.manual_seed(_seed(detector.config.seed, -1))
+    _start_random(_seed(detector.config.seed, -1), detector.device)
     total, count = 0.0, 0
     with torch.no_grad():
         for batch in batches:
@@ -404,6 +404,13 @@ def _halved(detector: TrainedDetector) -> bool:
 def _seed(*numbers: int) -> int:
     """One seed from several numbers."""
     return int(np.random.SeedSequence([n % 2**32 for n in numbers]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _start_random(seed: int, device: torch.device) -> None:
+    """Seed the generators that a step may draw from; torch.manual_seed takes half a millisecond to seek others."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 @contextmanager

@@ -64,11 +64,14 @@ COUNTS = {"fanogan": 200}
 NAMES = [name for name, detector in detectors().items() if detector.__module__.startswith("anomalib_med.")]
 
 
-def fitted(name: str) -> FittedModel:
+GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
+
+
+def fitted(name: str, device: str = "cpu") -> FittedModel:
     kind, settings = detectors()[name], SMALL.get(name, {})
     if issubclass(kind, TrainedDetector):
         settings = settings | {"steps": 10}  # what is promised here does not depend on how well it is trained
-    return fit(kind(**settings), NORMALS, preprocessing=Preprocessing(size=64), device="cpu")
+    return fit(kind(**settings), NORMALS, preprocessing=Preprocessing(size=64), device=device)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -142,8 +145,9 @@ def phantoms(seeds: range, kind: str | None = None) -> tuple[np.ndarray, list[np
     return np.stack(images), masks
 
 
+@pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize("name", NAMES)
-def test_finds_planted_lesions_better_than_the_difference_to_the_mean_image(name: str) -> None:
+def test_finds_planted_lesions_better_than_the_difference_to_the_mean_image(name: str, device: str) -> None:
     """With untrained features a detector finds sharp objects only; what it does with trained ones is in its card.
 
     After a short training, whose weights differ with the number of threads, only the map is judged: 24 images are too
@@ -153,7 +157,7 @@ def test_finds_planted_lesions_better_than_the_difference_to_the_mean_image(name
     healthy, no_masks = phantoms(range(1000, 1012))
     diseased, masks = phantoms(range(2000, 2012), "foreign")
     detector = detectors()[name](**SMALL.get(name, {}))
-    model = fit(detector, normals, preprocessing=Preprocessing(size=SIDES.get(name, 128)), device="cpu")
+    model = fit(detector, normals, preprocessing=Preprocessing(size=SIDES.get(name, 128)), device=device)
     scores = model.score(np.concatenate([healthy, diseased]))
     labels = [0] * len(healthy) + [1] * len(diseased)
     difference = list(np.abs(np.concatenate([healthy, diseased]) - normals.mean(0)))
