@@ -49,14 +49,14 @@ METHODS = {
         "dinomaly": "size=128 blocks=4 steps=80",
     },
     "inpainting": {
-        "squid": "size=128 width=8 learning_rate=5e-4 steps=300",
-        "riad": "size=64 width=16 learning_rate=1e-3 batch_size=4 steps=120",
-        "mae": "size=64 patch=8 parts=2 learning_rate=1e-3 batch_size=16 steps=600",
-        "mae plain": "size=64 patch=8 parts=2 memory=0 multilevel=false learning_rate=1e-3 batch_size=16 steps=600",
-        "autopaint": "size=64 width=16 learning_rate=1e-3 batch_size=8 steps=400",
-        "pddpm": "size=64 widths=16,32,32 learning_rate=1e-3 batch_size=16 steps=150",
+        "squid": "size=128 width=8 learning_rate=5e-4 steps=400",
+        "riad": "size=64 width=16 learning_rate=1e-3 batch_size=4 steps=240",
+        "mae": "size=64 patch=8 parts=2 learning_rate=1e-3 batch_size=16 steps=800",
+        "mae plain": "size=64 patch=8 parts=2 memory=0 multilevel=false learning_rate=1e-3 batch_size=16 steps=800",
+        "autopaint": "size=64 width=16 learning_rate=1e-3 batch_size=8 steps=500",
+        "pddpm": "size=64 widths=16,32,32 learning_rate=1e-3 batch_size=16 steps=300",
         "anoddpm": "size=64 widths=16,32,32,64 learning_rate=1e-3 longest=250 denoising_steps=4 draws=2 average=0.99"
-        " steps=150",
+        " steps=300",
     },
 }
 SIX = ("zhanglab_dev", "nih_rsna", "covid_ct", "ct_lung_patches", "covid_cxr_lesions", "brats2013")

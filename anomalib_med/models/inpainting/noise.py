@@ -42,8 +42,9 @@ def noise_like(
         octaves=settings.octaves,
         persistence=settings.persistence,
         generator=generator,
+        device=x.device,
     )
-    return fields[:, None].expand(-1, x.shape[1], -1, -1).to(x.device)
+    return fields[:, None].expand(-1, x.shape[1], -1, -1)
 
 
 def simplex(table: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -60,14 +61,15 @@ def simplex(table: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> t
 
     Returns
     -------
-    float32 ``(B, H, W)``, between about -1 and 1, on the CPU.
+    float32 ``(B, H, W)``, between about -1 and 1, on the table's device.
     """
-    y, x = rows.double()[:, None], columns.double()[None, :]
+    device = table.device
+    y, x = rows.to(device).double()[:, None], columns.to(device).double()[None, :]
     shift = STRETCH * (x + y)
     i0, j0 = (x + shift).floor(), (y + shift).floor()
-    gradients = torch.tensor(GRADIENTS, dtype=torch.float32)
+    gradients = torch.tensor(GRADIENTS, dtype=torch.float32, device=device)
     along, down = (gradients[:, axis][table.flatten(1)] for axis in (0, 1))
-    total = torch.zeros(len(table), rows.numel() * columns.numel())
+    total = torch.zeros(len(table), rows.numel() * columns.numel(), device=device)
     for a, b in NEAR:
         i, j = i0 + a, j0 + b
         dx, dy = x - i - SQUISH * (i + j), y - j - SQUISH * (i + j)
@@ -86,6 +88,7 @@ def octaves_of_noise(
     octaves: int = 6,
     persistence: float = 0.8,
     generator: torch.Generator | None = None,
+    device: torch.device | None = None,
 ) -> torch.Tensor:
     """Fields of simplex noise; each octave is half as coarse as the one before.
 
@@ -102,13 +105,15 @@ def octaves_of_noise(
     persistence
         Amplitude of each octave as a part of the one before; that of the first is 1.
     generator
-        Of the draw; None: that of torch, as in training.
+        Of the draw, on the CPU; None: that of torch, as in training.
+    device
+        On which the noise is made of what was drawn, the same on each but for rounding; None: the CPU.
 
     Returns
     -------
-    float32 ``(count, H, W)`` on the CPU, mean about 0, not normalised.
+    float32 ``(count, H, W)``, mean about 0, not normalised.
     """
-    total, amplitude = torch.zeros(count, *shape), 1.0
+    total, amplitude = torch.zeros(count, *shape, device=device), 1.0
     for _ in range(octaves):
         if period < FINEST:
             break
@@ -116,6 +121,6 @@ def octaves_of_noise(
         # A lattice that always began in the first pixel would have its zeros at the same places in each field.
         start = REPEAT * torch.rand(2, generator=generator)
         rows, columns = (first + torch.arange(side) / period for first, side in zip(start, shape, strict=True))
-        total += amplitude * simplex(table, rows, columns)
+        total += amplitude * simplex(table.to(total.device), rows, columns)
         period, amplitude = period / 2, amplitude * persistence
     return total
