@@ -2,19 +2,22 @@
 
 import torch
 
+from anomalib_med import processes
 from anomalib_med.errors import ConfigError
 
 
 def choose_device(name: str = "auto") -> torch.device:
     """Device of a name: "auto" is the GPU where there is one; else "cpu", "cuda" or "cuda:<n>".
 
+    Of several processes that train together each has a GPU of its own.
+
     Raises
     ------
     ConfigError
         Where the name is not understood or that device is not there.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "auto" or (name == "cuda" and torch.cuda.is_available()):
+        return processes.own_gpu() if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:

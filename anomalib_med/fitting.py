@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 import torch
 
+from anomalib_med import processes
 from anomalib_med.calibration import (
     AUTO,
     DEFAULT_HOW,
@@ -107,6 +108,8 @@ def fit(
     """
     check_share(calibration)
     detector = detector_class(detector)() if isinstance(detector, str) else detector
+    if processes.count() > 1 and not isinstance(detector, TrainedDetector):
+        raise ConfigError(f"{detector.name} is not trained step by step: fit it in one process")
     seed = detector.config.seed if seed is None else seed
     samples = find_normals(normals, patient_pattern)
     kept, held_out = split_by_patient(samples, calibration, seed) if calibration > 0 else (samples, [])

@@ -18,6 +18,7 @@ Examples:
   anomed fit normals/ -o model/ -m fae --max-minutes 30
   anomed fit 'study/**/*.dcm' -o model/ --patient-pattern '(P\\d+)'
   anomed fit scans/ -o model/ --valid lung --height lung --spacing 1.5
+  torchrun --nproc-per-node 4 --no-python anomed fit normals/ -o model/ -m fae
   anomed fit normals/ -o model/ --backbone resnet18 --weights resnet18.safetensors --layers layer2,layer3
 """
 
@@ -129,6 +130,7 @@ def command(
     device: str,
 ) -> int:
     """Learn what is normal from NORMALS: a folder (searched through), a file, a glob or a CSV with a `path` column."""
+    from anomalib_med import processes
     from anomalib_med.calibration import AUTO
     from anomalib_med.cards import read_recipe
     from anomalib_med.fitting import fit
@@ -157,7 +159,7 @@ def command(
     if isinstance(detector, TrainedDetector):
         checkpoint = output.absolute().with_name(f"{output.absolute().name}.training")
         detector.discard_other = overwrite
-    with ProgressDisplay() as progress:
+    with ProgressDisplay(quiet=processes.number() > 0) as progress:
         model = fit(
             detector,
             normals,
@@ -171,6 +173,8 @@ def command(
             patient_pattern=patient_pattern,
             progress=progress,
         )
+    if processes.number():
+        return 0  # the first of several processes writes the model
     model.save(output, overwrite=overwrite)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)

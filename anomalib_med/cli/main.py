@@ -1,5 +1,6 @@
 """``anomed``: the entry point, and what a user sees of errors, warnings and interruptions."""
 
+import os
 import sys
 import traceback
 import warnings
@@ -7,7 +8,7 @@ from typing import TextIO
 
 import click
 
-from anomalib_med.errors import AnomedError
+from anomalib_med.errors import AnomedError, ConfigError
 from anomalib_med.version import __version__
 
 EXIT_UNEXPECTED, EXIT_ERROR, EXIT_FAILED_IMAGES, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -38,6 +39,8 @@ class Verbs(click.Group):
         """The command of a verb."""
         if name not in VERBS:
             return None
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and name != "fit":
+            raise ConfigError(f"anomed {name} runs in one process: only anomed fit is started by torchrun")
         module = __import__(f"anomalib_med.cli.{name}", fromlist=["command"])
         command: click.Command = module.command
         return command

@@ -12,10 +12,11 @@ LINE_EVERY = 10.0  # seconds between plain lines
 
 
 class ProgressDisplay:
-    """A progress callback ``(stage, done, total, note)`` that shows each stage on standard error."""
+    """A progress callback ``(stage, done, total, note)`` that shows each stage on standard error, unless `quiet`."""
 
-    def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._live = sys.stderr.isatty() and not quiet
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, tuple[float, int]] = {}
@@ -42,6 +43,8 @@ class ProgressDisplay:
 
     def __call__(self, stage: str, done: int, total: int, note: str = "", /) -> None:
         """Show how far a stage is."""
+        if self._quiet:
+            return
         now = time.monotonic()
         if done < self._done.get(stage, 0):  # the same stage of the next piece of work
             self._forget(stage)

@@ -24,7 +24,8 @@ from pydantic import JsonValue
 from torch import nn
 from torch.optim import Optimizer
 
-from anomalib_med.errors import FitError, OutputError
+from anomalib_med import processes
+from anomalib_med.errors import ConfigError, FitError, OutputError
 from anomalib_med.models.base import Detector, DetectorConfig, TrainingFrames
 from anomalib_med.models.checkpoint import (
     Training,
@@ -120,7 +121,7 @@ class TrainedDetector(Detector):
         FitError
             No image; a loss that is not finite.
         ConfigError
-            Inputs that differ in shape.
+            Inputs that differ in shape; too few images in a batch for several processes.
         OutputError
             A checkpoint that cannot be written, or one of another training in its place.
         """
@@ -131,11 +132,12 @@ class TrainedDetector(Detector):
         hold_out = c.patience or (self.holds_out and len(set(normals.patients)) > 1)
         learnt, judged = normals.split(VALIDATION_SHARE, c.seed) if hold_out else (everything, everything[:0])
         first = normals.batch(everything[:1], self.device)
-        with _reproducible(self.device):
+        with _reproducible(self.device), processes.joined(self.device):
             self._build(tuple(first.x.shape[1:]), c.seed)
             self.before_training(normals.batches(learnt, c.batch_size, self.device))
             optimisers = self.optimisers()
             self.training = _resumed(self, optimisers, normals) or Training(_planned(c, len(learnt)))
+            _settle(self)
             unseen = judged if len(judged) else learnt
 
             def finish() -> None:
@@ -211,6 +213,7 @@ def _train(
         if c.patience and training.step % per_epoch == 0:
             _judge(detector, next(iter(optimisers)), normals.batches(judged, c.batch_size, detector.device), training)
         training.seconds += time.monotonic() - start
+        _agree(detector, training)
         training.stopped = _why_stop(c, training)
         if detector.selection is not None and (training.step % per_epoch == 0 or training.stopped):
             _select(detector, detector.selection, training, finish)
@@ -229,7 +232,8 @@ def _one_step(
 ) -> None:
     """One step of every optimiser; weights change only where losses and gradients are finite."""
     c = detector.config
-    _start_random(_seed(c.seed, training.step), detector.device)
+    own = [processes.number()] if processes.number() else []
+    _start_random(_seed(c.seed, training.step, *own), detector.device)
     training.losses = {}
     for turn, optimiser in optimisers.items():
         with torch.autocast(detector.device.type, dtype=torch.bfloat16, enabled=_halved(detector)):
@@ -241,7 +245,10 @@ def _one_step(
             each.zero_grad(set_to_none=True)
         weights = [p for group in optimiser.param_groups for p in group["params"]]
         total.backward(inputs=weights)  # type: ignore[no-untyped-call]
-        values = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
+        found = torch.stack([loss.detach().float() for loss in losses.values()])
+        if processes.count() > 1:
+            processes.average([found, *(p.grad for p in weights if p.grad is not None)])
+        values = found.tolist()
         training.losses |= dict(zip(losses, values, strict=True))
         for name, value in zip(losses, values, strict=True):
             if not math.isfinite(value):
@@ -253,6 +260,27 @@ def _one_step(
         for group in optimiser.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate(c, training.step, training.steps)
         optimiser.step()
+    _settle(detector, buffers_alone=True)
+
+
+def _settle(detector: TrainedDetector, *, buffers_alone: bool = False) -> None:
+    """Have every process work on with what the first one has, which only means of a batch and the like make differ."""
+    if processes.count() == 1:
+        return
+    modules = detector.modules().values()
+    own = [tensor for module in modules for tensor in module.buffers()]
+    processes.spread(own if buffers_alone else [*own, *(p for module in modules for p in module.parameters())])
+
+
+def _agree(detector: TrainedDetector, training: Training) -> None:
+    """Have every process stop when the first one does."""
+    if processes.count() == 1 or not (detector.config.max_minutes or detector.config.patience):
+        return
+    shared = torch.tensor([training.seconds, training.best, training.stale], dtype=torch.float64)
+    shared = shared.to(detector.device)
+    processes.spread([shared])
+    training.seconds, training.best, stale = shared.tolist()
+    training.stale = int(stale)
 
 
 def _not_finite(detector: TrainedDetector, training: Training, per_epoch: int, what: str) -> FitError:
@@ -270,6 +298,9 @@ def _batches(
 ) -> Iterator[StepBatch]:
     """The batch of each step from `step` on; the next one is made while one is in use."""
     per_epoch = _steps_per_epoch(c, len(rows))
+    number, several = processes.number(), processes.count()
+    if several > 1 and c.batch_size < 2 * several:
+        raise ConfigError(f"batch_size {c.batch_size} is too small for {several} processes: each needs two images")
 
     @lru_cache(1)
     def order_of(epoch: int) -> np.ndarray:
@@ -282,14 +313,15 @@ def _batches(
         size = min(c.batch_size, max(2, len(rows)))
         chosen = np.resize(order, max(size, len(order)))[place * size : (place + 1) * size]
         seeds = np.random.default_rng((c.seed, epoch, place)).integers(2**32, size=size)
+        chosen, seeds = chosen[number::several], seeds[number::several]
         return replace(normals.batch(chosen, device, seeds), step=step, steps=steps)
 
     with ThreadPoolExecutor(1, thread_name_prefix="anomed-batch") as pool:
         upcoming = pool.submit(make, step)
-        for number in range(step, steps):
+        for now in range(step, steps):
             ready = upcoming.result()
-            if number + 1 < steps:
-                upcoming = pool.submit(make, number + 1)
+            if now + 1 < steps:
+                upcoming = pool.submit(make, now + 1)
             yield ready
 
 
@@ -335,7 +367,7 @@ def _out_of_time(c: TrainingConfig, training: Training) -> bool:
 
 def _keep(detector: TrainedDetector, optimisers: dict[str, Optimizer], normals: Normals) -> None:
     """Write a checkpoint, of finite weights only."""
-    if detector.checkpoint is None:
+    if detector.checkpoint is None or processes.number():
         return
     tensors = {f"weights.{key}": value for key, value in detector.state()[0].items()}
     selected = detector.selection.weights if detector.selection is not None else {}
