@@ -171,7 +171,7 @@ def test_options_named_in_text_exist(page: Path) -> None:
     text = "\n".join(
         line for line in page.read_text(encoding="utf-8").splitlines() if "mypy" not in line and ".py " not in line
     )
-    text = re.sub(r'ARGS="[^"]*"', "", text)  # options of a script
+    text = re.sub(r'ARGS="[^"]*"|torchrun [^`]* anomed', "", text)  # options of a script
     known = {"--help"} | options_of(cli).union(*(options_of(verb(name)) for name in VERBS))
     assert set(OPTION.findall(text)) <= known
 
