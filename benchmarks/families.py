@@ -124,6 +124,8 @@ def write_tables(out: Path) -> None:
         named = labels(family)
         datasets = list(dict.fromkeys([*DATASETS[family], *(row.dataset for row in rows)]))
         own = [row for row in rows if row.method in named]
+        if not own:
+            continue
         tables = []
         for name in datasets:
             chosen = sorted((row for row in own if row.dataset == name), key=lambda row: -shown_value(row))
