@@ -298,9 +298,11 @@ def _batches(
 ) -> Iterator[StepBatch]:
     """The batch of each step from `step` on; the next one is made while one is in use."""
     per_epoch = _steps_per_epoch(c, len(rows))
+    # A single image is doubled: batch norms need two. What does not fill a batch is left out of that epoch.
+    size = min(c.batch_size, max(2, len(rows)))
     number, several = processes.number(), processes.count()
-    if several > 1 and c.batch_size < 2 * several:
-        raise ConfigError(f"batch_size {c.batch_size} is too small for {several} processes: each needs two images")
+    if several > 1 and size < 2 * several:
+        raise ConfigError(f"steps of {size} images are too small for {several} processes: each needs two images")
 
     @lru_cache(1)
     def order_of(epoch: int) -> np.ndarray:
@@ -309,8 +311,6 @@ def _batches(
     def make(step: int) -> StepBatch:
         epoch, place = divmod(step, per_epoch)
         order = order_of(epoch)
-        # A single image is doubled: batch norms need two. What does not fill a batch is left out of that epoch.
-        size = min(c.batch_size, max(2, len(rows)))
         chosen = np.resize(order, max(size, len(order)))[place * size : (place + 1) * size]
         seeds = np.random.default_rng((c.seed, epoch, place)).integers(2**32, size=size)
         chosen, seeds = chosen[number::several], seeds[number::several]

@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from anomalib_med import fit, load
 from anomalib_med.errors import ConfigError
+from anomalib_med.models import trainer
 from tests.cli.command import anomed, assert_refused
 from tests.models.test_trainer import PICTURES, SMALL, Tiny, fitted
 
@@ -79,4 +81,6 @@ def test_what_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="knn is not trained step by step: fit it in one process"):
         fit("knn", PICTURES, preprocessing=SMALL, device="cpu")
+    with pytest.raises(ConfigError, match="steps of 3 images are too small for 2 processes"):
+        next(trainer._batches(None, np.arange(9), Tiny.Config(), 0, 4, torch.device("cpu")))  # type: ignore[arg-type]
     assert_refused(anomed("score", tmp_path, tmp_path, "-o", tmp_path / "out"), "anomed score runs in one process")
