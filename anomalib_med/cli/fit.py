@@ -7,6 +7,7 @@ import click
 from pydantic import JsonValue
 
 from anomalib_med.cli.fitted_output import say_fitted
+from anomalib_med.cli.memory import keep_freed_memory
 from anomalib_med.cli.options import EXISTING_OR_GLOB, FOLDER, device_option, parse_settings, patient_option
 from anomalib_med.cli.progress import ProgressDisplay
 from anomalib_med.errors import ConfigError
@@ -159,6 +160,7 @@ def command(
     if isinstance(detector, TrainedDetector):
         checkpoint = output.absolute().with_name(f"{output.absolute().name}.training")
         detector.discard_other = overwrite
+        keep_freed_memory()
     with ProgressDisplay(quiet=processes.number() > 0) as progress:
         model = fit(
             detector,

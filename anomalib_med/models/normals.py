@@ -98,6 +98,11 @@ class Normals:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def slow(self) -> bool:
+        """Whether a batch is worth a thread of its own: it is augmented, or read from a file."""
+        return self.augmentation is not None or isinstance(self.values, np.memmap)
+
     def batch(self, rows: np.ndarray, device: torch.device, seeds: np.ndarray | None = None) -> StepBatch:
         """The images of these numbers; with `seeds`, one for each, augmented where that was asked for."""
         valid = self.valid(rows)
@@ -120,7 +125,7 @@ class Normals:
             if self.values.nbytes < GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
                 self._on_gpu = torch.from_numpy(np.array(self.values)).to(device)
         if self._on_gpu is None:
-            return torch.from_numpy(self.values[rows].astype(np.float32))
+            return torch.from_numpy(self.values[rows]).float()
         return self._on_gpu[torch.from_numpy(rows).to(device)].float()
 
     def valid(self, rows: np.ndarray) -> np.ndarray:

@@ -296,7 +296,7 @@ def _not_finite(detector: TrainedDetector, training: Training, per_epoch: int, w
 def _batches(
     normals: Normals, rows: np.ndarray, c: TrainingConfig, step: int, steps: int, device: torch.device
 ) -> Iterator[StepBatch]:
-    """The batch of each step from `step` on; the next one is made while one is in use."""
+    """The batch of each step from `step` on; where it takes time, the next one is made while one is in use."""
     per_epoch = _steps_per_epoch(c, len(rows))
     # A single image is doubled: batch norms need two. What does not fill a batch is left out of that epoch.
     size = min(c.batch_size, max(2, len(rows)))
@@ -316,6 +316,9 @@ def _batches(
         chosen, seeds = chosen[number::several], seeds[number::several]
         return replace(normals.batch(chosen, device, seeds), step=step, steps=steps)
 
+    if not normals.slow:
+        yield from map(make, range(step, steps))
+        return
     with ThreadPoolExecutor(1, thread_name_prefix="anomed-batch") as pool:
         upcoming = pool.submit(make, step)
         for now in range(step, steps):

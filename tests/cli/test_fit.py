@@ -2,12 +2,14 @@
 
 import json
 import os
+import platform
 import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from anomalib_med.cli.memory import keep_freed_memory
 from tests.cli.command import SMALL_FIT, anomed, assert_refused, contents
 from tests.made_up_files import write_pictures
 
@@ -121,3 +123,7 @@ def test_a_model_can_be_read_by_whom_the_user_lets_read_files(model_folder: Path
     mode = stat.S_IMODE((model_folder.parent / "ordinary").stat().st_mode)
     assert [stat.S_IMODE(file.stat().st_mode) for file in model_folder.iterdir()] == [mode] * 3
     assert stat.S_IMODE(model_folder.stat().st_mode) & mode == mode
+
+
+def test_freed_memory_is_kept_where_the_c_library_can() -> None:
+    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
