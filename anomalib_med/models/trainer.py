@@ -264,7 +264,7 @@ def _one_step(
 
 
 def _settle(detector: TrainedDetector, *, buffers_alone: bool = False) -> None:
-    """Have every process work on with what the first one has, which only means of a batch and the like make differ."""
+    """Have every process go on with the weights and buffers of the first: means of a batch norm, for one, differ."""
     if processes.count() == 1:
         return
     modules = detector.modules().values()
