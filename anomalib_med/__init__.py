@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from anomalib_med.version import __version__
 
 if TYPE_CHECKING:
-    from anomalib_med.datasets.sample import Image, Sample
     from anomalib_med.errors import AnomedError
     from anomalib_med.fitted import FittedModel, load
     from anomalib_med.fitting import fit
@@ -48,9 +47,9 @@ if TYPE_CHECKING:
     from anomalib_med.models.student_teacher.rd4ad import RD4AD
     from anomalib_med.models.student_teacher.rdpp import RDPlusPlus
     from anomalib_med.models.student_teacher.stfpm import STFPM
-    from anomalib_med.outputs.result import Result
     from anomalib_med.outputs.scores import Scores
     from anomalib_med.preprocessing import Preprocessing
+    from anomalib_med.records import Image, Result, Sample
     from anomalib_med.scoring import Summary, score_to_folder
 
 __all__ = [
@@ -123,7 +122,7 @@ _HOMES = {
     "FittedModel": "anomalib_med.fitted",
     "Ganomaly": "anomalib_med.models.reconstruction.ganomaly",
     "GlobalKNN": "anomalib_med.models.memory_bank.global_knn",
-    "Image": "anomalib_med.datasets.sample",
+    "Image": "anomalib_med.records",
     "MKD": "anomalib_med.models.student_teacher.mkd",
     "Mahalanobis": "anomalib_med.models.memory_bank.mahalanobis",
     "MaskedAutoencoder": "anomalib_med.models.inpainting.mae",
@@ -134,10 +133,10 @@ _HOMES = {
     "Preprocessing": "anomalib_med.preprocessing",
     "RD4AD": "anomalib_med.models.student_teacher.rd4ad",
     "RDPlusPlus": "anomalib_med.models.student_teacher.rdpp",
-    "Result": "anomalib_med.outputs.result",
+    "Result": "anomalib_med.records",
     "Riad": "anomalib_med.models.inpainting.riad",
     "STFPM": "anomalib_med.models.student_teacher.stfpm",
-    "Sample": "anomalib_med.datasets.sample",
+    "Sample": "anomalib_med.records",
     "Scores": "anomalib_med.outputs.scores",
     "Spade": "anomalib_med.models.memory_bank.spade",
     "Squid": "anomalib_med.models.inpainting.squid",

@@ -6,12 +6,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from anomalib_med.datasets.synthetic.write import write_chest_dataset
 from anomalib_med.evaluation import image_auroc, pixel_auroc
 from anomalib_med.fitting import fit
-from anomalib_med.models.base import Progress, silent
 from anomalib_med.models.memory_bank.two_view import TwoView
 from anomalib_med.outputs.tables import iter_scores
+from anomalib_med.phantoms.write import write_chest_dataset
+from anomalib_med.records import Progress, silent
 from anomalib_med.scoring import score_to_folder
 
 

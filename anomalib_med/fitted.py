@@ -14,17 +14,16 @@ from pydantic import JsonValue
 
 from anomalib_med.calibration import Calibration, VolumeRule
 from anomalib_med.datasets.folder import Source, discover
-from anomalib_med.datasets.sample import Sample
 from anomalib_med.device import choose_device
 from anomalib_med.errors import ConfigError, ModelError, ReadError
 from anomalib_med.features import FeatureCache
 from anomalib_med.model_file import Json, ModelFiles, read_model, write_model
-from anomalib_med.models.base import Detector, Progress, silent
+from anomalib_med.models.base import Detector
 from anomalib_med.models.pooling import valid_cells
 from anomalib_med.models.registry import detectors
-from anomalib_med.outputs.result import Result
 from anomalib_med.outputs.scores import Scores
-from anomalib_med.preprocessing import Frame, Frames, Preprocessing, collate
+from anomalib_med.preprocessing import Frames, Preprocessing, collate
+from anomalib_med.records import Frame, Progress, Result, Sample, silent
 from anomalib_med.version import __version__
 
 DEFAULT_RATE = 0.05

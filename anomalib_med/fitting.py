@@ -22,10 +22,9 @@ from anomalib_med.calibration import (
     patients_needed,
 )
 from anomalib_med.calibration import volume_score as join_slices
-from anomalib_med.calibration.volumes import CANDIDATE_SHARE
+from anomalib_med.calibration.judge import CANDIDATE_SHARE
 from anomalib_med.datasets.folder import Source, discover
 from anomalib_med.datasets.readers import read
-from anomalib_med.datasets.sample import Geometry, Image, Sample
 from anomalib_med.datasets.splits import ids_hash, split_by_patient
 from anomalib_med.datasets.volumes import volumes_of
 from anomalib_med.device import choose_device
@@ -36,12 +35,13 @@ from anomalib_med.features.backbones import RANDOM
 from anomalib_med.features.cache import FirstFeatures
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel
 from anomalib_med.model_file import Json
-from anomalib_med.models.base import Detector, Progress, silent
+from anomalib_med.models.base import Detector
 from anomalib_med.models.pooling import valid_cells
 from anomalib_med.models.registry import detector_class, detectors
-from anomalib_med.models.selection import Selection
-from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.preprocessing import Frame, Frames, Preprocessing
+from anomalib_med.models.training.selection import Selection
+from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.preprocessing import Frames, Preprocessing
+from anomalib_med.records import Frame, Geometry, Image, Progress, Sample, silent
 
 LOOKED_AT = 16  # images that the window is chosen from
 SCALED_ON = 64  # training normals that maps are scaled on where none are held out

@@ -20,7 +20,8 @@ from anomalib_med.features import FeatureCache
 from anomalib_med.fitted import FittedModel
 from anomalib_med.fitting import calibrate, check_share, find_normals, fit_detector, notes_on, training_record
 from anomalib_med.model_file import Json
-from anomalib_med.models.base import Detector, Progress, silent
+from anomalib_med.models.base import Detector
+from anomalib_med.records import Progress, silent
 
 OF_NO_MATTER = {"weights"}  # only says where the weights came from; that they are the same is seen from their hash
 SUMMED = ("images", "patients", "unreadable")

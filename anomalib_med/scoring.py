@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from anomalib_med.datasets.folder import Source, discover
-from anomalib_med.datasets.sample import Sample
-from anomalib_med.datasets.volumes import Volume, volumes_of
+from anomalib_med.datasets.volumes import volumes_of
 from anomalib_med.errors import InputError
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel, check_rate
-from anomalib_med.models.base import Progress, silent
 from anomalib_med.outputs.report import write_report
 from anomalib_med.outputs.scores import Scores
 from anomalib_med.outputs.writer import MapKind, ResultWriter, TableKind
-from anomalib_med.preprocessing import Frame, Frames
+from anomalib_med.preprocessing import Frames
+from anomalib_med.records import Frame, Progress, Sample, Volume, silent
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import os
 import sys
 from pathlib import Path
 
+from anomalib_med.bench.results import readme_table, replace_between_markers
 from anomalib_med.cli.main import main as anomed
 from anomalib_med.datasets.benchmarks import benchmark_names, open_benchmark
 from anomalib_med.errors import AnomedError
-from anomalib_med.evaluation.bench_tables import readme_table, replace_between_markers
 
 README = Path(__file__).parent.parent / "README.md"
 

@@ -19,14 +19,13 @@ from statistics import NormalDist
 import cv2
 import numpy as np
 
-from anomalib_med.datasets.sample import Geometry, Sample
 from anomalib_med.evaluation import curves
 from anomalib_med.evaluation.delong import delong_interval, delong_test
 from anomalib_med.evaluation.evaluate import evaluate_results
 from anomalib_med.evaluation.image_statistics import image_statistics
 from anomalib_med.evaluation.intervals import Interval, bootstrap, paired_bootstrap
 from anomalib_med.evaluation.replicates import replicated
-from anomalib_med.outputs.result import Result
+from anomalib_med.records import Geometry, Result, Sample
 
 SHIFT = sqrt(2) * NormalDist().inv_cdf(0.85)
 THRESHOLD = 1.0  # of the decisions: a false-alarm rate of 16 %

@@ -22,7 +22,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from anomalib_med.datasets.synthetic.ct import ct_slice_phantom
+from anomalib_med.phantoms.ct import ct_slice_phantom
 
 SIDE, DIFFERENT = 512, 20
 

@@ -23,11 +23,11 @@ import numpy as np
 
 from anomalib_med import FittedModel, Preprocessing, Sample, detectors, fit, score_to_folder
 from anomalib_med.datasets.folder import discover
-from anomalib_med.datasets.synthetic.lungs import lungs_of_ct
-from anomalib_med.evaluation.candidates import Lesion, candidate_froc, found_candidates
+from anomalib_med.evaluation.candidate_froc import Lesion, candidate_froc, found_candidates
 from anomalib_med.evaluation.evaluate import evaluate_model
 from anomalib_med.evaluation.froc import Found
 from anomalib_med.evaluation.replicates import Measured
+from anomalib_med.phantoms.ct_lungs import lungs_of_ct
 
 PIXEL, NODULES, REPLICATES = 0.7, 8, 200
 METRICS = ("auroc", "pixel_auroc", "pixel_ap", "aupro@0.3", "froc_cpm")

@@ -17,11 +17,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from anomalib_med.bench.cells import read_cell
+from anomalib_med.bench.results import replace_between_markers
+from anomalib_med.bench.runner import untrained
+from anomalib_med.bench.summary import Row, rows_of
 from anomalib_med.cli.main import main as anomed
-from anomalib_med.evaluation.bench import untrained
-from anomalib_med.evaluation.bench_tables import replace_between_markers
-from anomalib_med.evaluation.cells import read_cell
-from anomalib_med.evaluation.summary import Row, rows_of
 
 # What is not named is the default. Networks are cut where the default ones would take a minute a step; learning rates
 # are those with which the tests find lesions in phantoms.

@@ -52,7 +52,7 @@ def main() -> None:
 
 def write_images(folder: Path, count: int) -> None:
     """PNG files whose names sort in order; the first do not depend on how many follow."""
-    from anomalib_med.datasets.synthetic import chest_phantom
+    from anomalib_med.phantoms import chest_phantom
 
     folder.mkdir()
     drawn = [chest_phantom(seed, SIDE).pixels for seed in range(min(DRAWN, count))]

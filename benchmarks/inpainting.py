@@ -32,12 +32,12 @@ from anomalib_med import (
     Squid,
     fit,
 )
+from anomalib_med.bench.runner import methods_of
 from anomalib_med.datasets.folder import discover
-from anomalib_med.datasets.synthetic import add_lesion, chest_phantom
-from anomalib_med.evaluation.bench import methods_of
 from anomalib_med.models.inpainting.holes import block_holes, cell_holes, seeded, shape_holes
 from anomalib_med.models.losses import ssim
 from anomalib_med.models.registry import detector_class
+from anomalib_med.phantoms import add_lesion, chest_phantom
 from anomalib_med.preprocessing import Frames
 
 Fill = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -17,7 +17,7 @@ from torch import nn
 
 from anomalib_med.device import choose_device
 from anomalib_med.models.registry import detector_class
-from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training.trainer import TrainedDetector
 
 
 class Images:

@@ -16,7 +16,7 @@ from anomalib_med.datasets.benchmarks import Benchmark, open_benchmark
 from anomalib_med.evaluation.evaluate import evaluate_model
 from anomalib_med.models.base import Detector
 from anomalib_med.models.registry import detector_class
-from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training.trainer import TrainedDetector
 
 POOLINGS = ("max", "top1%", "top10%", "power8", "mean")
 SHOWN = ("auroc", "ap", "pixel_auroc", "pixel_ap", "aupro@0.3")

@@ -20,13 +20,13 @@ import torch
 from families import METHODS
 
 from anomalib_med import FittedModel, Preprocessing, fit
+from anomalib_med.bench.runner import methods_of
 from anomalib_med.datasets.benchmarks import open_benchmark
 from anomalib_med.datasets.folder import discover
-from anomalib_med.datasets.synthetic import add_lesion, chest_phantom
 from anomalib_med.evaluation import image_auroc, pixel_auroc
-from anomalib_med.evaluation.bench import methods_of
 from anomalib_med.models.registry import detector_class
 from anomalib_med.outputs.overlay import colours
+from anomalib_med.phantoms import add_lesion, chest_phantom
 from anomalib_med.preprocessing import Frames
 
 DATASETS = ("zhanglab_dev", "covid_ct")

@@ -19,9 +19,9 @@ import torch
 
 from anomalib_med import Preprocessing, Sample
 from anomalib_med.datasets import discover, samples_from_array
-from anomalib_med.datasets.synthetic import chest_phantom
 from anomalib_med.features import FeatureExtractor
 from anomalib_med.models.memory_bank.neighbours import NearestNeighbours
+from anomalib_med.phantoms import chest_phantom
 from anomalib_med.preprocessing import Frames
 
 PATCHES = 784  # of an image of 224 x 224 pixels

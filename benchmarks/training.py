@@ -20,10 +20,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_med.cli.memory import keep_freed_memory
-from anomalib_med.models import trainer
-from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.registry import detector_class
-from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training import trainer
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 
 class Images:

@@ -6,10 +6,10 @@ python examples/compare_methods.py [FOLDER]
 import argparse
 from pathlib import Path
 
-from anomalib_med.datasets.synthetic import write_chest_dataset
-from anomalib_med.evaluation.bench import Plan, methods_of, run_bench
-from anomalib_med.evaluation.bench_outputs import write_outputs
-from anomalib_med.evaluation.summary import compare, rows_of
+from anomalib_med.bench.runner import Plan, methods_of, run_bench
+from anomalib_med.bench.summary import compare, rows_of
+from anomalib_med.bench.written import write_outputs
+from anomalib_med.phantoms import write_chest_dataset
 from anomalib_med.preprocessing import Preprocessing
 
 

@@ -18,8 +18,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from anomalib_med import TwoView, fit, score_to_folder
-from anomalib_med.datasets.synthetic import add_lesion, chest_phantom
 from anomalib_med.outputs.tables import read_scores
+from anomalib_med.phantoms import add_lesion, chest_phantom
 
 
 def main() -> None:

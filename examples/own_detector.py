@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from pydantic import Field, JsonValue
 
 from anomalib_med import Detector, DetectorConfig, fit, load
-from anomalib_med.datasets.synthetic import write_chest_dataset
 from anomalib_med.errors import FitError
 from anomalib_med.models.base import TrainingFrames
+from anomalib_med.phantoms import write_chest_dataset
 
 
 class PixelStatistics(Detector):

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from anomalib_med import TwoView, fit, load, score_to_folder
-from anomalib_med.datasets.synthetic import write_chest_dataset
+from anomalib_med.phantoms import write_chest_dataset
 
 
 def main() -> None:

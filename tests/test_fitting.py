@@ -12,7 +12,8 @@ from anomalib_med.datasets.folder import Source, discover
 from anomalib_med.datasets.splits import split_by_patient
 from anomalib_med.errors import ConfigError, FitError, InputError
 from anomalib_med.features import FeatureExtractor
-from anomalib_med.preprocessing import Frame, Frames
+from anomalib_med.preprocessing import Frames
+from anomalib_med.records import Frame
 from tests.conftest import SMALL, normal_picture, small_patchcore
 from tests.made_up_files import write_dicom, write_nifti, write_pictures, write_table
 

@@ -1,8 +1,8 @@
 """Scores -> p-values and decisions."""
 
 from anomalib_med.calibration.conformal import Calibration, patients_needed
-from anomalib_med.calibration.volume_choice import SliceScores, choose_rule
-from anomalib_med.calibration.volumes import AUTO, DEFAULT_HOW, VolumeRule, volume_score
+from anomalib_med.calibration.judge import AUTO, DEFAULT_HOW, VolumeRule, volume_score
+from anomalib_med.calibration.rule_choice import SliceScores, choose_rule
 
 __all__ = [
     "AUTO",

@@ -138,7 +138,7 @@ def command(
     from anomalib_med.model_file import check_writable
     from anomalib_med.models.base import parse_config
     from anomalib_med.models.registry import detector_class
-    from anomalib_med.models.trainer import TrainedDetector
+    from anomalib_med.models.training.trainer import TrainedDetector
     from anomalib_med.preprocessing import Preprocessing
 
     planned = read_recipe(recipe) if recipe else {}

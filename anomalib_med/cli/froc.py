@@ -23,7 +23,7 @@ def command(out: Path, lesions: Path, replicates: int) -> int:
     LESIONS is a CSV table: volume, x_mm, y_mm, z_mm, diameter_mm, or LUNA16's annotations.csv. A candidate hits a
     lesion where its centre lies within the lesion's radius. Intervals are at 95 %, resampled by patient.
     """
-    from anomalib_med.evaluation.candidates import candidate_froc, found_candidates, read_lesions
+    from anomalib_med.evaluation.candidate_froc import candidate_froc, found_candidates, read_lesions
 
     found, patients = found_candidates(out, read_lesions(lesions))
     click.echo(

@@ -2,8 +2,8 @@
 
 from anomalib_med.datasets.folder import discover
 from anomalib_med.datasets.readers import read, samples_from_array, write_volume
-from anomalib_med.datasets.sample import Box, Geometry, Image, Sample
 from anomalib_med.datasets.splits import ids_hash, split_by_patient
+from anomalib_med.records import Box, Geometry, Image, Sample
 
 __all__ = [
     "Box",

@@ -11,12 +11,12 @@ from anomalib_med.datasets.layout.cubes import cube_samples
 from anomalib_med.datasets.layout.groups import card_samples
 from anomalib_med.datasets.layout.lidc import reading_samples
 from anomalib_med.datasets.layout.nodules import nodule_samples
-from anomalib_med.datasets.layout.tables import compiled, fill, matches
+from anomalib_med.datasets.layout.rows import compiled, fill, matches
 from anomalib_med.datasets.layout.tree import Tree
 from anomalib_med.datasets.masks import has_mask
 from anomalib_med.datasets.readers import read
-from anomalib_med.datasets.sample import Sample
 from anomalib_med.errors import ConfigError, InputError, ReadError
+from anomalib_med.records import Sample
 
 
 @dataclass(frozen=True)

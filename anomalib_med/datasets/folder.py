@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from anomalib_med.datasets.readers import FORMATS, HeaderInfo, header, is_image, samples_from_array
-from anomalib_med.datasets.sample import Box, Sample
-from anomalib_med.datasets.series import PLACE, VOLUME, assembled, place_text
+from anomalib_med.datasets.series import assembled
 from anomalib_med.errors import ConfigError, InputError, ReadError
+from anomalib_med.records import Box, Sample
 
 Source = str | Path | np.ndarray | Sequence[str] | Sequence[Path] | Sequence[np.ndarray] | Sequence[Sample]
 
 TABLE_SUFFIXES = (".csv", ".tsv")
-COLUMNS = ("path", "id", "patient", "study", "label", "mask", "frame", "boxes")
+COLUMNS = ("path", "id", "patient", "study", "label", "mask", "frame", "boxes", "area")
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mhd", ".mha")
 LABELS = {"0": 0, "0.0": 0, "normal": 0, "1": 1, "1.0": 1, "abnormal": 1, "": None}
 
@@ -41,6 +41,7 @@ class _Listed:
     mask: Path | None = None
     frame: int | None = None
     boxes: tuple[Box, ...] = ()
+    area: Path | None = None
     meta: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -254,9 +255,6 @@ def _row(row: Mapping[str, str | list[str] | None], table: Path, line: int) -> _
     if frame and not re.fullmatch(r"[0-9]+(\.0)?", frame):
         raise InputError(f"{table}, line {line}: frame {frame!r} is not a whole number from 0")
     path = table.parent / Path(cells["path"]).expanduser()
-    meta = {name: cell for name, cell in cells.items() if name not in COLUMNS and name and cell}
-    if "area" in meta:
-        meta["area"] = str(table.parent / Path(meta["area"]).expanduser())
     return _Listed(
         path=path,
         id=cells.get("id") or _below(path, table.parent),
@@ -266,7 +264,8 @@ def _row(row: Mapping[str, str | list[str] | None], table: Path, line: int) -> _
         mask=table.parent / Path(cells["mask"]).expanduser() if cells.get("mask") else None,
         frame=int(float(frame)) if frame else None,
         boxes=_boxes(cells.get("boxes", ""), table, line),
-        meta=meta,
+        area=table.parent / Path(cells["area"]).expanduser() if cells.get("area") else None,
+        meta={name: cell for name, cell in cells.items() if name not in COLUMNS and name and cell},
     )
 
 
@@ -295,10 +294,7 @@ def _expanded(listed: list[_Listed], pattern: re.Pattern[str] | None, keep_patie
         info = headers[item.path]
         patient = item.patient or _matched(pattern, item.id) or info.patient or item.id
         known = {"modality": info.modality, "view": info.view, "sex": info.sex, "series": info.series}
-        if info.place is not None and info.modality:
-            known[PLACE] = place_text(info.place)
-        elif item.path.name.lower().endswith(VOLUME_SUFFIXES) and (info.frames > 1 or item.frame is not None):
-            known[VOLUME] = item.id
+        slices = item.path.name.lower().endswith(VOLUME_SUFFIXES) and (info.frames > 1 or item.frame is not None)
         sample = Sample(
             id=item.id,
             path=item.path,
@@ -308,6 +304,9 @@ def _expanded(listed: list[_Listed], pattern: re.Pattern[str] | None, keep_patie
             label=item.label,
             mask=item.mask,
             boxes=item.boxes,
+            place=info.place if info.modality else None,
+            volume=item.id if slices else "",
+            area=item.area,
             meta={name: text for name, text in known.items() if text} | dict(item.meta),
         )
         frames: Iterable[int] = range(info.frames) if item.frame is None else (item.frame,)

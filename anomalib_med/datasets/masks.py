@@ -1,20 +1,17 @@
 """Where the lesion is: masks as pictures, as slices of a volume, as run lengths, as polygons, and filled boxes."""
 
-import json
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_med.datasets.layout.attach import MASK_POLYGONS, MASK_RLE, MASK_RLE_RELATIVE, MASK_VALUES
 from anomalib_med.datasets.readers import read
-from anomalib_med.datasets.sample import Box, Sample
 from anomalib_med.errors import ReadError
+from anomalib_med.records import Box, Lesion, Sample
 
 Mask = NDArray[np.bool_]
-AREA = "area"
 
 
 def read_mask(sample: Sample, shape: tuple[int, int] | None = None) -> Mask | None:
@@ -23,9 +20,9 @@ def read_mask(sample: Sample, shape: tuple[int, int] | None = None) -> Mask | No
     Parameters
     ----------
     sample
-        In this order its lesion is: `Sample.mask` (of a volume the slice `Sample.frame`; with ``meta["mask_values"]``
-        the pixels of these values, otherwise all that are not zero), run lengths or polygons in `Sample.meta`, the
-        filled `Sample.boxes`.
+        In this order its lesion is: `Sample.mask` (of a volume the slice `Sample.frame`; the pixels of the values of
+        `Sample.lesion` where it names some, otherwise all that are not zero), the run lengths or polygons of
+        `Sample.lesion`, the filled `Sample.boxes`.
     shape
         Rows and columns of the image; read from the image where they are needed and not given.
 
@@ -40,21 +37,20 @@ def read_mask(sample: Sample, shape: tuple[int, int] | None = None) -> Mask | No
     """
     if sample.mask is not None:
         return _from_file(sample, shape)
-    texts = [kind for kind in (MASK_RLE, MASK_RLE_RELATIVE, MASK_POLYGONS) if kind in sample.meta]
-    if not texts and not sample.boxes and sample.label != 0:
+    lesion = sample.lesion or Lesion()
+    if not has_mask(sample):
         return None
     rows, columns = shape or read(sample).shape
-    if texts and texts[0] == MASK_POLYGONS:
-        return filled_polygons(json.loads(sample.meta[MASK_POLYGONS]), (rows, columns))
-    if texts:
-        parts = sample.meta[texts[0]].split(";")
-        masks = [decode_rle(part, (rows, columns), relative=texts[0] == MASK_RLE_RELATIVE) for part in parts]
+    if lesion.runs:
+        masks = [decode_rle(part, (rows, columns), relative=lesion.relative) for part in lesion.runs]
         return np.asarray(np.logical_or.reduce(masks), np.bool_)
+    if lesion.polygons:
+        return filled_polygons(lesion.polygons, (rows, columns))
     return filled_boxes(sample.boxes, (rows, columns))
 
 
 def read_area(sample: Sample, shape: tuple[int, int]) -> Mask | None:
-    """The area that is to be looked at, from the file in ``meta["area"]``: of a volume the slice `Sample.frame`.
+    """The area that is to be looked at, from the file `Sample.area`: of a volume the slice `Sample.frame`.
 
     Returns
     -------
@@ -65,19 +61,13 @@ def read_area(sample: Sample, shape: tuple[int, int]) -> Mask | None:
     ReadError
         The file cannot be read, or is of another shape than the image.
     """
-    if AREA not in sample.meta:
-        return None
-    return _from_file(replace(sample, mask=Path(sample.meta[AREA]), meta={}), shape)
+    return None if sample.area is None else _from_file(replace(sample, mask=sample.area, lesion=None), shape)
 
 
 def has_mask(sample: Sample) -> bool:
     """Whether `read_mask` knows the place of the lesion: from a mask or outline, or from boxes."""
-    return bool(
-        sample.mask
-        or sample.boxes
-        or sample.label == 0
-        or {MASK_RLE, MASK_RLE_RELATIVE, MASK_POLYGONS} & set(sample.meta)
-    )
+    outlined = sample.lesion is not None and (sample.lesion.runs or sample.lesion.polygons)
+    return bool(sample.mask or sample.boxes or sample.label == 0 or outlined)
 
 
 def filled_boxes(boxes: tuple[Box, ...], shape: tuple[int, int]) -> Mask:
@@ -89,7 +79,7 @@ def filled_boxes(boxes: tuple[Box, ...], shape: tuple[int, int]) -> Mask:
     return mask
 
 
-def filled_polygons(polygons: list[list[list[float]]], shape: tuple[int, int]) -> Mask:
+def filled_polygons(polygons: Sequence[Sequence[tuple[float, float]]], shape: tuple[int, int]) -> Mask:
     """Polygons ``[[x, y], ...]`` in pixels, filled one by one, so that they may overlap."""
     canvas = np.zeros(shape, np.uint8)
     for polygon in polygons:
@@ -143,8 +133,8 @@ def _from_file(sample: Sample, shape: tuple[int, int] | None) -> Mask:
     stored = read(replace(sample, path=sample.mask, mask=None, array=None)).pixels
     if stored.ndim == 3:
         stored = stored.max(axis=2)
-    wanted = sample.meta.get(MASK_VALUES)
-    mask = np.isin(np.rint(stored), [int(word) for word in wanted.split()]) if wanted else stored > 0
+    values = sample.lesion.values if sample.lesion else ()
+    mask = np.isin(np.rint(stored), values) if values else stored > 0
     if shape is not None and mask.shape != shape:
         raise ReadError(f"{sample.mask}: the mask is {mask.shape}, the image {sample.path} is {shape} (rows, columns)")
     return np.asarray(mask, np.bool_)

@@ -5,42 +5,18 @@ volume. Nothing is dropped: what is set aside stays a sample, and reading it fai
 """
 
 import dataclasses
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
 
-from anomalib_med.datasets.readers import SET_ASIDE
-from anomalib_med.datasets.readers.dicom import AXIAL, Place
-from anomalib_med.datasets.sample import Sample
+from anomalib_med.datasets.readers.dicom import AXIAL
+from anomalib_med.records import Place, Sample
 
-PLACE, VOLUME, NOTE = "place", "volume", "volume_note"
 SAME_PLACE = 0.01  # mm
 
 _Slice = tuple[Sample, Place]
-
-
-def place_text(place: Place) -> str:
-    """A place as text for `Sample.meta`; numbers come back bit by bit."""
-    return json.dumps(dataclasses.astuple(place))
-
-
-def place_of(sample: Sample) -> Place | None:
-    """The place of a DICOM slice, or None."""
-    if PLACE not in sample.meta:
-        return None
-    kind, position, axes, spacing, shape, instance, acquisition = json.loads(sample.meta[PLACE])
-    return Place(
-        kind,
-        None if position is None else tuple(position),
-        None if axes is None else tuple(axes),
-        None if spacing is None else (spacing[0], spacing[1]),
-        (shape[0], shape[1]),
-        instance,
-        acquisition,
-    )
 
 
 def assembled(samples: Sequence[Sample]) -> list[Sample]:
@@ -49,39 +25,38 @@ def assembled(samples: Sequence[Sample]) -> list[Sample]:
     Parameters
     ----------
     samples
-        As listed, DICOM files with ``meta["place"]``.
+        As listed, DICOM files with their `Sample.place`.
 
     Returns
     -------
     The same samples. Slices of a volume in one file come in their order. A DICOM series stands where its first file
     stood, its slices from the feet to the head (of other orientations along the slice normal), with the id of their
-    volume in ``meta["volume"]`` and what a reader must know of it in ``meta["volume_note"]``. Slices without position
-    are in the order of InstanceNumber. In a study that has CT slices, these get ``meta["set_aside"]`` with the reason:
+    volume in `Sample.volume` and what a reader must know of it in `Place.note`. Slices without position
+    are in the order of InstanceNumber. In a study that has CT slices, `Sample.aside` says why these are set aside:
     localizers, secondary captures, objects without pixels, other modalities, reformats in other planes, and second
     slices at one place.
     """
-    places = {sample.id: place for sample in samples if (place := place_of(sample)) is not None}
-    scanned = {_study(s) for s in samples if s.id in places and _is_slice(s, places[s.id])}
-    axial = {
-        _study(s) for s in samples if s.id in places and _is_slice(s, places[s.id]) and plane(places[s.id]) == "axial"
-    }
+    places = {sample.id: sample.place for sample in samples if sample.place is not None}
+    slices = [s for s in samples if s.place is not None and s.place.kind == "slice" and s.place.modality == "CT"]
+    scanned = {_study(s) for s in slices}
+    axial = {_study(s) for s in slices if plane(places[s.id]) == "axial"}
     series: dict[str, list[_Slice]] = defaultdict(list)
     files: dict[str, list[Sample]] = defaultdict(list)
     done: dict[str, list[Sample]] = {}
     for sample in samples:
-        if VOLUME in sample.meta:
-            files[sample.meta[VOLUME]].append(sample)
+        if sample.volume:
+            files[sample.volume].append(sample)
         elif sample.id not in places or _study(sample) not in scanned:
-            done[sample.id] = [_without_place(sample)]
-        elif reason := _no_slice(sample, places[sample.id], axial=_study(sample) in axial):
-            done[sample.id] = [_with(sample, {SET_ASIDE: reason})]
+            done[sample.id] = [dataclasses.replace(sample, place=None)]
+        elif reason := _no_slice(places[sample.id], axial=_study(sample) in axial):
+            done[sample.id] = [dataclasses.replace(sample, aside=reason)]
         else:
-            series[_series(sample)].append((sample, places[sample.id]))
+            series[f"{_study(sample)} {places[sample.id].series}"].append((sample, places[sample.id]))
     for frames in files.values():
         done[frames[0].id] = sorted(frames, key=lambda sample: sample.frame or 0)
     taken: Counter[str] = Counter()
-    for slices in series.values():
-        done[slices[0][0].id] = _volumes(slices, taken)
+    for members in series.values():
+        done[members[0][0].id] = _volumes(members, taken)
     return [sample for first in samples for sample in done.get(first.id, [])]
 
 
@@ -94,31 +69,13 @@ def plane(place: Place) -> str:
     return ("sagittal", "coronal", "axial")[axis] if normal[axis] >= AXIAL else "oblique"
 
 
-def _is_slice(sample: Sample, place: Place) -> bool:
-    return place.kind == "slice" and sample.meta.get("modality") == "CT"
-
-
 def _study(sample: Sample) -> str:
-    return sample.study or sample.meta.get("series") or sample.patient
+    return sample.study or (sample.place.series if sample.place else "") or sample.patient
 
 
-def _series(sample: Sample) -> str:
-    return f"{_study(sample)} {sample.meta.get('series', '')}"
-
-
-def _with(sample: Sample, more: dict[str, str]) -> Sample:
-    return dataclasses.replace(sample, meta={**sample.meta, **more})
-
-
-def _without_place(sample: Sample) -> Sample:
-    if PLACE not in sample.meta:
-        return sample
-    return dataclasses.replace(sample, meta={key: text for key, text in sample.meta.items() if key != PLACE})
-
-
-def _no_slice(sample: Sample, place: Place, *, axial: bool) -> str:
+def _no_slice(place: Place, *, axial: bool) -> str:
     """Why a file of a study with CT slices is not one of them, or ""."""
-    modality = sample.meta.get("modality", "")
+    modality = place.modality
     if place.kind == "no image":
         return f"an object without pixels (modality {modality or 'not stated'}) beside a CT"
     if place.kind != "slice":
@@ -138,7 +95,7 @@ def _volumes(slices: list[_Slice], taken: Counter[str]) -> list[Sample]:
         spacing = None if place.spacing is None else tuple(np.round(place.spacing, 4).tolist())
         stacks[axes, spacing, place.shape].append((sample, place))
     folder = _folder([sample for sample, _ in slices])
-    name = "/".join(part for part in (folder, slices[0][0].meta.get("series", "series")) if part)
+    name = "/".join(part for part in (folder, slices[0][1].series or "series") if part)
     samples: list[Sample] = []
     parts = [part for stack in sorted(stacks.values(), key=len, reverse=True) for part in _parts(stack)]
     for part, aside in parts:
@@ -147,9 +104,9 @@ def _volumes(slices: list[_Slice], taken: Counter[str]) -> list[Sample]:
             notes.append("no ImagePositionPatient: in the order of InstanceNumber, without places in mm")
         taken[name] += 1
         id = name if taken[name] == 1 else f"{name}.{taken[name]}"
-        known = {VOLUME: id} if len(part) > 1 else {}
-        samples += [_with(s, known | ({NOTE: "; ".join(notes)} if notes else {})) for s, _ in part]
-        samples += [_with(s, {SET_ASIDE: reason}) for s, reason in aside]
+        volume, note = id if len(part) > 1 else "", "; ".join(notes)
+        samples += [dataclasses.replace(s, volume=volume, place=dataclasses.replace(p, note=note)) for s, p in part]
+        samples += [dataclasses.replace(s, aside=reason) for s, reason in aside]
     return samples
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from anomalib_med.datasets.sample import Sample
 from anomalib_med.errors import ConfigError, FitError
+from anomalib_med.records import Sample
 
 
 def split_by_patient(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:

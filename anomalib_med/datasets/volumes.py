@@ -2,75 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from anomalib_med.datasets.readers import SET_ASIDE, metaimage, nifti
-from anomalib_med.datasets.readers.dicom import Place
-from anomalib_med.datasets.sample import Sample
-from anomalib_med.datasets.series import NOTE, VOLUME, normal, place_of, plane
+from anomalib_med.datasets.readers import metaimage, nifti
+from anomalib_med.datasets.series import normal, plane
 from anomalib_med.errors import ReadError
+from anomalib_med.records import Place, Sample, Volume
 
 UNEVEN = 0.05  # of the distance between slices: a step that differs by more is no whole number of steps
 TILTED = 1.0  # degrees between the slice normal and the way from slice to slice
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
-
-
-@dataclass(frozen=True, eq=False)
-class Volume:
-    """The slices of one scan, in the order of their samples.
-
-    Parameters
-    ----------
-    id
-        Of a file its id, of a DICOM series its folder and series.
-    patient, study
-        From the samples.
-    samples
-        Its slices; of some of them a scan may have been asked for alone.
-    slots
-        Place of each sample on the grid of slices, ascending from 0; a slice that is missing leaves a gap.
-    length
-        Slices of the grid.
-    places
-        float64 ``(n, 3)``: centre of the first pixel of each sample in mm (RAS), or None where it is not known.
-    steps
-        float64 ``(3, 2)``: mm (RAS) from one column to the next, and from one row to the next.
-    thickness
-        Millimetres from slice to slice, or None.
-    affine
-        From ``(column, row, slot)`` to mm (RAS), or None where slices are not evenly spaced or places not known.
-    note
-        What a reader must know, "" for nothing.
-    """
-
-    id: str
-    patient: str
-    study: str
-    samples: tuple[Sample, ...]
-    slots: tuple[int, ...]
-    length: int
-    places: np.ndarray | None
-    steps: np.ndarray | None
-    thickness: float | None
-    affine: np.ndarray | None
-    note: str
-
-    @property
-    def path(self) -> Path | None:
-        """The file, or None where every slice has its own."""
-        paths = {sample.path for sample in self.samples}
-        return next(iter(paths)) if len(paths) == 1 else None
-
-    @property
-    def pixel_ml(self) -> float | None:
-        """Millilitres of one pixel of one slice, or None."""
-        if self.steps is None or self.thickness is None:
-            return None
-        area = float(np.linalg.norm(np.cross(self.steps[:, 0], self.steps[:, 1])))
-        return area * self.thickness / 1000
 
 
 def volumes_of(samples: Sequence[Sample]) -> list[Volume]:
@@ -80,8 +22,8 @@ def volumes_of(samples: Sequence[Sample]) -> list[Volume]:
     """
     slices: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
-        if VOLUME in sample.meta and SET_ASIDE not in sample.meta:
-            slices[sample.meta[VOLUME]].append(sample)
+        if sample.volume and not sample.aside:
+            slices[sample.volume].append(sample)
     return [_of_file(id, s) if s[0].frame is not None else _of_series(id, s) for id, s in slices.items()]
 
 
@@ -107,7 +49,7 @@ def _of_file(id: str, samples: list[Sample]) -> Volume:
 
 def _of_series(id: str, samples: list[Sample]) -> Volume:
     """A DICOM series, whose slices are in order."""
-    places = [place for sample in samples if (place := place_of(sample)) is not None]
+    places = [sample.place for sample in samples if sample.place is not None]
     order = list(range(len(samples)))
     first = places[0]
     if first.position is None or first.spacing is None:
@@ -143,7 +85,7 @@ def _volume(
     notes: Sequence[str] = (),
 ) -> Volume:
     first = samples[0]
-    said = "; ".join([*([first.meta[NOTE]] if NOTE in first.meta else []), *notes])
+    said = "; ".join([*([first.place.note] if first.place and first.place.note else []), *notes])
     return Volume(
         id,
         first.patient,

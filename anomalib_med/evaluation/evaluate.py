@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from anomalib_med.datasets.masks import has_mask
-from anomalib_med.datasets.sample import Sample
 from anomalib_med.errors import InputError
 from anomalib_med.evaluation.image_statistics import image_statistics
 from anomalib_med.evaluation.intervals import LEVEL, Interval
@@ -22,8 +21,7 @@ from anomalib_med.evaluation.map_statistics import MapStatistics
 from anomalib_med.evaluation.patients import aggregated_share
 from anomalib_med.evaluation.replicates import Measured, replicated
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel
-from anomalib_med.models.base import Progress, silent
-from anomalib_med.outputs.result import Result
+from anomalib_med.records import Progress, Result, Sample, silent
 
 REPLICATES = 1000
 TASKS = ("image", "pixel", "box")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anomalib_med.datasets.sample import Sample
 from anomalib_med.datasets.splits import ids_hash
-from anomalib_med.outputs.files import output_errors, write_atomic
+from anomalib_med.files import output_errors, write_atomic
 from anomalib_med.outputs.tables import csv_record
+from anomalib_med.records import Sample
 
 if TYPE_CHECKING:
     from anomalib_med.evaluation.evaluate import Evaluation

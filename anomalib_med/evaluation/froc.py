@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from anomalib_med.datasets.sample import Box
 from anomalib_med.evaluation.curves import Floats
+from anomalib_med.records import Box
 
 FALSE_DETECTIONS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 LEAST_OVERLAP = 0.1

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from anomalib_med.datasets.benchmarks import open_benchmark
 from anomalib_med.datasets.folder import discover
-from anomalib_med.datasets.sample import Sample
 from anomalib_med.errors import InputError
 from anomalib_med.evaluation.evaluate import TASKS
+from anomalib_med.records import Sample
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from anomalib_med.datasets.masks import read_mask
-from anomalib_med.datasets.sample import Sample
 from anomalib_med.errors import ReadError
 from anomalib_med.evaluation import froc
 from anomalib_med.evaluation.curves import Floats
@@ -15,8 +14,7 @@ from anomalib_med.evaluation.intervals import patient_counts
 from anomalib_med.evaluation.pixel_histograms import choose_edges, histogram, replicate_curve
 from anomalib_med.evaluation.pixel_metrics import PIXEL_METRICS, PixelMetrics, best_dice_of_image
 from anomalib_med.evaluation.replicates import Statistic
-from anomalib_med.models.base import Progress
-from anomalib_med.outputs.result import Result
+from anomalib_med.records import Progress, Result, Sample
 
 _PEAK_RADIUS = 1 / 50  # of the longer side of the image: peaks nearer than that are one detection
 SIZES = (("< 0.5 %", 0.0, 0.005), ("0.5-2 %", 0.005, 0.02), ("> 2 %", 0.02, np.inf))

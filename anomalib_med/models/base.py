@@ -13,18 +13,9 @@ from anomalib_med.features import radlite
 from anomalib_med.features.extractor import FeatureExtractor, Precision
 from anomalib_med.models import registry
 from anomalib_med.models.pooling import parse_pooling, pool
+from anomalib_med.records import Progress, silent
 
 C = TypeVar("C", bound=BaseModel)
-
-
-class Progress(Protocol):
-    """Called with what is being done, how much of it is done, how much there is, and a note such as the loss."""
-
-    def __call__(self, stage: str, done: int, total: int, note: str = "", /) -> None: ...  # noqa: D102
-
-
-def silent(stage: str, done: int, total: int, note: str = "", /) -> None:
-    """The progress callback that shows nothing."""
 
 
 class TrainingBatch(Protocol):

@@ -14,10 +14,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
-from anomalib_med.datasets.series import place_of
-from anomalib_med.datasets.volumes import Volume
-from anomalib_med.outputs.files import TEMPORARY, output_errors
+from anomalib_med.files import TEMPORARY, output_errors
 from anomalib_med.outputs.maps import quantised
+from anomalib_med.records import Volume
 from anomalib_med.version import __version__
 
 SERIES_NUMBER = 9001
@@ -35,7 +34,7 @@ _EMPTY = (
 
 def is_dicom_series(volume: Volume) -> bool:
     """Whether the slices of a volume are DICOM files of their own."""
-    return all(sample.frame is None and place_of(sample) is not None for sample in volume.samples)
+    return all(sample.frame is None and sample.place is not None for sample in volume.samples)
 
 
 class DicomMaps:

@@ -14,9 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from anomalib_med.datasets.volumes import Volume
 from anomalib_med.errors import OutputError
-from anomalib_med.outputs.files import TEMPORARY, output_errors, write_atomic
+from anomalib_med.files import TEMPORARY, output_errors, write_atomic
+from anomalib_med.records import Volume
 
 _LEVELS = 65535
 _BELOW, _SPANS = 1.0, 8.0  # the scale starts one colour span below the colour range and is eight spans wide

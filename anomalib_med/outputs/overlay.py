@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from anomalib_med.outputs.files import write_atomic
+from anomalib_med.files import write_atomic
 
 _LONGEST, _SHORTEST = 512, 256  # longest side of a panel; tiny images are enlarged to the second
 _GAP = 8

@@ -10,12 +10,12 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from anomalib_med.outputs.files import output_errors, write_atomic
+from anomalib_med.files import output_errors, write_atomic
 from anomalib_med.outputs.histogram import Histogram
 from anomalib_med.outputs.names import safe_stem
-from anomalib_med.outputs.result import Result
 from anomalib_med.outputs.resume import FAILURES_CSV, OVERLAYS, REPORT, SCORES_CSV
 from anomalib_med.outputs.tables import iter_failures, iter_scores
+from anomalib_med.records import Result
 from anomalib_med.version import __version__
 
 _FAILURES_SHOWN = 200

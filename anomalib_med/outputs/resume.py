@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from anomalib_med.files import TEMPORARY, output_errors
 from anomalib_med.outputs import runfile
-from anomalib_med.outputs.files import TEMPORARY, output_errors
 from anomalib_med.outputs.maps import clipped_pixels
 from anomalib_med.outputs.names import safe_stem
-from anomalib_med.outputs.result import Result
 from anomalib_med.outputs.tables import SCORES, DamagedTableError, iter_failures, iter_records, parse_score
+from anomalib_med.records import Result
 
 SCORES_CSV, FAILURES_CSV, REPORT = "scores.csv", "failures.csv", "report.html"
 VOLUME_TABLES = ("volumes.csv", "candidates.csv", "patients.csv")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from anomalib_med.errors import OutputError
-from anomalib_med.outputs.files import TEMPORARY, output_errors, write_atomic
+from anomalib_med.files import TEMPORARY, output_errors, write_atomic
 
 NAME = "run.json"
 _FORMAT = 1

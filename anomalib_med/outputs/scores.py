@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
-from anomalib_med.datasets.sample import Sample
-from anomalib_med.outputs.files import write_atomic
-from anomalib_med.outputs.result import Result
+from anomalib_med.files import write_atomic
 from anomalib_med.outputs.tables import SCORES, csv_record, score_values
+from anomalib_med.records import Result, Sample
 
 if TYPE_CHECKING:
     from anomalib_med.fitted import FittedModel

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 from anomalib_med.errors import OutputError
-from anomalib_med.outputs.files import output_errors, replace_with
-from anomalib_med.outputs.result import Result
+from anomalib_med.files import output_errors, replace_with
+from anomalib_med.records import Result
 
 SCORES = ("id", "path", "frame", "patient", "score", "p_value", "flagged", "area", "map")
 FAILURES = ("id", "path", "frame", "reason")

@@ -22,18 +22,17 @@ from typing import Literal, Self
 
 import numpy as np
 
-from anomalib_med.calibration.volumes import VolumeRule
-from anomalib_med.datasets.volumes import Volume
+from anomalib_med.calibration.judge import VolumeRule
 from anomalib_med.errors import ConfigError
+from anomalib_med.files import AppendFile, output_errors, write_atomic
 from anomalib_med.outputs import resume, runfile
 from anomalib_med.outputs.dicom_maps import DicomMaps, is_dicom_series
-from anomalib_med.outputs.files import AppendFile, output_errors, write_atomic
 from anomalib_med.outputs.maps import VolumeMaps, png_scale, write_npy, write_png
 from anomalib_med.outputs.names import safe_stem
 from anomalib_med.outputs.overlay import write_overlay
-from anomalib_med.outputs.result import Result
 from anomalib_med.outputs.tables import FAILURES, SCORES, convert_scores, csv_record, failure_values, score_values
-from anomalib_med.outputs.volumes import Maps, VolumeOutputs
+from anomalib_med.outputs.volume_tables import Maps, VolumeOutputs
+from anomalib_med.records import Result, Volume
 
 TableKind = Literal["csv", "parquet", "jsonl"]
 MapKind = Literal["npy", "png", "nifti", "dicom", "none"]
@@ -65,7 +64,7 @@ class ResultWriter:
     volumes
         The volumes among the images; their slices must come one after the other, and their rows are written together.
     rule, false_alarm_rate
-        How volumes are judged, see :class:`anomalib_med.outputs.volumes.VolumeOutputs`.
+        How volumes are judged, see :class:`anomalib_med.outputs.volume_tables.VolumeOutputs`.
     overwrite
         Remove the results of another run from `out` first. Other files stay.
 

@@ -2,8 +2,9 @@
 
 from anomalib_med.preprocessing.areas import register_area
 from anomalib_med.preprocessing.frames import Batch, Frames, collate, frames_of
-from anomalib_med.preprocessing.prepare import Frame, prepare
+from anomalib_med.preprocessing.prepare import prepare
 from anomalib_med.preprocessing.settings import CT_WINDOWS, Preprocessing
+from anomalib_med.records import Frame
 
 __all__ = [
     "CT_WINDOWS",

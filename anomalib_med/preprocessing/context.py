@@ -8,14 +8,14 @@ from threading import RLock
 
 import numpy as np
 
-from anomalib_med.datasets.readers import SET_ASIDE, header, read
-from anomalib_med.datasets.sample import Sample
-from anomalib_med.datasets.series import VOLUME, normal, place_of
-from anomalib_med.datasets.volumes import Volume, volumes_of
+from anomalib_med.datasets.readers import header, read
+from anomalib_med.datasets.series import normal
+from anomalib_med.datasets.volumes import volumes_of
 from anomalib_med.errors import ReadError
 from anomalib_med.preprocessing.lungs import lung_field
 from anomalib_med.preprocessing.prepare import is_hounsfield, resize
 from anomalib_med.preprocessing.settings import Preprocessing
+from anomalib_med.records import Sample, Volume
 
 LOOKED_AT = 5.0  # mm between the slices that the ends of the lungs are sought in
 MOST_LOOKED_AT = 200  # slices of a volume
@@ -58,15 +58,15 @@ class VolumeContext:
         self.settings = settings
         self._groups: dict[str, list[Sample]] = defaultdict(list)
         for sample in samples:
-            if VOLUME in sample.meta and SET_ASIDE not in sample.meta:
-                self._groups[sample.meta[VOLUME]].append(sample)
+            if sample.volume and not sample.aside:
+                self._groups[sample.volume].append(sample)
         self._stacks: dict[str, _Stack] = {}
         self._ends: dict[str, tuple[float, float] | None] = {}
         self._lock = RLock()  # frames are made by several threads
 
     def knows(self, sample: Sample) -> bool:
         """Whether a sample is a slice of one of the volumes."""
-        return sample.meta.get(VOLUME, "") in self._groups and SET_ASIDE not in sample.meta
+        return sample.volume in self._groups and not sample.aside
 
     def height(self, sample: Sample) -> float:
         """Relative height of a slice, NaN where it is not known.
@@ -76,7 +76,7 @@ class VolumeContext:
         """
         if self.settings.height == "none" or not self.knows(sample):
             return float("nan")
-        name = sample.meta[VOLUME]
+        name = sample.volume
         stack = self._stack(name)
         with self._lock:
             if name not in self._ends:
@@ -106,7 +106,7 @@ class VolumeContext:
                 f"{sample.id}: a single image, and the model looks at {count} neighbouring slices of a volume: "
                 "fit without slices"
             )
-        stack = self._stack(sample.meta[VOLUME])
+        stack = self._stack(sample.volume)
         step = float(np.median(np.diff(stack.at))) if len(stack.at) > 1 else 0.0
         first = last = stack.row(sample)
         rows = [first]
@@ -171,10 +171,9 @@ def _stack(name: str, samples: list[Sample]) -> _Stack:
 
 def _along(sample: Sample) -> float:
     """Where a DICOM slice lies along its normal; 0 where that is not known, so that the order given stays."""
-    place = place_of(sample)
-    if place is None or place.position is None:
+    if sample.place is None or sample.place.position is None:
         return 0.0
-    return float(np.dot(normal(place), place.position))
+    return float(np.dot(normal(sample.place), sample.place.position))
 
 
 def _positions(volume: Volume) -> np.ndarray:

@@ -12,11 +12,11 @@ import torch
 from anomalib_med.datasets.folder import Source, discover
 from anomalib_med.datasets.masks import read_area
 from anomalib_med.datasets.readers import read
-from anomalib_med.datasets.sample import Image, Sample
 from anomalib_med.errors import ReadError
 from anomalib_med.preprocessing.context import VolumeContext
-from anomalib_med.preprocessing.prepare import Frame, prepare
+from anomalib_med.preprocessing.prepare import prepare
 from anomalib_med.preprocessing.settings import Preprocessing
+from anomalib_med.records import Frame, Image, Sample
 
 READ_AHEAD = 8
 

@@ -1,55 +1,21 @@
 """Image -> Frame: resize, window, mark the valid area. The only way from pixels to a model, at fit and at score."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 
 import cv2
 import numpy as np
 
-from anomalib_med.datasets.sample import Geometry, Image, Sample
 from anomalib_med.errors import ReadError
 from anomalib_med.preprocessing.areas import EXPOSED, Area, find_area
 from anomalib_med.preprocessing.exposed import SIDE
 from anomalib_med.preprocessing.settings import CT_WINDOWS, Preprocessing, Window
+from anomalib_med.records import Frame, Geometry, Image
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 LARGEST_DISPLAY = 1024
 LARGEST_INPUT = 2048
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Frame:
-    """A model input.
-
-    Parameters
-    ----------
-    pixels
-        float32 ``(C, H, W)`` in [0, 1].
-    valid
-        bool ``(H, W)``; False in padding, constant borders and outside the body.
-    geometry
-        The way back to the original pixels.
-    sample
-        Where it came from.
-    area
-        What `valid` shows: "all", "borders", "exposed", "body", "lung", "own" or the name of a user's function; after a
-        colon why it is not what was asked for, as in "body: no lung field found". "lung at unknown height" where the
-        height is asked for and not known.
-    height
-        Relative height of the slice, see :class:`.context.VolumeContext`; NaN where it is not known or not asked for.
-    display
-        uint8 ``(H', W')`` or ``(H', W', 3)``: the original image windowed for the eye, at most 1024 pixels a side;
-        None unless asked for.
-    """
-
-    pixels: np.ndarray
-    valid: np.ndarray
-    geometry: Geometry
-    sample: Sample
-    area: str = ""
-    display: np.ndarray | None = None
-    height: float = float("nan")
 
 
 def prepare(

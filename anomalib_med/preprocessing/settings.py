@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from anomalib_med.datasets.sample import Image
 from anomalib_med.preprocessing.areas import OWN_AREA, area_names
+from anomalib_med.records import Image
 
 # Lowest and highest Hounsfield unit shown. Width / level as radiologists quote them: 1500 / -600, 400 / 40, 1800 / 400.
 CT_WINDOWS: dict[str, tuple[float, float]] = {

@@ -21,11 +21,11 @@ from anomalib_med.cli.progress import ProgressDisplay
 from anomalib_med.datasets.folder import discover
 from anomalib_med.datasets.readers import read
 from anomalib_med.device import choose_device
-from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.standard import Standard
 from anomalib_med.models.student_teacher.pdn import PDN, Network, normalised, on_pdn_grid
-from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.models.training_config import FeatureTrainingConfig
+from anomalib_med.models.training.config import FeatureTrainingConfig
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 from anomalib_med.preprocessing import Frames, Preprocessing
 
 LOOKED_AT = 16  # images that the window is chosen from

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from anomalib_med.datasets.synthetic import (
+from anomalib_med.phantoms import (
     add_ct_lesion,
     add_lesion,
     chest_phantom,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anomalib_med.calibration import Calibration, SliceScores, choose_rule, volume_score
-from anomalib_med.calibration.volume_choice import FEWEST, RULES
+from anomalib_med.calibration.rule_choice import FEWEST, RULES
 
 
 def volumes(kind: str, count: int, seed: int = 0) -> list[SliceScores]:

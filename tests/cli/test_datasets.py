@@ -8,8 +8,8 @@ from tests.datasets import layouts, layouts_cxr
 
 MADE_HERE = (  # these have no source to get them from
     "your own",
-    "anomalib_med.datasets.synthetic.write_chest_dataset",
-    "anomalib_med.datasets.synthetic.write_digit_anatomy",
+    "anomalib_med.phantoms.write_chest_dataset",
+    "anomalib_med.phantoms.write_digit_anatomy",
 )
 
 

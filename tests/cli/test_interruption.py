@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from anomalib_med import load
-from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.reconstruction.autoencoder import Autoencoder
-from anomalib_med.outputs.result import Result
+from anomalib_med.models.training.normals import StepBatch
 from anomalib_med.outputs.tables import read_scores
 from anomalib_med.outputs.writer import ResultWriter
+from anomalib_med.records import Result
 from tests.cli.command import SMALL_FIT, Outcome, anomed, assert_refused, contents, rows
 from tests.made_up_files import write_pictures
 
@@ -217,7 +217,7 @@ def test_ctrl_c_while_training_and_the_same_command_again_give_what_one_run_give
 ) -> None:
     assert anomed("fit", normals_folder, "-o", tmp_path / "whole", *TRAINED_FIT).code == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anomalib_med.models.trainer.CHECKPOINT_EVERY", 0.0)
+        patch.setattr("anomalib_med.models.training.trainer.CHECKPOINT_EVERY", 0.0)
         original = Autoencoder.training_step
 
         def interrupted(self: Autoencoder, batch: StepBatch) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anomalib_med.datasets.synthetic import write_chest_dataset, write_digit_anatomy
+from anomalib_med.phantoms import write_chest_dataset, write_digit_anatomy
 from tests.datasets.layout_files import lesion_mask, metaimage, picture, pictures, table, volumes, write_json
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomalib_med.datasets import Sample, read
+from anomalib_med.datasets import read
 from anomalib_med.datasets.benchmarks import benchmark_card, benchmark_names, check_benchmark, open_benchmark
 from anomalib_med.datasets.masks import read_mask
 from anomalib_med.datasets.readers.metaimage import read_header
 from anomalib_med.errors import ConfigError, InputError
+from anomalib_med.records import Sample
 from tests.datasets import layouts, layouts_ct, layouts_cxr
 from tests.datasets.layout_files import metaimage, picture, pictures, table
 

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomalib_med.datasets import Sample, read
+from anomalib_med.datasets import read
 from anomalib_med.datasets.benchmarks import check_benchmark, open_benchmark
 from anomalib_med.datasets.layout.lidc import read_readings
 from anomalib_med.datasets.masks import read_mask
 from anomalib_med.errors import InputError
+from anomalib_med.records import Sample
 from tests.datasets import layouts_ct
 
 PATIENT = Path("LIDC-IDRI/LIDC-IDRI-0002")

@@ -10,8 +10,9 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-from anomalib_med.datasets import Sample, discover, read
+from anomalib_med.datasets import discover, read
 from anomalib_med.errors import ConfigError, InputError, ReadError
+from anomalib_med.records import Sample
 
 PNG = cv2.imencode(".png", np.full((4, 5), 7, np.uint8))[1].tobytes()
 

@@ -1,6 +1,5 @@
 """What masks promise: one boolean array in the geometry of the image, whatever form the lesion was published in."""
 
-import json
 from pathlib import Path
 
 import cv2
@@ -8,9 +7,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from anomalib_med.datasets import Sample, read
+from anomalib_med.datasets import read
 from anomalib_med.datasets.masks import decode_rle, encode_rle, filled_boxes, filled_polygons, has_mask, read_mask
 from anomalib_med.errors import ReadError
+from anomalib_med.records import Lesion, Sample
 
 
 def test_run_lengths_go_down_the_columns_and_start_at_one() -> None:
@@ -54,13 +54,13 @@ def test_polygons_may_overlap_and_need_three_points() -> None:
 def test_each_form_is_read(tmp_path: Path) -> None:
     image = tmp_path / "image.png"
     cv2.imwrite(str(image), np.zeros((6, 5), np.uint8))
-    square = json.dumps([[[1, 1], [3, 1], [3, 3], [1, 3]]])
+    square = (((1.0, 1.0), (3.0, 1.0), (3.0, 3.0), (1.0, 3.0)),)
     for sample, pixels in (
         (Sample("a", image, label=0), 0),
         (Sample("b", image, label=1, boxes=((1, 1, 2, 2),)), 4),
-        (Sample("c", image, label=1, meta={"mask_rle": "1 2;4 3"}), 5),
-        (Sample("d", image, label=1, meta={"mask_rle_relative": "0 2 2 3"}), 5),
-        (Sample("e", image, label=1, meta={"mask_polygons": square}), 9),
+        (Sample("c", image, label=1, lesion=Lesion(runs=("1 2", "4 3"))), 5),
+        (Sample("d", image, label=1, lesion=Lesion(runs=("0 2 2 3",), relative=True)), 5),
+        (Sample("e", image, label=1, lesion=Lesion(polygons=square)), 9),
     ):
         mask = read_mask(sample)
         assert mask is not None
@@ -90,7 +90,7 @@ def test_a_mask_volume_gives_the_slice_and_the_classes_of_the_sample(tmp_path: P
     assert mask is not None
     assert mask.sum() == 2
     np.testing.assert_array_equal(mask, read(volume).pixels > 0)
-    chosen = Sample("a", volume.path, frame=3, label=1, mask=volume.mask, meta={"mask_values": "2 4"})
+    chosen = Sample("a", volume.path, frame=3, label=1, mask=volume.mask, lesion=Lesion(values=(2, 4)))
     mask = read_mask(chosen)
     assert mask is not None
     assert mask.sum() == 1

@@ -24,9 +24,10 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from anomalib_med.datasets import Sample, read
+from anomalib_med.datasets import read
 from anomalib_med.datasets.readers import count_frames, header, is_image
 from anomalib_med.errors import ReadError
+from anomalib_med.records import Sample
 
 STORED = np.random.default_rng(0).integers(0, 4096, (24, 31)).astype(np.uint16)
 

@@ -8,9 +8,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from anomalib_med.datasets import Sample, read, write_volume
+from anomalib_med.datasets import read, write_volume
 from anomalib_med.datasets.readers import count_frames, nifti
 from anomalib_med.errors import OutputError, ReadError
+from anomalib_med.records import Sample
 
 CANONICAL = np.random.default_rng(0).integers(-1000, 1000, (5, 7, 4)).astype(np.int16)  # right, anterior, superior
 ZOOMS = (0.5, 0.75, 3.0)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from anomalib_med.datasets import Sample, read, samples_from_array
+from anomalib_med.datasets import read, samples_from_array
 from anomalib_med.datasets.readers import count_frames, header, is_image
 from anomalib_med.errors import InputError, ReadError
+from anomalib_med.records import Sample
 
 GREY = (np.arange(30 * 41).reshape(30, 41) * 7 % 251).astype(np.uint8)
 SMOOTH = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (96, 128), dtype=np.uint8), (0, 0), 4)

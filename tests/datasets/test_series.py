@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from anomalib_med.datasets.folder import discover
-from anomalib_med.datasets.readers import SET_ASIDE, read
-from anomalib_med.datasets.volumes import Volume, volumes_of
+from anomalib_med.datasets.readers import read
+from anomalib_med.datasets.volumes import volumes_of
 from anomalib_med.errors import ReadError
+from anomalib_med.records import Volume
 from tests.made_up_files import write_dicom, write_dicom_without_pixels, write_nifti
 from tests.made_up_series import write_capture, write_series, write_slice
 
@@ -26,7 +27,7 @@ def one(folder: Path) -> Volume:
 
 
 def set_aside(folder: Path) -> dict[str, str]:
-    return {s.id: s.meta[SET_ASIDE] for s in discover(folder) if SET_ASIDE in s.meta}
+    return {s.id: s.aside for s in discover(folder) if s.aside}
 
 
 def test_slices_are_sorted_by_place_and_not_by_name_or_number(tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_a_study_without_ct_is_left_as_it_is(tmp_path: Path) -> None:
     found = discover(tmp_path)
     assert [s.id for s in found] == ["a.dcm", "b.dcm"]
     assert not set_aside(tmp_path)
-    assert not any("place" in s.meta for s in found)
+    assert not any(s.place for s in found)
 
 
 def test_a_second_slice_at_one_place_is_set_aside(tmp_path: Path) -> None:

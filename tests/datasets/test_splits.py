@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomalib_med.datasets import Sample, ids_hash, split_by_patient
+from anomalib_med.datasets import ids_hash, split_by_patient
 from anomalib_med.errors import ConfigError, FitError
+from anomalib_med.records import Sample
 
 
 def samples_of(patients: list[int]) -> list[Sample]:

@@ -8,16 +8,16 @@ import pytest
 
 from anomalib_med import PatchCore, Preprocessing, fit, score_to_folder
 from anomalib_med.calibration import VolumeRule
+from anomalib_med.calibration.candidates import CANDIDATES
 from anomalib_med.datasets.benchmarks import open_benchmark
 from anomalib_med.datasets.folder import discover
 from anomalib_med.datasets.volumes import volumes_of
 from anomalib_med.errors import InputError
-from anomalib_med.evaluation.candidates import Lesion, candidate_froc, found_candidates, read_lesions
+from anomalib_med.evaluation.candidate_froc import Lesion, candidate_froc, found_candidates, read_lesions
 from anomalib_med.evaluation.evaluate import evaluate_model
 from anomalib_med.evaluation.froc import MISSED
-from anomalib_med.outputs.candidates import CANDIDATES
 from anomalib_med.outputs.tables import csv_record
-from anomalib_med.outputs.volumes import VOLUMES
+from anomalib_med.outputs.volume_tables import VOLUMES
 from tests.cli.command import anomed
 from tests.datasets.layout_files import metaimage
 from tests.made_up_files import write_nifti, write_table

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from anomalib_med.bench.comparisons import holm, over_seeds
 from anomalib_med.evaluation import curves
-from anomalib_med.evaluation.comparisons import holm, over_seeds
 from anomalib_med.evaluation.curves import curve_of
 from anomalib_med.evaluation.delong import delong_covariance, delong_interval, delong_test
 from anomalib_med.evaluation.image_metrics import image_auroc

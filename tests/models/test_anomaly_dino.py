@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from anomalib_med import Preprocessing, fit, load
-from anomalib_med.datasets.synthetic import add_lesion, chest_phantom
 from anomalib_med.errors import ConfigError, FitError
 from anomalib_med.evaluation import pixel_auroc
 from anomalib_med.models.memory_bank.anomaly_dino import AnomalyDINO, _turned, _view_valid
+from anomalib_med.phantoms import add_lesion, chest_phantom
 from tests.conftest import abnormal_picture, normal_picture
 
 NORMALS = np.stack([normal_picture(i) for i in range(12)])

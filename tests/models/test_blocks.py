@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from anomalib_med.models.reconstruction.blocks import Decoder, DenseBottleneck, Encoder, Norm, ResidualBlock, UNet
+from anomalib_med.models.blocks import Decoder, DenseBottleneck, Encoder, Norm, ResidualBlock, UNet
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])

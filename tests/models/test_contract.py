@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from anomalib_med import Detector, FittedModel, Preprocessing, detectors, fit, load
-from anomalib_med.datasets.synthetic import add_lesion, chest_phantom
 from anomalib_med.errors import ConfigError
 from anomalib_med.evaluation import image_auroc, pixel_auroc
-from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.phantoms import add_lesion, chest_phantom
 from tests.conftest import abnormal_picture, normal_picture
 
 NORMALS = np.stack([normal_picture(i) for i in range(24)])

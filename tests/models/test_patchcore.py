@@ -191,7 +191,7 @@ def test_pneumonia_of_children_is_found(children: FittedModel, real_data: Path) 
 
 
 def test_lesions_in_phantoms_are_located(tmp_path: Path) -> None:
-    from anomalib_med.datasets.synthetic.write import write_chest_dataset
+    from anomalib_med.phantoms.write import write_chest_dataset
 
     write_chest_dataset(tmp_path / "data", train=60, normal=12, abnormal=12)
     model = fit(PatchCore(), tmp_path / "data/train/normal", preprocessing=Preprocessing(), device="cpu")

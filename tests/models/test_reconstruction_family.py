@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.models.test_trainer import Killed, equal, every_step, kill_after
 
 from anomalib_med import FittedModel, Preprocessing, fit
 from anomalib_med.errors import ConfigError
 from anomalib_med.evaluation import pixel_auroc
+from anomalib_med.models.blocks import SpatialBottleneck, VectorEncoder
 from anomalib_med.models.losses import median_filter
-from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.reconstruction import latent
 from anomalib_med.models.reconstruction.aeu import UncertaintyAutoencoder
 from anomalib_med.models.reconstruction.autoencoder import Autoencoder
-from anomalib_med.models.reconstruction.blocks import SpatialBottleneck, VectorEncoder
 from anomalib_med.models.reconstruction.cevae import ContextEncodingVAE, keep_large, paint_squares
 from anomalib_med.models.reconstruction.cvad import Cvad
 from anomalib_med.models.reconstruction.dae import DenoisingAutoencoder
@@ -23,10 +23,10 @@ from anomalib_med.models.reconstruction.ganomaly import Ganomaly
 from anomalib_med.models.reconstruction.memae import Memory, MemoryAutoencoder
 from anomalib_med.models.reconstruction.vae import VariationalAutoencoder
 from anomalib_med.models.registry import detector_class
-from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 from tests.conftest import abnormal_picture, normal_picture
 from tests.models.test_contract import SMALL
-from tests.models.test_trainer import Killed, equal, every_step, kill_after
 
 NORMALS = np.stack([normal_picture(i) for i in range(24)])
 ABNORMAL = [abnormal_picture(900 + i) for i in range(8)]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from anomalib_med import FittedModel, Preprocessing, detectors, fit, load, merge_models
-from anomalib_med.datasets.synthetic import add_lesion, chest_phantom
 from anomalib_med.errors import ConfigError
 from anomalib_med.evaluation import pixel_auroc
 from anomalib_med.models.base import BankConfig
+from anomalib_med.phantoms import add_lesion, chest_phantom
 from tests.cli.command import anomed
 from tests.conftest import normal_picture
 from tests.made_up_files import write_pictures

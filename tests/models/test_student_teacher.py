@@ -14,7 +14,6 @@ from anomalib_med import FittedModel, Preprocessing, fit, load
 from anomalib_med.errors import ConfigError
 from anomalib_med.evaluation import pixel_auroc
 from anomalib_med.features import FeatureExtractor
-from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.student_teacher.dinomaly import Dinomaly, LinearAttention, _hardened
 from anomalib_med.models.student_teacher.efficientad import EfficientAD, Scale, _exposed, _hardest
 from anomalib_med.models.student_teacher.mkd import MKD
@@ -30,7 +29,8 @@ from anomalib_med.models.student_teacher.teaching import (
     teacher_layers,
     unfold,
 )
-from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 from tests.conftest import abnormal_picture, normal_picture
 
 NORMALS = np.stack([normal_picture(i) for i in range(24)])

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from anomalib_med import Preprocessing, fit
-from anomalib_med.datasets.synthetic import add_lesion, chest_phantom
 from anomalib_med.errors import FitError
 from anomalib_med.evaluation import image_auroc
 from anomalib_med.models.base import TrainingBatch
@@ -15,6 +14,7 @@ from anomalib_med.models.memory_bank import two_view
 from anomalib_med.models.memory_bank.two_view import TwoView
 from anomalib_med.models.memory_bank.whitening import shrinkage
 from anomalib_med.models.pooling import pool
+from anomalib_med.phantoms import add_lesion, chest_phantom
 from tests.conftest import normal_picture
 
 NORMALS = torch.stack([torch.from_numpy(normal_picture(i, (64, 64))).float()[None] / 255 for i in range(20)])

@@ -3,9 +3,8 @@
 import nibabel
 import numpy as np
 
-from anomalib_med.datasets.sample import Geometry, Sample
 from anomalib_med.datasets.volumes import volumes_of
-from anomalib_med.outputs.result import Result
+from anomalib_med.records import Geometry, Result, Sample
 
 RANGE = (0.0, 2.0)
 FINGERPRINT = {"model": "abc", "images": "def"}
@@ -37,7 +36,7 @@ def volume(folder, name, frames=4, shape=(6, 5)):
 def volumes_in(folder):
     """The volumes that `volume` made in a folder."""
     samples = [
-        Sample(f"{path.name}#{k}", path, k, "patient", meta={"volume": path.name})
+        Sample(f"{path.name}#{k}", path, k, "patient", volume=path.name)
         for path in sorted(folder.glob("*.nii*"))
         if path.name[0] in "vw"
         for k in range(nibabel.load(path).shape[2])

@@ -12,7 +12,7 @@ import pytest
 from made_up_results import FINGERPRINT, RANGE, failed, grey, scored, volume, volumes_in
 
 from anomalib_med.errors import ConfigError, OutputError
-from anomalib_med.outputs.files import TEMPORARY, AppendFile
+from anomalib_med.files import TEMPORARY, AppendFile
 from anomalib_med.outputs.maps import read_png
 from anomalib_med.outputs.tables import iter_failures, read_scores
 from anomalib_med.outputs.writer import ResultWriter

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from anomalib_med.datasets.synthetic import chest_phantom
+from anomalib_med.phantoms import chest_phantom
 from anomalib_med.preprocessing.augment import ChestAugmentation
 
 SIDE = 96

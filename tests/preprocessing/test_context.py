@@ -10,8 +10,9 @@ from anomalib_med import Preprocessing, Sample
 from anomalib_med.datasets.folder import discover
 from anomalib_med.errors import ConfigError
 from anomalib_med.models.base import parse_config
-from anomalib_med.preprocessing import Frame, Frames
+from anomalib_med.preprocessing import Frames
 from anomalib_med.preprocessing.context import VolumeContext
+from anomalib_med.records import Frame
 from tests.conftest import normal_picture
 from tests.made_up_files import write_nifti
 from tests.made_up_series import chest_volume, write_series
@@ -130,5 +131,5 @@ def test_where_no_lungs_are_found_the_height_is_not_known(tmp_path: Path) -> Non
     refused = Frames(samples, settings, known_height=True)
     assert not list(refused)
     assert "its height is not known" in refused.failures[samples[0].id]
-    alone = dataclasses.replace(samples[0], meta={})
+    alone = dataclasses.replace(samples[0], volume="")
     assert np.isnan(VolumeContext([alone], settings).height(alone))

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_med.datasets.sample import Image, Sample
-from anomalib_med.datasets.synthetic import chest_phantom
+from anomalib_med.phantoms import chest_phantom
 from anomalib_med.preprocessing import Preprocessing, prepare
 from anomalib_med.preprocessing.exposed import SIDE, exposed_field
+from anomalib_med.records import Image, Sample
 
 SIZE = 512
 

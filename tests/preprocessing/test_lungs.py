@@ -8,12 +8,12 @@ import pytest
 
 from anomalib_med.datasets.folder import discover
 from anomalib_med.datasets.readers import read
-from anomalib_med.datasets.sample import Image, Sample
-from anomalib_med.datasets.synthetic.ct import ct_slice_phantom
 from anomalib_med.errors import ConfigError, ReadError
-from anomalib_med.preprocessing import Frame, Frames, Preprocessing, prepare, register_area
+from anomalib_med.phantoms.ct import ct_slice_phantom
+from anomalib_med.preprocessing import Frames, Preprocessing, prepare, register_area
 from anomalib_med.preprocessing.areas import find_area
 from anomalib_med.preprocessing.lungs import lung_field
+from anomalib_med.records import Frame, Image, Sample
 from tests.made_up_files import write_table
 
 LUNG = Preprocessing(size=128, windows=("lung",), valid="lung")

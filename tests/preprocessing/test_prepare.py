@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomalib_med.datasets.sample import Image, Sample
 from anomalib_med.errors import ConfigError, ReadError
 from anomalib_med.models.base import parse_config
 from anomalib_med.preprocessing import CT_WINDOWS, Preprocessing, prepare
 from anomalib_med.preprocessing.prepare import fit_geometry, resize
+from anomalib_med.records import Image, Sample
 from tests.conftest import normal_picture
 
 FULL = Preprocessing(windows=((0.0, 255.0),))

@@ -4,15 +4,10 @@ import json
 from collections import defaultdict
 
 from anomalib_med.datasets.layout.card import Boxes, Outlines
-from anomalib_med.datasets.layout.tables import Row, check_columns, compiled, fields, fill, matches
+from anomalib_med.datasets.layout.rows import Row, check_columns, compiled, fields, fill, matches
 from anomalib_med.datasets.layout.tree import Tree
-from anomalib_med.datasets.sample import Box
 from anomalib_med.errors import InputError
-
-# How `anomalib_med.datasets.masks` finds the lesion of a sample whose mask is no plain picture.
-MASK_VALUES = "mask_values"  # the values of a mask that mean lesion
-MASK_RLE, MASK_RLE_RELATIVE, MASK_POLYGONS = "mask_rle", "mask_rle_relative", "mask_polygons"
-_OUTLINE_META = {"rle": MASK_RLE, "rle_relative": MASK_RLE_RELATIVE, "polygons": MASK_POLYGONS}
+from anomalib_med.records import Box, Lesion
 
 
 def boxes_by_key(card: Boxes, tree: Tree) -> dict[str, tuple[tuple[Box, ...], str]]:
@@ -33,8 +28,8 @@ def boxes_by_key(card: Boxes, tree: Tree) -> dict[str, tuple[tuple[Box, ...], st
     return {key: (tuple(found), "|".join(findings[key])) for key, found in boxes.items()}
 
 
-def outlines_by_key(card: Outlines, tree: Tree) -> tuple[str, dict[str, str]]:
-    """Name of the entry of `Sample.meta`, and its text for each key of the table."""
+def outlines_by_key(card: Outlines, tree: Tree) -> dict[str, Lesion]:
+    """The lesion for each key of the table."""
     texts: dict[str, list[str]] = defaultdict(list)
     rows, table = tree.table(card.table)
     if rows:
@@ -44,11 +39,14 @@ def outlines_by_key(card: Outlines, tree: Tree) -> tuple[str, dict[str, str]]:
         text = row.get(card.column, "")
         if text not in ("", "-1", "[]") and matches(row, where):
             texts[fill(card.key, row)].append(text)
-    if card.kind == "polygons":
-        return MASK_POLYGONS, {
-            key: json.dumps([polygon for text in found for polygon in json.loads(text)]) for key, found in texts.items()
-        }
-    return _OUTLINE_META[card.kind], {key: ";".join(found) for key, found in texts.items()}
+    return {key: _lesion(found, card) for key, found in texts.items()}
+
+
+def _lesion(texts: list[str], card: Outlines) -> Lesion:
+    if card.kind != "polygons":
+        return Lesion(runs=tuple(texts), relative=card.kind == "rle_relative")
+    outlines = [outline for text in texts for outline in json.loads(text)]
+    return Lesion(polygons=tuple(tuple((float(x), float(y)) for x, y in outline) for outline in outlines))
 
 
 def _numbers(row: Row, card: Boxes, table: str) -> list[list[float]]:

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from anomalib_med.datasets.layout.card import Cubes
+from anomalib_med.datasets.layout.rows import Row, check_columns, compiled, fields, fill, matches
 from anomalib_med.datasets.layout.spacing import has_content, spaced
-from anomalib_med.datasets.layout.tables import Row, check_columns, compiled, fields, fill, matches
 from anomalib_med.datasets.layout.tree import Tree
 from anomalib_med.datasets.readers import nifti, read
-from anomalib_med.datasets.sample import Box, Sample
 from anomalib_med.errors import InputError, ReadError
+from anomalib_med.records import Box, Sample
 
 _STRAIGHT = 0.99  # cosine between an axis of the volume and one of the patient
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])

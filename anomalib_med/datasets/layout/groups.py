@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from anomalib_med.datasets.layout.attach import MASK_VALUES, boxes_by_key, outlines_by_key
+from anomalib_med.datasets.layout.attach import boxes_by_key, outlines_by_key
 from anomalib_med.datasets.layout.card import Card, Group
+from anomalib_med.datasets.layout.rows import Row, check_columns, compiled, fields, fill, matches, matches_any
 from anomalib_med.datasets.layout.slices import slice_samples
-from anomalib_med.datasets.layout.tables import Row, check_columns, compiled, fields, fill, matches, matches_any
 from anomalib_med.datasets.layout.tree import Tree
-from anomalib_med.datasets.sample import Sample
 from anomalib_med.errors import ConfigError, InputError
+from anomalib_med.records import Lesion, Sample
 
 
 def group_rows(group: Group, tree: Tree) -> list[Row]:
@@ -50,8 +50,6 @@ def sample_of(row: Row, group: Group, tree: Tree) -> Sample:
         mask = tree.root / found if found else None
         if not found and not group.mask_optional:
             tree.missing.append(f"no mask {' or '.join(str(tree.root / path) for path in wanted)} for {name}")
-    if mask is not None and group.mask_values:
-        meta[MASK_VALUES] = " ".join(map(str, group.mask_values))
     return Sample(
         id=name,
         path=tree.root / name,
@@ -59,6 +57,7 @@ def sample_of(row: Row, group: Group, tree: Tree) -> Sample:
         study=fill(group.study, row) if group.study else None,
         label=group.label,
         mask=mask,
+        lesion=Lesion(values=group.mask_values) if mask is not None and group.mask_values else None,
         meta={key: text for key, text in meta.items() if text},
     )
 
@@ -161,7 +160,7 @@ def _listings(group: Group, tree: Tree) -> list[tuple[str, bool, frozenset[str]]
 def card_samples(card: Card, tree: Tree) -> tuple[list[Sample], list[Sample]]:
     """The samples to train on and those to test, each in the order of their ids."""
     boxes = boxes_by_key(card.boxes, tree) if card.boxes else {}
-    name, outlines = outlines_by_key(card.outlines, tree) if card.outlines else ("", {})
+    outlines = outlines_by_key(card.outlines, tree) if card.outlines else {}
     sides: dict[str, list[Sample]] = {"train": [], "test": []}
     for group in card.group:
         for row in group_rows(group, tree):
@@ -170,8 +169,8 @@ def card_samples(card: Card, tree: Tree) -> tuple[list[Sample], list[Sample]]:
                 found, finding = boxes.get(fill(card.boxes.image, row), ((), ""))
                 meta = {**sample.meta, "finding": finding} if finding else sample.meta
                 sample = replace(sample, boxes=found, meta=meta)
-            if card.outlines and group.label == 1 and (text := outlines.get(fill(card.outlines.image, row))):
-                sample = replace(sample, meta={**sample.meta, name: text})
+            if card.outlines and group.label == 1 and (lesion := outlines.get(fill(card.outlines.image, row))):
+                sample = replace(sample, lesion=lesion)
             sides[group.split] += slice_samples(sample, group.slices, tree) if group.slices else [sample]
     train, test = (sorted(samples, key=lambda sample: sample.id) for samples in sides.values())
     return train, test

@@ -15,14 +15,13 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from anomalib_med.datasets.layout.attach import MASK_RLE
 from anomalib_med.datasets.layout.card import Readings
 from anomalib_med.datasets.layout.groups import patient_share
 from anomalib_med.datasets.layout.spacing import has_content, spaced
 from anomalib_med.datasets.layout.tree import Tree
 from anomalib_med.datasets.masks import Mask, encode_rle
-from anomalib_med.datasets.sample import Sample
 from anomalib_med.errors import InputError
+from anomalib_med.records import Lesion, Sample
 
 _TAGS = ["SOPInstanceUID", "ImagePositionPatient", "Rows", "Columns"]
 _CT_READING = "LidcReadMessage"  # the one of a chest radiograph is an IdriReadMessage
@@ -176,7 +175,7 @@ def _normal_samples(
     marked = {uid for reading in readings for uid in reading.marked}
     heights = [slice.height for slice in slices if slice.uid in marked]
     free = [s for s in slices if all(abs(s.height - height) >= card.clearance for height in heights)]
-    samples = [(s.height, _sample(s, patient, tree, 0, {})) for s in free]
+    samples = [(s.height, _sample(s, patient, tree, 0, None)) for s in free]
     return spaced(samples, card.gap, lambda sample: has_content(sample, card))
 
 
@@ -194,10 +193,10 @@ def _abnormal_samples(
                 found.append((-int(mask.sum()), slice.height, slice, mask))
     found.sort(key=lambda item: item[:2])
     kept = spaced(((height, (slice, mask)) for _, height, slice, mask in found), card.gap)
-    return [_sample(slice, patient, tree, 1, {MASK_RLE: encode_rle(mask)}) for slice, mask in kept]
+    return [_sample(slice, patient, tree, 1, Lesion(runs=(encode_rle(mask),))) for slice, mask in kept]
 
 
-def _sample(slice: _Slice, patient: str, tree: Tree, label: int, meta: dict[str, str]) -> Sample:
+def _sample(slice: _Slice, patient: str, tree: Tree, label: int, lesion: Lesion | None) -> Sample:
     name = slice.path.relative_to(tree.root).as_posix()
     study = PurePosixPath(name).parent.name
-    return Sample(id=name, path=slice.path, patient=patient, study=study, label=label, meta=meta)
+    return Sample(id=name, path=slice.path, patient=patient, study=study, label=label, lesion=lesion)

@@ -8,12 +8,11 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from anomalib_med.datasets.layout.card import Nodules
-from anomalib_med.datasets.layout.tables import Row, check_columns
+from anomalib_med.datasets.layout.rows import Row, check_columns
 from anomalib_med.datasets.layout.tree import Tree
-from anomalib_med.datasets.readers import CROP
 from anomalib_med.datasets.readers.metaimage import Volume, read_header
-from anomalib_med.datasets.sample import Box, Sample
 from anomalib_med.errors import InputError
+from anomalib_med.records import Box, Sample
 
 _PLACE = ("seriesuid", "coordX", "coordY", "coordZ")
 
@@ -103,7 +102,7 @@ def _hash(row: Row) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
-_Part = tuple[int, tuple[Box, ...], str]  # slice, boxes, crop
+_Part = tuple[int, tuple[Box, ...], tuple[int, int, int, int] | None]  # slice, boxes, crop
 
 
 def _normal_slices(scan: _Scan, card: Nodules) -> list[_Part]:
@@ -117,7 +116,7 @@ def _normal_slices(scan: _Scan, card: Nodules) -> list[_Part]:
             continue
         if not kept or (frame - kept[-1]) * thickness >= card.gap:
             kept.append(frame)
-    return [(frame, (), "") for frame in kept]
+    return [(frame, (), None) for frame in kept]
 
 
 def _abnormal_slices(scan: _Scan) -> list[_Part]:
@@ -134,21 +133,21 @@ def _abnormal_slices(scan: _Scan) -> list[_Part]:
                 # Pixel centres are whole numbers in world coordinates, pixel edges in boxes.
                 left, top = column + 0.5 - half / width, row + 0.5 - half / height
                 boxes.append((left, top, 2 * half / width, 2 * half / height))
-        parts.append((frame, tuple(boxes), ""))
+        parts.append((frame, tuple(boxes), None))
     return parts
 
 
 def _crops(scan: _Scan, card: Nodules, balls: list[_Ball], label: int) -> list[_Part]:
     """Squares around candidates, moved inside the slice where they would leave it."""
     slices, rows, columns = scan.volume.shape
-    parts = set()
+    parts: set[_Part] = set()
     for ball in balls:
         frame, row, column = (round(at) for at in scan.place(ball))
         if not 0 <= frame < slices or (label == 0 and not scan.clear(ball, card.clearance)):
             continue
         top = min(max(row - card.crop // 2, 0), max(rows - card.crop, 0))
         left = min(max(column - card.crop // 2, 0), max(columns - card.crop, 0))
-        parts.add((frame, (), f"{top} {left} {card.crop} {card.crop}"))
+        parts.add((frame, (), (top, left, card.crop, card.crop)))
     return sorted(parts)
 
 
@@ -156,14 +155,14 @@ def _samples(scan: _Scan, parts: list[_Part], tree: Tree, label: int) -> list[Sa
     series = PurePosixPath(scan.name).stem
     return [
         Sample(
-            id=f"{scan.name}#{frame:03d}" + (f"@{crop.replace(' ', ',')}" if crop else ""),
+            id=f"{scan.name}#{frame:03d}" + (f"@{','.join(map(str, crop))}" if crop else ""),
             path=tree.root / scan.name,
             frame=frame,
             patient=series,
             study=series,
             label=label,
             boxes=boxes,
-            meta={CROP: crop} if crop else {},
+            crop=crop,
         )
         for frame, boxes, crop in parts
     ]

@@ -6,19 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from anomalib_med.datasets.layout.attach import MASK_VALUES
 from anomalib_med.datasets.layout.card import Slices
 from anomalib_med.datasets.layout.tree import Tree
 from anomalib_med.datasets.readers.nifti import read_volume
-from anomalib_med.datasets.sample import Sample
 from anomalib_med.errors import ReadError
+from anomalib_med.records import Sample
 
 
 def slice_samples(sample: Sample, card: Slices, tree: Tree) -> list[Sample]:
     """The slices of a volume that its label asks for; a volume that cannot be read is noted as missing."""
     if sample.path is None or sample.mask is None:
         return []
-    values = tuple(int(word) for word in sample.meta.get(MASK_VALUES, "").split())
+    values = sample.lesion.values if sample.lesion else ()
     try:
         changed = (sample.path.stat().st_mtime_ns, sample.mask.stat().st_mtime_ns)
         frames = _frames(sample.path, sample.mask, values, card, changed)[sample.label or 0]

@@ -7,7 +7,7 @@ import numpy as np
 
 from anomalib_med.datasets.layout.card import Spaced
 from anomalib_med.datasets.readers import read
-from anomalib_med.datasets.sample import Sample
+from anomalib_med.records import Sample
 
 T = TypeVar("T")
 

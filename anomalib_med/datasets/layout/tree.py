@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anomalib_med.datasets.layout.tables import Row, read_rows
+from anomalib_med.datasets.layout.rows import Row, read_rows
 
 _MAGIC = frozenset("*?[")
 

@@ -10,13 +10,11 @@ from anomalib_med.datasets.readers import array, dicom, metaimage, nifti, raster
 from anomalib_med.datasets.readers.array import samples_from_array
 from anomalib_med.datasets.readers.dicom import HeaderInfo
 from anomalib_med.datasets.readers.nifti import write_volume
-from anomalib_med.datasets.sample import Image, Sample
 from anomalib_med.errors import ReadError
+from anomalib_med.records import Image, Sample
 
 __all__ = [
-    "CROP",
     "FORMATS",
-    "SET_ASIDE",
     "HeaderInfo",
     "count_frames",
     "header",
@@ -26,13 +24,11 @@ __all__ = [
     "write_volume",
 ]
 
-CROP = "crop"
-SET_ASIDE = "set_aside"
 FORMATS = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage, .npy"
 
 
 def read(sample: Sample) -> Image:
-    """Read the pixels of a sample; of a part of an image where ``meta["crop"]`` says so.
+    """Read the pixels of a sample; of a part of the image where `Sample.crop` says so.
 
     Returns
     -------
@@ -50,8 +46,8 @@ def read(sample: Sample) -> Image:
     if sample.path is None:
         raise ReadError(f"{sample.id}: the sample has neither a file nor an array: give one of them")
     path = Path(sample.path)
-    if SET_ASIDE in sample.meta:
-        raise ReadError(f"{path}: set aside: {sample.meta[SET_ASIDE]}")
+    if sample.aside:
+        raise ReadError(f"{path}: set aside: {sample.aside}")
     if sample.frame is not None and sample.frame < 0:
         raise ReadError(f"{path}: there is no frame {sample.frame}: frames count from 0")
     try:
@@ -122,10 +118,10 @@ def _reader(path: Path) -> ModuleType | None:
 
 
 def _cropped(image: Image) -> Image:
-    """The part of an image that the sample is: ``meta["crop"]``, as top, left, height and width in pixels."""
-    if CROP not in image.sample.meta:
+    """The part of an image that the sample is, see `Sample.crop`."""
+    if image.sample.crop is None:
         return image
-    top, left, height, width = (int(word) for word in image.sample.meta[CROP].split())
+    top, left, height, width = image.sample.crop
     missing = None if image.missing is None else image.missing[top : top + height, left : left + width]
     return dataclasses.replace(image, pixels=image.pixels[top : top + height, left : left + width], missing=missing)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anomalib_med.datasets.sample import Image, Sample
 from anomalib_med.errors import InputError, ReadError
+from anomalib_med.records import Image, Sample
 
 SUFFIXES = (".npy",)
 

@@ -26,8 +26,8 @@ from pydicom.uid import (
 )
 
 from anomalib_med.datasets.readers.raster import grey_if_equal
-from anomalib_med.datasets.sample import Image, Sample
 from anomalib_med.errors import ReadError
+from anomalib_med.records import Image, Place, Sample
 
 SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 RADIOGRAPHS = ("CR", "DX", "MG", "IO", "PX", "RG", "RF", "XA")
@@ -54,35 +54,6 @@ _IMAGE_TAGS = [
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 _EXTRA = 'pip install "anomalib-med[dicom]"'
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a slice lies in the patient and in its series.
-
-    Parameters
-    ----------
-    kind
-        "slice", "localizer", "secondary capture", or "no image" for an object without pixels.
-    position
-        Centre of the first pixel, mm (LPS), or None.
-    axes
-        Directions along a row and down a column, six cosines (LPS), or None.
-    spacing
-        Millimetres between rows and between columns, or None.
-    shape
-        Rows and columns.
-    instance, acquisition
-        InstanceNumber and AcquisitionNumber, 0 where the file has none.
-    """
-
-    kind: str
-    position: tuple[float, ...] | None
-    axes: tuple[float, ...] | None
-    spacing: tuple[float, float] | None
-    shape: tuple[int, int]
-    instance: int
-    acquisition: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +117,7 @@ def header(path: Path, *, keep_patient_ids: bool = False) -> HeaderInfo:
         modality=str(tags.get("Modality") or ""),
         view=str(tags.get("ViewPosition") or ""),
         sex=str(tags.get("PatientSex") or ""),
-        place=_place(tags) if frames == 1 else None,
+        place=_place(tags, named("SeriesInstanceUID", "series")) if frames == 1 else None,
     )
 
 
@@ -192,7 +163,7 @@ def read(sample: Sample, path: Path) -> Image:
     return Image(pixels, sample, spacing=spacing, modality=modality, window=window, missing=missing, flips=flips)
 
 
-def _place(tags: Dataset) -> Place:
+def _place(tags: Dataset, series: str) -> Place:
     """Where a slice lies; a tag that makes no sense counts as missing."""
     flavour = {str(word).upper() for word in tags.get("ImageType") or []}
     sop = str(tags.get("SOPClassUID") or "")
@@ -213,6 +184,8 @@ def _place(tags: Dataset) -> Place:
         (int(tags.get("Rows") or 0), int(tags.get("Columns") or 0)),
         int(tags.get("InstanceNumber") or 0),
         int(tags.get("AcquisitionNumber") or 0),
+        str(tags.get("Modality") or ""),
+        series,
     )
 
 

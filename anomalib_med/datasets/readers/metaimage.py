@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anomalib_med.datasets.sample import Image, Sample
 from anomalib_med.errors import ReadError
+from anomalib_med.records import Image, Sample
 
 SUFFIXES = (".mhd", ".mha")
 

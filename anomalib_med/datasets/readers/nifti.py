@@ -18,8 +18,8 @@ import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
-from anomalib_med.datasets.sample import Image, Sample
 from anomalib_med.errors import OutputError, ReadError
+from anomalib_med.records import Image, Sample
 
 SUFFIXES = (".nii", ".nii.gz")
 VOLUMES_KEPT = 2

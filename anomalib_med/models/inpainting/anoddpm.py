@@ -15,9 +15,9 @@ from anomalib_med.models.inpainting.holes import seeded
 from anomalib_med.models.inpainting.noise import noise_like
 from anomalib_med.models.inpainting.residuals import NormalResiduals, mean_filter
 from anomalib_med.models.losses import squared_error
-from anomalib_med.models.normals import StepBatch
-from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.models.training_config import TrainingConfig
+from anomalib_med.models.training.config import TrainingConfig
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 
 class AnoDDPM(TrainedDetector):

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
+from anomalib_med.models.blocks import Norm, norm_layer
 from anomalib_med.models.inpainting.holes import inpaint_everywhere, lattice_holes, shape_holes, smooth_fill
 from anomalib_med.models.inpainting.residuals import NormalResiduals, grow, mean_filter
 from anomalib_med.models.losses import absolute_error
-from anomalib_med.models.normals import StepBatch
-from anomalib_med.models.reconstruction.blocks import Norm, norm_layer
-from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.models.training_config import TrainingConfig
+from anomalib_med.models.training.config import TrainingConfig
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 WINDOW = 5  # pixels over which a residual is averaged
 MOST = 0.25  # of an image that may be marked

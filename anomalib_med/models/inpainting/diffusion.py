@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from anomalib_med.models.reconstruction.blocks import norm_layer
+from anomalib_med.models.blocks import norm_layer
 
 TIMES = 1000
 HEADS = 4

@@ -19,9 +19,9 @@ from torch import nn
 from anomalib_med.models.inpainting.holes import cell_holes, inpaint_everywhere, seeded, smooth_fill
 from anomalib_med.models.inpainting.residuals import NormalResiduals, mean_filter
 from anomalib_med.models.losses import absolute_error, squared_error, ssim_error
-from anomalib_med.models.normals import StepBatch
-from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.models.training_config import TrainingConfig
+from anomalib_med.models.training.config import TrainingConfig
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 ERRORS = {"l1": absolute_error, "l2": squared_error, "ssim": ssim_error}
 

@@ -16,9 +16,9 @@ from anomalib_med.models.inpainting.holes import block_holes, seeded
 from anomalib_med.models.inpainting.noise import noise_like
 from anomalib_med.models.inpainting.residuals import NormalResiduals
 from anomalib_med.models.losses import absolute_error, median_filter
-from anomalib_med.models.normals import StepBatch
-from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.models.training_config import TrainingConfig
+from anomalib_med.models.training.config import TrainingConfig
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 WINDOW = 5  # of the median, in pixels, as in the official code
 

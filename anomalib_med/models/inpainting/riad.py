@@ -12,13 +12,13 @@ import torch
 from pydantic import Field, field_validator
 from torch import nn
 
+from anomalib_med.models.blocks import UNet
 from anomalib_med.models.inpainting.holes import cell_holes, inpaint_everywhere, seeded, smooth_fill
 from anomalib_med.models.inpainting.residuals import LEVELS, NormalResiduals, gradient_error, mean_filter
 from anomalib_med.models.losses import absolute_error, squared_error, ssim_error
-from anomalib_med.models.normals import StepBatch
-from anomalib_med.models.reconstruction.blocks import UNet
-from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.models.training_config import TrainingConfig
+from anomalib_med.models.training.config import TrainingConfig
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 WIDTHS = 1, 2, 4, 8, 8  # of the U-Net, as multiples of the first
 

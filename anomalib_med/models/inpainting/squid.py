@@ -16,9 +16,9 @@ from pydantic import Field
 from anomalib_med.models.inpainting.residuals import NormalResiduals, mean_filter
 from anomalib_med.models.inpainting.squid_parts import Discriminator, SquidNetwork
 from anomalib_med.models.losses import absolute_error, squared_error
-from anomalib_med.models.normals import StepBatch
-from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.models.training_config import TrainingConfig
+from anomalib_med.models.training.config import TrainingConfig
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 WINDOW = 5  # pixels over which the residual is averaged
 RECONSTRUCTION, TEACHER, ADVERSARIAL = 10.0, 0.01, 0.005  # weights of losses, official code

@@ -8,11 +8,11 @@ from typing import Literal
 
 import torch
 
+from anomalib_med.models.blocks import DenseAutoencoder
 from anomalib_med.models.losses import squared_error
-from anomalib_med.models.normals import StepBatch
-from anomalib_med.models.reconstruction.blocks import DenseAutoencoder
 from anomalib_med.models.reconstruction.settings import CodeConfig
-from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 BOUND = 10.0  # of a log-variance: where all normals are alike, such as black air, it would fall for ever
 

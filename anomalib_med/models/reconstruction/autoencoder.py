@@ -13,12 +13,12 @@ import torch
 from pydantic import Field
 
 from anomalib_med.features import FeatureExtractor
+from anomalib_med.models.blocks import DenseAutoencoder
 from anomalib_med.models.losses import absolute_error, perceptual_error, squared_error, ssim_error
-from anomalib_med.models.normals import StepBatch
-from anomalib_med.models.reconstruction.blocks import DenseAutoencoder
 from anomalib_med.models.standard import Standard
-from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.models.training_config import FeatureTrainingConfig
+from anomalib_med.models.training.config import FeatureTrainingConfig
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 Error = Literal["l2", "l1", "ssim", "perceptual"]
 

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from anomalib_med.models.blocks import DenseAutoencoder, leaky
 from anomalib_med.models.losses import absolute_error, gaussian_blur, squared_error
-from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.pooling import pool
 from anomalib_med.models.reconstruction import latent
-from anomalib_med.models.reconstruction.blocks import DenseAutoencoder, leaky
 from anomalib_med.models.reconstruction.settings import CodeConfig
-from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 SQUARES = 3  # hidden in an image, at most
 WINDOW, SIGMA = 7, 3.0  # of the Gaussian on a gradient, in pixels

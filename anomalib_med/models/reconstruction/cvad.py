@@ -13,19 +13,19 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Adam, Optimizer
 
-from anomalib_med.models.losses import absolute_error, squared_error
-from anomalib_med.models.normals import StepBatch
-from anomalib_med.models.pooling import pool
-from anomalib_med.models.reconstruction import latent
-from anomalib_med.models.reconstruction.blocks import (
+from anomalib_med.models.blocks import (
     Decoder,
     DenseBottleneck,
     Encoder,
     UpBlock,
     VectorEncoder,
 )
-from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.models.training_config import TrainingConfig
+from anomalib_med.models.losses import absolute_error, squared_error
+from anomalib_med.models.pooling import pool
+from anomalib_med.models.reconstruction import latent
+from anomalib_med.models.training.config import TrainingConfig
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 SHALLOW = 3  # halvings before the second stage takes over
 

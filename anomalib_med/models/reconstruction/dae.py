@@ -12,12 +12,12 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
+from anomalib_med.models.blocks import UNet
 from anomalib_med.models.losses import absolute_error, median_filter, squared_error
-from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.pooling import pool
-from anomalib_med.models.reconstruction.blocks import UNet
-from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.models.training_config import TrainingConfig
+from anomalib_med.models.training.config import TrainingConfig
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 WINDOW = 5  # of the median and of the erosion, in pixels, as in the official code
 ERODED = 0.95  # of a window must be valid

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
+from anomalib_med.models.blocks import Decoder, Encoder
 from anomalib_med.models.losses import squared_error, ssim_error
-from anomalib_med.models.normals import StepBatch
-from anomalib_med.models.reconstruction.blocks import Decoder, Encoder
-from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.models.training_config import FeatureTrainingConfig
+from anomalib_med.models.training.config import FeatureTrainingConfig
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 Error = Literal["ssim", "mse"]
 WINDOW, SIGMA = 5, 1.5

@@ -14,12 +14,12 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Adam, Optimizer
 
+from anomalib_med.models.blocks import ConvBlock, ResidualBlock, leaky, norm_layer
 from anomalib_med.models.losses import absolute_error, squared_error
-from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.pooling import pool
-from anomalib_med.models.reconstruction.blocks import ConvBlock, ResidualBlock, leaky, norm_layer
-from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.models.training_config import TrainingConfig
+from anomalib_med.models.training.config import TrainingConfig
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 ENCODER_EVERY = 10  # steps in which the GAN learns too
 

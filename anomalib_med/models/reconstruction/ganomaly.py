@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch.optim import Adam, Optimizer
 
+from anomalib_med.models.blocks import DenseAutoencoder, VectorEncoder
 from anomalib_med.models.losses import absolute_error, squared_error
-from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.pooling import pool
-from anomalib_med.models.reconstruction.blocks import DenseAutoencoder, VectorEncoder
 from anomalib_med.models.reconstruction.settings import CodeConfig
-from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 
 class Ganomaly(TrainedDetector):

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import nn
 
+from anomalib_med.models.blocks import DenseAutoencoder
 from anomalib_med.models.losses import PixelError, pixel_error, pixel_loss
-from anomalib_med.models.normals import StepBatch
-from anomalib_med.models.reconstruction.blocks import DenseAutoencoder
 from anomalib_med.models.reconstruction.settings import CodeConfig
-from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 EPS = 1e-12
 

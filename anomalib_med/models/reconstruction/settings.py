@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from anomalib_med.models.training_config import TrainingConfig
+from anomalib_med.models.training.config import TrainingConfig
 
 
 class CodeConfig(TrainingConfig):

@@ -12,12 +12,12 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from anomalib_med.models.blocks import DenseAutoencoder
 from anomalib_med.models.losses import PixelError, pixel_error, pixel_loss
-from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.reconstruction import latent
-from anomalib_med.models.reconstruction.blocks import DenseAutoencoder
 from anomalib_med.models.reconstruction.settings import CodeConfig
-from anomalib_med.models.trainer import TrainedDetector
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 Score = Literal["reconstruction", "reconstruction_gradient", "kl_gradient", "elbo_gradient", "combined"]
 

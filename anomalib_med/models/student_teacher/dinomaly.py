@@ -13,10 +13,10 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
-from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.student_teacher.teaching import cosine_distance, flat_cosine_distance, teacher_layers
-from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.models.training_config import FeatureTrainingConfig
+from anomalib_med.models.training.config import FeatureTrainingConfig
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 RAMP = 0.1  # share of the steps in which the mining hardens; the paper's 1000 of 10000
 MINED, EASY_WEIGHT = 0.9, 0.1  # share of the positions that are easy in the end, and what is left of their gradient

@@ -17,7 +17,6 @@ from torch import nn
 from anomalib_med.errors import InputError
 from anomalib_med.features import FeatureExtractor
 from anomalib_med.features.backbones import read_weights
-from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.standard import Standard
 from anomalib_med.models.student_teacher.pdn import (
     PDN,
@@ -29,8 +28,9 @@ from anomalib_med.models.student_teacher.pdn import (
     normalised,
     on_pdn_grid,
 )
-from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.models.training_config import FeatureTrainingConfig
+from anomalib_med.models.training.config import FeatureTrainingConfig
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 from anomalib_med.preprocessing import Preprocessing, frames_of
 
 BACKBONE = "backbone"

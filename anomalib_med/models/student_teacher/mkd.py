@@ -12,7 +12,6 @@ from pydantic import Field
 from torch import nn
 
 from anomalib_med.models.losses import squared_error
-from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.pooling import valid_cells
 from anomalib_med.models.student_teacher.teaching import (
     ScoringNetwork,
@@ -23,8 +22,9 @@ from anomalib_med.models.student_teacher.teaching import (
     teacher_layers,
     unfold,
 )
-from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.models.training_config import FeatureTrainingConfig
+from anomalib_med.models.training.config import FeatureTrainingConfig
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 MEAN, STD = 0.5, 0.25  # of the cloner's input
 Pair = tuple[torch.Tensor, torch.Tensor]  # a layer of the teacher and of the cloner

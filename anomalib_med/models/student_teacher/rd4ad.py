@@ -13,8 +13,7 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
-from anomalib_med.models.normals import StepBatch
-from anomalib_med.models.reconstruction.blocks import ConvBlock
+from anomalib_med.models.blocks import ConvBlock
 from anomalib_med.models.student_teacher.teaching import (
     ScoringNetwork,
     cosine_distance,
@@ -25,8 +24,9 @@ from anomalib_med.models.student_teacher.teaching import (
     teacher_layers,
     unfold,
 )
-from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.models.training_config import FeatureTrainingConfig
+from anomalib_med.models.training.config import FeatureTrainingConfig
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 BETAS = (0.5, 0.999)
 

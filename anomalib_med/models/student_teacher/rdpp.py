@@ -13,7 +13,6 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
-from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.student_teacher.rd4ad import BETAS, Bottleneck, FeatureDecoder
 from anomalib_med.models.student_teacher.teaching import (
     cosine_distance,
@@ -22,8 +21,9 @@ from anomalib_med.models.student_teacher.teaching import (
     joined,
     teacher_layers,
 )
-from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.models.training_config import FeatureTrainingConfig
+from anomalib_med.models.training.config import FeatureTrainingConfig
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 RECONSTRUCTION, CONTRAST, TOTAL = 0.01, 0.1, 1.11  # weights of the projection losses, official code
 MARGIN = 0.5

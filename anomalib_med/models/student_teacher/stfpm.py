@@ -10,7 +10,6 @@ import torch
 from pydantic import Field
 from torch.optim import Optimizer
 
-from anomalib_med.models.normals import StepBatch
 from anomalib_med.models.student_teacher.teaching import (
     Student,
     cosine_distance,
@@ -20,8 +19,9 @@ from anomalib_med.models.student_teacher.teaching import (
     teacher_layers,
     unfold,
 )
-from anomalib_med.models.trainer import TrainedDetector
-from anomalib_med.models.training_config import FeatureTrainingConfig
+from anomalib_med.models.training.config import FeatureTrainingConfig
+from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.trainer import TrainedDetector
 
 MOMENTUM = 0.9
 

@@ -1,0 +1,188 @@
+"""Cell: one data set, one method, one seed; measured, kept in one JSON file, read back."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from pydantic import JsonValue
+
+from anomalib_med.errors import OutputError
+from anomalib_med.evaluation.intervals import Interval
+from anomalib_med.evaluation.replicates import Measured
+from anomalib_med.files import output_errors, write_atomic
+
+Json = dict[str, JsonValue]
+FORMAT = 3
+HEADLINES = ("auroc", "pixel_ap", "froc_cpm")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A detector and its settings, under the label it has in the tables.
+
+    Parameters
+    ----------
+    label
+        Unique within a bench.
+    detector
+        Name in the registry.
+    settings
+        Of the detector.
+    size
+        Side of its input in pixels; None: that of the bench.
+    """
+
+    label: str
+    detector: str
+    settings: Mapping[str, JsonValue]
+    size: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """What came of one data set, method and seed.
+
+    Parameters
+    ----------
+    dataset, method, seed
+        Which cell it is.
+    fingerprint
+        Hash of all that was asked for; a file of another is not taken for this one.
+    error
+        Why it failed, or "".
+    info
+        Protocol, split hash, rules, versions, machine, seconds, memory: everything that is not a metric.
+    labels, patients, scores, ids
+        Of the images that were scored.
+    measured
+        Every metric with its interval, its replicates and the patients behind it.
+    """
+
+    dataset: str
+    method: str
+    seed: int
+    fingerprint: str
+    error: str
+    info: Json
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    patients: np.ndarray
+    scores: np.ndarray
+    measured: Measured
+
+    @property
+    def metrics(self) -> dict[str, Interval]:
+        """Value and interval of each metric by name."""
+        return self.measured.metrics
+
+
+NOTHING = Measured({}, {}, {}, {})
+
+
+def failed_cell(dataset: str, method: str, seed: int, fingerprint: str, error: str, info: Json) -> Cell:
+    """A cell that came to nothing, so that the reason stands in the table."""
+    none = np.empty(0)
+    return Cell(dataset, method, seed, fingerprint, error, info, (), none.astype(int), none.astype(int), none, NOTHING)
+
+
+def headline(metrics: Iterable[str]) -> str:
+    """The metric that stands for all: the image AUROC, on sets that have none a metric of maps; "" without either."""
+    names = set(metrics)
+    return next((name for name in HEADLINES if name in names), "")
+
+
+def fingerprint_of(asked: Mapping[str, JsonValue]) -> str:
+    """SHA-256 of what was asked for."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def cell_path(out: Path, dataset: str, method: str, seed: int) -> Path:
+    """Where a cell lies: ``cells/<data set>/<method>/seed-<n>.json``."""
+    return out / "cells" / _name(dataset) / _name(method) / f"seed-{seed}.json"
+
+
+def write_cell(path: Path, cell: Cell) -> None:
+    """Write a cell: whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        Where the file cannot be written.
+    """
+    content: Json = {
+        "format": FORMAT,
+        "dataset": cell.dataset,
+        "method": cell.method,
+        "seed": cell.seed,
+        "fingerprint": cell.fingerprint,
+        "error": cell.error,
+        "info": cell.info,
+        "metrics": {name: [_null(v) for v in (m.value, m.low, m.high)] for name, m in cell.metrics.items()},
+        "images": {
+            "id": list(cell.ids),
+            "label": cell.labels.tolist(),
+            "patient": cell.patients.tolist(),
+            "score": cell.scores.tolist(),
+        },
+        "replicates": {n: [_null(round(float(v), 6)) for v in r] for n, r in cell.measured.replicates.items()},
+        "cases": dict(cell.measured.cases),
+        "expected": {name: _null(v) for name, v in cell.measured.expected.items()},
+    }
+    with output_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(content).encode())
+
+
+def read_cell(path: Path) -> Cell:
+    """Read a cell.
+
+    Raises
+    ------
+    OutputError
+        Where it is missing, damaged or of another format.
+    """
+    try:
+        d = json.loads(path.read_text(encoding="utf-8"))
+        if d["format"] != FORMAT:
+            raise OutputError(f"{path}: of format {d['format']}, this version reads {FORMAT}: choose another folder")
+        images = d["images"]
+        return Cell(
+            d["dataset"],
+            d["method"],
+            int(d["seed"]),
+            d["fingerprint"],
+            d["error"],
+            cast(Json, d["info"]),
+            tuple(images["id"]),
+            np.array(images["label"], int),
+            np.array(images["patient"], int),
+            np.array(images["score"], float),
+            Measured(
+                {name: Interval(*(_nan(v) for v in values)) for name, values in d["metrics"].items()},
+                {name: np.array([_nan(v) for v in values]) for name, values in d["replicates"].items()},
+                {name: int(v) for name, v in d["cases"].items()},
+                {name: _nan(v) for name, v in d["expected"].items()},
+            ),
+        )
+    except OSError as error:
+        raise OutputError(f"{path}: {error.strerror or error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise OutputError(f"{path}: damaged ({error}): delete it and run the same command again") from error
+
+
+def _name(text: str) -> str:
+    """A label as a folder name; a hash keeps apart those that look alike afterwards."""
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in text).strip(".")[:80]
+    return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _null(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _nan(value: float | None) -> float:
+    return float("nan") if value is None else float(value)

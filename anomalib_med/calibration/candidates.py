@@ -1,0 +1,180 @@
+"""Candidates: connected regions of a volume's anomaly map, found slice by slice, with their place in the patient.
+
+Regions that run together are parted by thresholds above one another, as in the tree of nested components of Salembier,
+Oliveras and Garrido ("Antiextensive connected operators", IEEE TIP 7, 1998).
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from anomalib_med.records import Candidate, Volume
+
+CANDIDATES = (
+    *("volume", "patient", "rank", "x_mm", "y_mm", "z_mm", "ml", "peak", "p_value"),
+    *("slice", "row", "column", "slices"),
+)
+
+
+_RANKS = 64
+LEVELS = 24
+RISE = 1.1  # from one threshold to the next, as height above the background
+CORE = 0.75  # of the way from the lowest threshold to the peak: the centre is that of what lies above
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """A region in one slice above one threshold: number of the threshold and of the part it lies in above the next
+    lower one, its pixels, some of their values evenly spread by rank (the highest first), the weight and weighted sum
+    of places in mm, and slice, row and column of the highest.
+    """
+
+    level: int
+    below: int
+    pixels: int
+    values: np.ndarray
+    sums: np.ndarray
+    place: tuple[int, int, int]
+
+    @property
+    def peak(self) -> float:
+        return float(self.values[0])
+
+
+class CandidateFinder:
+    """Takes the maps of a volume's slices in their order and holds one of them at a time.
+
+    Pixels above the threshold belong together where they touch in a slice (8 neighbours) or lie over one another in
+    neighbouring slices. Such a region is parted where, above one of the higher thresholds, it falls into pieces of
+    which two or more rise by a further threshold: each is then a candidate of its own, at the threshold at which it
+    stands alone.
+
+    Parameters
+    ----------
+    volume
+        Whose slices come.
+    threshold
+        Pixels above it belong to a region.
+    background
+        What maps of normals mostly have. The thresholds rise from it by a tenth each: 24 in all, up to nine times the
+        lowest. None to part no region.
+    """
+
+    def __init__(self, volume: Volume, threshold: float, background: float | None = None) -> None:
+        self.volume = volume
+        height = 0.0 if background is None else threshold - background
+        count = LEVELS if height > 0 else 1
+        self.thresholds = [threshold + height * (RISE**k - 1) for k in range(count)]
+        self._index = {sample.id: i for i, sample in enumerate(volume.samples)}
+        self._parent: list[int] = []
+        self._parts: list[_Part] = []
+        self._last: tuple[int, list[np.ndarray]] | None = None
+
+    def add(self, id: str, map: np.ndarray) -> None:
+        """Take the map float ``(H, W)`` of one slice."""
+        index = self._index[id]
+        slot = self.volume.slots[index]
+        near = self._last is not None and self._last[0] == slot - 1
+        before = self._last[1] if near and self._last is not None else []
+        levels: list[np.ndarray] = []  # numbers of the parts, -1 where there is none
+        for level, threshold in enumerate(self.thresholds):
+            count, labels = cv2.connectedComponents((map > threshold).astype(np.uint8), connectivity=8)
+            if count == 1:
+                break
+            first = len(self._parts)
+            self._measure(index, map, labels, count, levels)
+            numbers = np.where(labels > 0, labels + (first - 1), -1)
+            if level < len(before) and before[level].shape == numbers.shape:
+                both = (numbers >= 0) & (before[level] >= 0)
+                pairs = np.unique(numbers[both].astype(np.int64) << 32 | before[level][both])
+                for pair in pairs.tolist():
+                    self._join(pair >> 32, pair & 0xFFFFFFFF)
+            levels.append(numbers)
+        self._last = (slot, levels)
+
+    def found(self) -> list[Candidate]:
+        """All regions, the highest peak first."""
+        regions: dict[int, list[int]] = {}
+        for part in range(len(self._parts)):
+            regions.setdefault(self._root(part), []).append(part)
+        peaks = {root: max(self._parts[part].peak for part in parts) for root, parts in regions.items()}
+        above: dict[int, list[int]] = {root: [] for root in regions}
+        for root in regions:
+            if self._parts[root].level:
+                above[self._root(self._parts[root].below)].append(root)
+        alone = [
+            root for lowest in regions if not self._parts[lowest].level for root in self._parted(lowest, above, peaks)
+        ]
+        found = [self._candidate(regions[root], regions[self._core(root, above, peaks)]) for root in alone]
+        return sorted(found, key=lambda c: (-c.peak, c.at))
+
+    def _parted(self, region: int, above: dict[int, list[int]], peaks: dict[int, float]) -> list[int]:
+        """The regions that one falls into, itself where it stays whole."""
+        level = self._parts[region].level
+        if level + 2 >= len(self.thresholds):
+            return [region]
+        rising = [root for root in above[region] if peaks[root] > self.thresholds[level + 2]]
+        pieces = [piece for root in rising for piece in self._parted(root, above, peaks)]
+        return pieces if len(pieces) > 1 else [region]
+
+    def _core(self, region: int, above: dict[int, list[int]], peaks: dict[int, float]) -> int:
+        """The part of a region with its peak that lies above the highest threshold below `CORE` of its height."""
+        height = self.thresholds[0] + CORE * (peaks[region] - self.thresholds[0])
+        while self._parts[region].level + 1 < len(self.thresholds):
+            if self.thresholds[self._parts[region].level + 1] > height:
+                break
+            region = max(above[region], key=lambda root: peaks[root])
+        return region
+
+    def _measure(self, index: int, map: np.ndarray, labels: np.ndarray, count: int, lower: list[np.ndarray]) -> None:
+        """Take down the parts of a slice above the next threshold; `lower` are the numbers of those below it."""
+        level = len(lower)
+        rows, columns = np.nonzero(labels)
+        which, values = labels[rows, columns], map[rows, columns].astype(float)
+        weights = values - self.thresholds[level]
+        pixels = np.bincount(which, minlength=count)
+        sums = [np.bincount(which, w, minlength=count) for w in (weights, weights * columns, weights * rows)]
+        order = np.lexsort((-values, which))
+        for label, mine in enumerate(np.split(order, np.cumsum(pixels[1:])[:-1]), start=1):
+            some = values[mine[np.linspace(0, len(mine) - 1, min(len(mine), _RANKS)).astype(int)]].astype(np.float32)
+            total, x, y = (float(s[label]) for s in sums)
+            row, column = int(rows[mine[0]]), int(columns[mine[0]])
+            below = int(lower[-1][row, column]) if lower else -1
+            place = self._world(index, total, x, y)
+            self._parts.append(_Part(level, below, len(mine), some, place, (index, row, column)))
+            self._parent.append(len(self._parent))
+
+    def _world(self, index: int, total: float, columns: float, rows: float) -> np.ndarray:
+        """Weight, and weighted sum of the places in mm of a part."""
+        places, steps = self.volume.places, self.volume.steps
+        if places is None or steps is None:
+            return np.array([total, 0.0, 0.0, 0.0])
+        return np.array([total, *(total * places[index] + steps @ [columns, rows])])
+
+    def _candidate(self, parts: list[int], inner: list[int]) -> Candidate:
+        own = [self._parts[part] for part in parts]
+        best = max(own, key=lambda part: part.peak)
+        index, row, column = best.place
+        middle = (self.thresholds[0] + best.peak) / 2
+        core = sum(part.pixels * float((part.values >= middle).mean()) for part in own)
+        total = np.sum([self._parts[part].sums for part in inner], axis=0)
+        centre = total[1:] / total[0]
+        pixel_ml = self.volume.pixel_ml
+        return Candidate(
+            None if self.volume.places is None else (float(centre[0]), float(centre[1]), float(centre[2])),
+            None if pixel_ml is None else core * pixel_ml,
+            best.peak,
+            (self.volume.samples[index].id, row, column),
+            len({part.place[0] for part in own}),
+        )
+
+    def _root(self, part: int) -> int:
+        while self._parent[part] != part:
+            self._parent[part] = self._parent[self._parent[part]]
+            part = self._parent[part]
+        return part
+
+    def _join(self, a: int, b: int) -> None:
+        first, second = sorted((self._root(a), self._root(b)))
+        self._parent[second] = first

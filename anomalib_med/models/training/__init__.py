@@ -1,0 +1,1 @@
+"""What every trained detector shares: the trainer, its normals, checkpoints and settings."""

@@ -1,0 +1,357 @@
+"""Chest radiograph phantoms: anatomy summed along the beam, then exposed, blurred, and read out with noise.
+
+The anatomy is drawn as attenuation, structure by structure, so that ribs are seen through the heart and vessels through
+ribs, as in a projection. Every phantom differs in build, breathing, pose and exposure.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from anomalib_med.errors import ConfigError
+from anomalib_med.phantoms.drawing import (
+    Float,
+    Pen,
+    Phantom,
+    Points,
+    ellipse,
+    pose,
+    ribbon,
+    rounded,
+    smooth_noise,
+    spline,
+)
+from anomalib_med.phantoms.exposure import expose
+
+SIDES = (-1, 1)  # the patient's right (image left), then the patient's left
+MIN_SIZE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """What differs from patient to patient, in anatomical coordinates."""
+
+    chest: float  # half width of the rib cage
+    fat: float  # soft tissue outside the rib cage
+    apex: float  # y of the lung tops
+    domes: tuple[float, float]  # y of the diaphragm, right and left
+    angles: tuple[float, float]  # y of the costophrenic angles
+    heart: float  # relative size of the heart
+    lean: float  # sideways shift of the mediastinum by a turned patient
+    rib_gap: float
+    rib_drop: float
+    rib_density: float
+    vessels: float  # calibre and density
+    breasts: float  # 0 for none
+    arm_out: float
+
+
+def _draw_build(rng: np.random.Generator) -> _Build:
+    dome = rng.uniform(0.64, 0.76)
+    angle = dome + rng.uniform(0.07, 0.12)
+    return _Build(
+        chest=rng.uniform(0.29, 0.36),
+        fat=rng.uniform(0.02, 0.09),
+        apex=rng.uniform(0.09, 0.15),
+        domes=(dome - rng.uniform(0.0, 0.02), dome + rng.uniform(0.0, 0.03)),
+        angles=(angle, angle + rng.uniform(-0.01, 0.02)),
+        heart=rng.uniform(0.85, 1.2),
+        lean=rng.normal(0.0, 0.008),
+        rib_gap=rng.uniform(0.058, 0.068),
+        rib_drop=rng.uniform(0.05, 0.13),
+        rib_density=rng.uniform(0.08, 0.2),
+        vessels=rng.uniform(0.7, 1.3),
+        breasts=rng.uniform(0.05, 0.2) if rng.random() < 0.4 else 0.0,
+        arm_out=rng.uniform(-0.02, 0.12),
+    )
+
+
+def chest_phantom(seed: int, size: int = 256) -> Phantom:
+    """Draw one healthy chest radiograph, frontal view.
+
+    Parameters
+    ----------
+    seed
+        Not negative. The same seed and size give the same pixels.
+    size
+        Height and width in pixels, at least 64.
+
+    Returns
+    -------
+    Phantom with `pixels` float32 ``(size, size)`` in [0, 1], bright is dense.
+
+    Raises
+    ------
+    ConfigError
+        Where the seed is negative or the size too small.
+    """
+    check_arguments(seed, size)
+    rng = np.random.default_rng([0xC8E57, seed])
+    build = _draw_build(rng)
+    pen = Pen(size, _draw_pose(rng))
+    body = pen.fill(*_body_outlines(build))
+    lungs = pen.fill(*(_lung_outline(build, side) for side in SIDES))
+    centre = _mediastinum(pen, build)
+    attenuation = _soft_tissue(pen, build, body, rng) + centre
+    attenuation -= 0.56 * pen.soften(rounded(lungs, 0.11), 0.003) * (1 - 0.55 * np.clip(centre / 0.4, 0, 1))
+    attenuation += _bones(pen, build, rng)
+    attenuation += _vessels(pen, build, rng) * lungs
+    attenuation += _below_diaphragm(pen, build, lungs, rng)
+    np.maximum(attenuation, 0, out=attenuation)
+    pixels, open_field = expose(attenuation, pen, rng)
+    free = (lungs > 0.5) & (centre < 0.13) & open_field
+    return Phantom(pixels, free, (body > 0.5) & open_field)
+
+
+def check_arguments(seed: int, size: int) -> None:
+    """Refuse what cannot be drawn.
+
+    Raises
+    ------
+    ConfigError
+        Where the seed is negative or the size below 64 pixels.
+    """
+    if seed < 0:
+        raise ConfigError(f"seed: {seed} is negative; give 0 or more")
+    if size < MIN_SIZE:
+        raise ConfigError(f"size: {size} pixels are too few to draw anatomy; give {MIN_SIZE} or more")
+
+
+def _draw_pose(rng: np.random.Generator) -> Points:
+    zoom = rng.uniform(0.92, 1.14)
+    return pose(
+        angle=float(np.clip(rng.normal(0, 2.2), -6, 6)),
+        scale=(zoom * rng.uniform(0.96, 1.04), zoom * rng.uniform(0.95, 1.06)),
+        shift=(float(rng.normal(0, 0.02)), float(rng.normal(0.01, 0.025))),
+    )
+
+
+def _mirror(points: Points, side: int) -> Points:
+    return np.asarray(points * np.array([side, 1]))
+
+
+def _body_outlines(build: _Build) -> list[Points]:
+    flank = build.chest + build.fat
+    half = spline(
+        [
+            (0.085, -0.3),
+            (0.088, -0.05),
+            (0.115, 0.03),
+            (0.24, 0.07),
+            (flank + 0.03, 0.115),
+            (flank + 0.07, 0.22),
+            (flank + 0.03, 0.38),
+            (flank + 0.005, 0.5),
+            (flank - 0.01, 0.8),
+            (flank + 0.01, 1.4),
+        ]
+    )
+    torso = np.concatenate([half, _mirror(half, -1)[::-1]])
+    return [torso, *(ribbon(_arm(build, side), 0.12 + build.fat) for side in SIDES)]
+
+
+def _arm(build: _Build, side: int) -> Points:
+    x = build.chest + build.fat
+    return _mirror(
+        spline([(x - 0.01, 0.185), (x + 0.055, 0.35), (x + 0.1 + build.arm_out, 0.75), (x + 0.13, 1.2)]), side
+    )
+
+
+def _wall(build: _Build, side: int) -> Points:
+    """Outer border of one lung, from the apex to the costophrenic angle."""
+    a, c, angle = build.apex, build.chest, build.angles[side > 0]
+    y = [a, a + 0.03, a + 0.13, a + 0.3, 0.5 * (a + 0.3 + angle), angle]
+    x = [0.36 * c, 0.56 * c, 0.78 * c, 0.93 * c, 0.99 * c, 1.0 * c]
+    return spline(np.column_stack([x, y]))
+
+
+def _lung_outline(build: _Build, side: int) -> Points:
+    dome, angle, c = build.domes[side > 0], build.angles[side > 0], build.chest
+    floor = spline(
+        [(c, angle), (0.88 * c, dome + 0.035), (0.6 * c, dome), (0.3 * c, dome + 0.02), (0.13 * c, dome + 0.06)]
+    )
+    inner = spline(
+        [
+            (0.13 * c, dome + 0.06),
+            (0.12 * c, 0.5),
+            (0.13 * c, 0.32),
+            (0.2 * c, build.apex + 0.05),
+            (0.36 * c, build.apex),
+        ]
+    )
+    outline = np.concatenate([_wall(build, side), floor[1:], inner[1:-1]])
+    return np.asarray(_mirror(outline, side) + np.array([0.5 * build.lean, 0]))
+
+
+def _soft_tissue(pen: Pen, build: _Build, body: Float, rng: np.random.Generator) -> Float:
+    tissue = (0.82 + 1.6 * build.fat) * rounded(body, 0.2)
+    muscle = smooth_noise(rng, body.shape, 5) * np.float32(0.025) + smooth_noise(rng, body.shape, 14) * np.float32(0.01)
+    tissue += muscle * body
+    if build.breasts:
+        y = rng.uniform(0.6, 0.72)
+        for side in SIDES:
+            lobe = pen.fill(ellipse(side * 0.6 * build.chest, y, 0.55 * build.chest, 0.14, angle=side * 12))
+            tissue += np.float32(build.breasts) * pen.soften(rounded(lobe, 0.14), 0.006)
+    scapulae = [
+        _mirror(
+            spline([(x, 0.16), (x + 0.09, 0.15), (x + 0.06, 0.28), (x + 0.01, 0.43), (x - 0.01, 0.28)], closed=True),
+            side,
+        )
+        for side in SIDES
+        for x in [build.chest - rng.uniform(0.0, 0.06)]
+    ]
+    tissue += np.float32(0.07) * pen.soften(pen.fill(*scapulae), 0.004)
+    return tissue
+
+
+def _mediastinum(pen: Pen, build: _Build) -> Float:
+    """Attenuation of heart, great vessels and trachea; positive where they hide the lung."""
+    c, h, lean = build.chest / 0.33, build.heart, np.array([build.lean, 0])
+    bottom = max(build.domes) + 0.05
+    heart = spline(
+        [
+            (-0.03 * c, 0.4),
+            (-0.075 * c * h, bottom - 0.2),
+            (-0.085 * c * h, bottom - 0.1),
+            (-0.05 * c, bottom + 0.01),
+            (0.08 * c, bottom + 0.03),
+            (0.165 * c * h, bottom - 0.01),
+            (0.175 * c * h, bottom - 0.07),
+            (0.125 * c * h, bottom - 0.2),
+            (0.07 * c, 0.41),
+            (0.03 * c, 0.36),
+        ],
+        closed=True,
+    )
+    vessels = ribbon(spline([(0.0, 0.02), (0.0, 0.2), (0.005, 0.32), (0.01, 0.5)]), np.linspace(0.085, 0.12, 25) * c)
+    knob = ellipse(0.045 * c, 0.305, 0.034 * c, 0.036)
+    trunk = ellipse(0.055 * c, 0.385, 0.032 * c, 0.04, angle=-20)
+    shadow = 0.34 * pen.soften(rounded(pen.fill(heart + lean), 0.09), 0.005)
+    shadow += 0.2 * pen.soften(rounded(pen.fill(vessels + lean), 0.04), 0.004)
+    shadow += 0.13 * pen.soften(pen.fill(knob + lean, trunk + lean), 0.004)
+    hila = [ellipse(side * 0.088 * c, 0.43 - 0.012 * side, 0.022, 0.045, angle=-side * 18) + lean for side in SIDES]
+    shadow += 0.1 * pen.soften(pen.fill(*hila), 0.01)
+    air = [ribbon(spline([(0.0, -0.1), (-0.002, 0.15), (0.004, 0.33)]), 0.032)]
+    air += [ribbon(spline([(0.002, 0.325), (side * 0.03, 0.365), (side * 0.065, 0.4)]), 0.019) for side in SIDES]
+    shadow -= 0.14 * pen.soften(pen.fill(*(tube + lean for tube in air)), 0.003)
+    return shadow
+
+
+def _ribs(build: _Build, side: int, rng: np.random.Generator) -> tuple[list[Points], list[Points]]:
+    """Centre lines of the posterior and of the anterior arcs of one side."""
+    wall = _wall(build, side)
+    posterior, anterior = [], []
+    for number in range(10):
+        y = build.apex + 0.015 + build.rib_gap * number + rng.normal(0, 0.002)
+        drop = build.rib_drop * (0.7 + 0.06 * number)
+        edge = y + drop
+        reach = float(np.interp(edge, wall[:, 1], wall[:, 0])) + 0.004
+        arc = [(0.03, y), (0.3 * reach, y - 0.012), (0.72 * reach, y + 0.3 * drop), (reach, edge)]
+        if y + drop - wall[-1, 1] > 0.05:
+            break
+        posterior.append(_mirror(spline(arc), side))
+        if number < 7:
+            slope = 0.07 + 0.006 * number
+            front = [
+                (reach, edge),
+                (0.93 * reach, edge + 0.4 * slope),
+                (0.7 * reach, edge + slope),
+                (0.42 * reach, edge + slope),
+            ]
+            anterior.append(_mirror(spline(front), side))
+    return posterior, anterior
+
+
+def _bones(pen: Pen, build: _Build, rng: np.random.Generator) -> Float:
+    lean = np.array([0.3 * build.lean, 0])
+    posterior, anterior = [], []
+    for side in SIDES:
+        back, front = _ribs(build, side, rng)
+        posterior += [line + lean for line in back]
+        anterior += [line + lean for line in front]
+    width = rng.uniform(0.021, 0.027)
+    bone = np.zeros((pen.size, pen.size), np.float32)
+    for lines, calibre, share in ((posterior, width, 1.0), (anterior, 1.15 * width, 0.6)):
+        # A rib is a tube: its walls are denser in projection than its middle.
+        shell = pen.fill(*ribbon(np.stack(lines), calibre))
+        core = pen.fill(*ribbon(np.stack(lines), 0.55 * calibre))
+        bone += np.float32(build.rib_density * share) * pen.soften(shell - 0.35 * core, 0.0025)
+    collar = [(0.022, 0.175), (0.075, 0.165), (0.15, 0.137), (0.24, 0.13), (build.chest + 0.03, 0.137)]
+    tilt = np.array([0, 0.5 * (build.apex - 0.12) + abs(rng.normal(0, 0.012))])
+    collars = [_mirror(spline(collar), side) + tilt for side in SIDES]
+    calibres = np.interp(np.linspace(0, 1, len(collars[0])), [0, 0.12, 0.5, 0.9, 1], [0.018, 0.03, 0.019, 0.026, 0.016])
+    arms = [_arm(build, side) for side in SIDES]
+    heads = [ellipse(line[0, 0], line[0, 1] + 0.005, 0.035, 0.03) for line in arms]
+    outer = pen.fill(*(ribbon(line, calibres) for line in collars), *(ribbon(line, 0.04) for line in arms), *heads)
+    bone += np.float32(0.13 + 0.5 * build.rib_density) * pen.soften(outer, 0.003)
+    return bone + _spine(pen, build, rng)
+
+
+def _spine(pen: Pen, build: _Build, rng: np.random.Generator) -> Float:
+    bend = rng.normal(0, 0.008)
+    line = spline([(build.lean * 0.3, -0.1), (bend, 0.35), (-bend, 0.75), (0, 1.2)])
+    column = pen.fill(ribbon(line, np.linspace(0.055, 0.085, len(line))))
+    gap = rng.uniform(0.05, 0.06)
+    discs, pedicles = [], []
+    for y in np.arange(-0.05, 1.15, gap):
+        x = float(np.interp(y, line[:, 1], line[:, 0]))
+        half = 0.027 + 0.014 * y
+        discs.append(ellipse(x, y, half, 0.007))
+        pedicles += [ellipse(x + side * 0.62 * half, y + 0.4 * gap, 0.006, 0.01) for side in SIDES]
+    spine = 0.17 * column - 0.09 * pen.fill(*discs) * column + 0.06 * pen.fill(*pedicles)
+    return pen.soften(spine, 0.0035)
+
+
+def _vessels(pen: Pen, build: _Build, rng: np.random.Generator) -> Float:
+    """Pulmonary vessels: trees that leave the hila and divide three times."""
+    density = np.zeros((pen.size, pen.size), np.float32)
+    c = build.chest / 0.33
+    for side in SIDES:
+        spread = np.deg2rad(np.linspace(-78, 78, 9) + rng.normal(0, 9, 9))
+        start = np.tile([side * 0.085 * c, 0.43], (9, 1)) + rng.normal(0, 0.008, (9, 2))
+        heading, width = spread, 0.0135 * build.vessels * rng.uniform(0.6, 1.3, 9)
+        for reach, share in ((0.075, 0.1), (0.07, 0.075), (0.06, 0.055), (0.05, 0.045)):
+            length = reach * rng.uniform(0.7, 1.3, len(heading))
+            curl = rng.normal(0, 0.45, len(heading))
+            t = np.linspace(0, 1, 6)[None, :]
+            angle = heading[:, None] + curl[:, None] * t
+            step = np.stack([side * c * np.cos(angle), 1.15 * np.sin(angle)], -1) * (length[:, None, None] / 5)
+            line = start[:, None] + np.cumsum(step, axis=1) - step[:, :1]
+            bands = ribbon(line, width[:, None] * (1 - 0.35 * t))
+            density += np.float32(share * build.vessels) * pen.fill(*bands)
+            fork = rng.uniform(0.1, 0.7, len(heading))
+            start = np.repeat(line[:, -1], 2, axis=0)
+            heading = np.stack([angle[:, -1] - fork, angle[:, -1] + fork], 1).ravel()
+            width = np.repeat(width * 0.66, 2) * rng.uniform(0.75, 1.1, 2 * len(width))
+    haze = smooth_noise(rng, density.shape, 40) * np.float32(0.012) + smooth_noise(rng, density.shape, 9) * np.float32(
+        0.014
+    )
+    return pen.soften(density, 0.002) + haze
+
+
+def _below_diaphragm(pen: Pen, build: _Build, lungs: Float, rng: np.random.Generator) -> Float:
+    """Liver and stomach: denser than the chest wall, with gas under the left dome in some."""
+    c = build.chest
+    outline = spline(
+        [
+            (-c, build.angles[0]),
+            (-0.6 * c, build.domes[0]),
+            (0, build.domes[0] + 0.06),
+            (0.6 * c, build.domes[1]),
+            (c, build.angles[1]),
+        ]
+    )
+    box = np.concatenate([outline, [(c, 1.4), (-c, 1.4)]])
+    organs = np.float32(0.2) * pen.soften(pen.fill(box), 0.008) * (1 - lungs)
+    if rng.random() < 0.5:
+        wide, high = rng.uniform(0.03, 0.075), rng.uniform(0.018, 0.04)
+        bubble = ellipse(
+            rng.uniform(0.35, 0.6) * c, build.domes[1] + 0.03 + high, wide, high, angle=rng.uniform(-15, 15)
+        )
+        organs -= np.float32(rng.uniform(0.12, 0.32)) * pen.soften(pen.fill(bubble), 0.006)
+    for _ in range(int(rng.integers(0, 4))):
+        loop = ellipse(
+            rng.uniform(-0.1, 0.9) * c, rng.uniform(0.88, 1.05), rng.uniform(0.02, 0.05), rng.uniform(0.012, 0.03)
+        )
+        organs -= np.float32(rng.uniform(0.05, 0.16)) * pen.soften(pen.fill(loop), 0.008)
+    return organs

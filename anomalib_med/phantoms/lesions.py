@@ -1,0 +1,294 @@
+"""Lesions planted into healthy images, phantoms or real ones, with the mask of what was changed.
+
+A lesion changes the pixels by blending, in units of the image itself: the step from lung to the dense tissue around it.
+So it never leaves the image's own range of values, and it works for any scale in which bright is dense.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from anomalib_med.errors import ConfigError
+from anomalib_med.phantoms.drawing import (
+    Float,
+    Mask,
+    Points,
+    ellipse,
+    fill_pixels,
+    gaussian,
+    lobed,
+    place,
+    ribbon,
+    smooth_noise,
+    spline,
+)
+
+MASK_SHARE = 0.2  # a pixel belongs to the lesion where it changed by more than this share of the largest change
+_MIN_LUNG = 0.02  # of the image: below it there is no room for a lesion
+
+
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """What a lesion needs to know of the image it is planted in."""
+
+    pixels: Float
+    lungs: Mask
+    lung: float  # typical value of lung
+    tissue: float  # typical value of the dense tissue beside it
+    bright: float  # nearly the brightest value of the image
+    size: float  # relative size of the lesion
+    rng: np.random.Generator
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    def fill(self, *polygons: Points) -> Float:
+        """Coverage of polygons given in pixels ``(x, y)``."""
+        return fill_pixels((self.pixels.shape[0], self.width), *polygons)
+
+    def blur(self, field: Float, sigma: float) -> Float:
+        return gaussian(field, max(sigma, 0.3))
+
+    def place(self, margin: float) -> tuple[float, float]:
+        return place(self.lungs, margin, self.rng)
+
+    def one_lung(self) -> tuple[Mask, int]:
+        """One lung, and the direction to its outer border: -1 left on the image, 1 right."""
+        _, parts, stats, centres = cv2.connectedComponentsWithStats(self.lungs.astype(np.uint8))
+        order = 1 + np.argsort(stats[1:, cv2.CC_STAT_AREA])[::-1][:2]
+        large = [int(i) for i in order if stats[i, cv2.CC_STAT_AREA] * 4 >= stats[order[0], cv2.CC_STAT_AREA]]
+        pick = large[int(self.rng.integers(len(large)))]
+        middle = float(np.mean(np.nonzero(self.lungs)[1]))
+        return parts == pick, 1 if float(centres[pick][0]) > middle else -1
+
+
+def add_lesion(
+    pixels: Float,
+    lungs: Mask,
+    kind: str,
+    rng: np.random.Generator,
+    *,
+    contrast: float = 1.0,
+    size: float = 1.0,
+) -> tuple[Float, Mask]:
+    """Plant one lesion.
+
+    Parameters
+    ----------
+    pixels
+        ``(H, W)``, bright is dense, any unit and range without NaN; not changed.
+    lungs
+        bool ``(H, W)``: where lung is seen; a rough mask will do.
+    kind
+        One of `KINDS`.
+    rng
+        Draws place, shape and texture.
+    contrast
+        Multiplies the strength, above 0; 1 is plainly visible, 0.3 faint.
+    size
+        Multiplies the extent, above 0.
+
+    Returns
+    -------
+    pixels
+        float32 ``(H, W)``, within the range of the input.
+    mask
+        bool ``(H, W)``: where the change exceeds `MASK_SHARE` of the largest change.
+
+    Raises
+    ------
+    ConfigError
+        Where the kind is unknown, contrast or size is not positive, the lungs are missing or of another shape, or the
+        image is so flat that the lesion would not change it.
+    """
+    if kind not in _PLANT:
+        raise ConfigError(f"kind: {kind!r} is not a lesion; choose one of {', '.join(KINDS)}")
+    if not (contrast > 0 and size > 0):
+        raise ConfigError(f"contrast and size: {contrast} and {size} must both be above 0")
+    if pixels.ndim != 2 or lungs.shape != pixels.shape:
+        raise ConfigError(f"lungs: mask {lungs.shape} for pixels {pixels.shape}; both must be the same (H, W)")
+    if lungs.mean() < _MIN_LUNG:
+        raise ConfigError(f"lungs: the mask covers {lungs.mean():.1%} of the image; at least {_MIN_LUNG:.0%} is needed")
+    scene = _look(pixels.astype(np.float32), lungs.astype(np.bool_), size, rng)
+    changed = _PLANT[kind](scene, contrast)
+    change = np.abs(changed - scene.pixels)
+    if not change.any():
+        raise ConfigError(
+            f"pixels: nothing in the image is darker than a {kind} would be; the lungs must be darker than the tissue"
+        )
+    return changed, change > MASK_SHARE * change.max()
+
+
+def _look(pixels: Float, lungs: Mask, size: float, rng: np.random.Generator) -> _Scene:
+    reach = max(3, round(0.1 * pixels.shape[1])) | 1
+    around = cv2.dilate(lungs.astype(np.uint8), np.ones((reach, reach), np.uint8)).astype(np.bool_) & ~lungs
+    lung = float(np.median(pixels[lungs]))
+    tissue = float(np.percentile(pixels[around], 75)) if around.any() else float(pixels.max())
+    bright = float(np.percentile(pixels, 99.8))
+    tissue = max(tissue, lung + 0.1 * (bright - lung))
+    return _Scene(pixels, lungs, lung, tissue, bright, size, rng)
+
+
+def _brighten(scene: _Scene, share: Float) -> Float:
+    """Add `share` of the step from lung to tissue, less where little room is left below the brightest value."""
+    room = np.clip((scene.bright - scene.pixels) / max(scene.bright - scene.tissue, 1e-6), 0, 1)
+    raised = scene.pixels + share * np.float32(scene.tissue - scene.lung) * room
+    return np.asarray(np.minimum(raised, np.maximum(scene.pixels, scene.bright)), np.float32)
+
+
+def _fill_up(scene: _Scene, share: Float, level: float) -> Float:
+    """Blend towards `level`, which hides what is darker: fluid and consolidated lung take the place of air."""
+    return np.asarray(scene.pixels + share * np.maximum(level - scene.pixels, 0), np.float32)
+
+
+def _nodule(scene: _Scene, contrast: float) -> Float:
+    radius = scene.rng.uniform(0.02, 0.05) * scene.width * scene.size
+    x, y = scene.place(1.2 * radius)
+    field = scene.fill(lobed(x, y, radius, scene.rng))
+    if scene.rng.random() < 0.35:
+        spikes = []
+        for turn in scene.rng.uniform(0, 2 * np.pi, 11):
+            reach = radius * scene.rng.uniform(1.25, 1.7)
+            line = np.linspace(0.7 * radius, reach, 5)
+            spikes.append(
+                ribbon(
+                    np.column_stack([x + line * np.cos(turn), y + line * np.sin(turn)]),
+                    np.linspace(0.16, 0.03, 5) * radius,
+                )
+            )
+        field = np.maximum(field, 0.6 * scene.fill(*spikes))
+    field = scene.blur(field, scene.rng.uniform(0.12, 0.25) * radius)
+    return _brighten(scene, field * np.float32(contrast * scene.rng.uniform(0.6, 0.95)))
+
+
+def _opacity(scene: _Scene, contrast: float) -> Float:
+    rng = scene.rng
+    radius = rng.uniform(0.07, 0.13) * scene.width * scene.size
+    x, y = scene.place(0.6 * radius)
+    blobs = []
+    for _ in range(5):
+        dx, dy = rng.normal(0, 0.45, 2) * radius
+        blobs.append(
+            ellipse(
+                x + dx,
+                y + dy,
+                radius * rng.uniform(0.4, 0.8),
+                radius * rng.uniform(0.4, 0.8),
+                angle=rng.uniform(0, 180),
+            )
+        )
+    field = scene.blur(scene.fill(*blobs), 0.3 * radius)
+    field *= scene.blur(scene.lungs.astype(np.float32), 0.012 * scene.width)
+    cells = max(4, round(scene.width / radius * 2.5))
+    patchy = 1 + 0.22 * smooth_noise(rng, field.shape, cells) + 0.1 * smooth_noise(rng, field.shape, 3 * cells)
+    field *= np.clip(patchy, 0.2, 1.6)
+    bronchi = []
+    for _ in range(4):  # air stays in the bronchi that run through the filled lung
+        turn, bend = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.3, 4)
+        along = np.column_stack([np.cos(turn + bend), np.sin(turn + bend)]) * (0.35 * radius)
+        line = spline(np.array([x, y]) + rng.normal(0, 0.3, 2) * radius + np.cumsum(along, axis=0))
+        bronchi.append(ribbon(line, 0.012 * scene.width))
+    field *= 1 - 0.55 * scene.blur(scene.fill(*bronchi), 0.003 * scene.width)
+    return _fill_up(scene, np.clip(field * np.float32(contrast * rng.uniform(0.6, 0.9)), 0, 0.97), scene.tissue)
+
+
+def _effusion(scene: _Scene, contrast: float) -> Float:
+    lung, outward = scene.one_lung()
+    rows, columns = np.nonzero(lung)
+    top, bottom, left, right = rows.min(), rows.max(), columns.min(), columns.max()
+    depth = scene.rng.uniform(0.16, 0.34) * scene.size * (bottom - top)
+    across = np.arange(scene.width, dtype=np.float32)
+    outer, inner = (right, left) if outward > 0 else (left, right)
+    share = np.clip((across - inner) / (outer - inner), 0, 1)
+    # The meniscus: fluid climbs along the chest wall.
+    surface = bottom - depth * (0.5 + 0.25 * share + 0.55 * share**4)
+    below = np.arange(scene.pixels.shape[0], dtype=np.float32)[:, None] - surface[None, :]
+    soft = 0.012 * scene.width
+    field = 1 / (1 + np.exp(np.clip(-below / soft, -30, 30)))
+    wide = max(3, round(0.02 * scene.width)) | 1
+    near = cv2.dilate(lung.astype(np.uint8), np.ones((wide, wide), np.uint8)).astype(np.float32)
+    field = (field * scene.blur(near, 0.006 * scene.width)).astype(np.float32)
+    level = scene.tissue + 0.1 * (scene.bright - scene.tissue)
+    return _fill_up(scene, np.minimum(field * np.float32(0.85 * contrast), 0.97), level)
+
+
+def _pneumothorax(scene: _Scene, contrast: float) -> Float:
+    lung, outward = scene.one_lung()
+    rows, columns = np.nonzero(lung)
+    gap = scene.rng.uniform(0.1, 0.22) * scene.size * (columns.max() - columns.min() + 1)
+    fall = scene.rng.uniform(1.2, 2.2) * gap
+    shift = np.array([[1, 0, -outward * gap], [0, 1, fall]], np.float32)
+    height, width = scene.pixels.shape
+    moved = cv2.warpAffine(lung.astype(np.float32), shift, (width, height), flags=cv2.INTER_LINEAR)
+    collapsed = np.asarray(moved, np.float32)
+    border = scene.blur(collapsed, 0.006 * width)
+    fade = np.clip((rows.max() - np.arange(height, dtype=np.float32)) / (0.35 * (rows.max() - rows.min() + 1)), 0, 1)
+    free = scene.blur(lung.astype(np.float32), 0.6) * (1 - scene.blur(collapsed, 0.003 * width)) * fade[:, None]
+    # Not the mediastinal border: only air along the chest wall.
+    share = (np.arange(width) - columns.mean()) * outward / (np.ptp(columns) / 2)
+    free *= np.clip(1.2 + 1.5 * share, 0, 1)[None, :].astype(np.float32)
+    edge = (4 * border * (1 - border)) ** 3  # the visceral pleura: a thin line where air meets the lung
+    edge *= cv2.dilate((free > 0.3).astype(np.uint8), np.ones((5, 5), np.uint8))
+    # Subtracted, not replaced: the ribs stay visible in front of the air.
+    fall_to = np.maximum(scene.pixels - np.float32(0.4 * contrast * (scene.tissue - scene.lung)), scene.pixels.min())
+    emptied = scene.pixels + free * (fall_to - scene.pixels)
+    line = np.float32(0.25 * contrast * (scene.tissue - scene.lung)) * edge
+    return np.asarray(np.minimum(emptied + line, scene.pixels.max()), np.float32)
+
+
+def _foreign(scene: _Scene, contrast: float) -> Float:
+    kind = scene.rng.choice(["coin", "tube", "pacemaker"])
+    field = {"coin": _coin, "tube": _tube, "pacemaker": _pacemaker}[str(kind)](scene)
+    metal = scene.bright + 0.3 * (float(scene.pixels.max()) - scene.bright)
+    return _fill_up(scene, np.minimum(field * np.float32(contrast), 1), metal)
+
+
+def _coin(scene: _Scene) -> Float:
+    radius = scene.rng.uniform(0.015, 0.035) * scene.width * scene.size
+    x, y = scene.place(radius)
+    return 0.9 * scene.fill(ellipse(x, y, radius, radius * scene.rng.uniform(0.35, 1), angle=scene.rng.uniform(0, 180)))
+
+
+def _tube(scene: _Scene) -> Float:
+    x, y = scene.place(0.03 * scene.width)
+    step = scene.rng.uniform(0.1, 0.16) * scene.width * scene.size
+    heading = -np.pi / 2 + scene.rng.normal(0, 0.6) + np.cumsum(scene.rng.normal(0, 0.35, 4))
+    line = spline(
+        np.array([x, y])
+        + np.vstack([[0, 0], np.cumsum(np.column_stack([np.cos(heading), np.sin(heading)]) * step, axis=0)])
+    )
+    calibre = scene.rng.uniform(0.012, 0.02) * scene.width
+    wall = scene.fill(ribbon(line, calibre)) - 0.55 * scene.fill(ribbon(line, 0.45 * calibre))
+    return 0.75 * scene.blur(np.maximum(wall, 0), 0.4)
+
+
+def _pacemaker(scene: _Scene) -> Float:
+    width = scene.rng.uniform(0.045, 0.065) * scene.width * scene.size
+    lung, outward = scene.one_lung()
+    rows, columns = np.nonzero(lung)
+    x = columns.mean() + outward * 0.2 * np.ptp(columns)
+    y = rows.min() + scene.rng.uniform(0.12, 0.25) * np.ptp(rows)
+    case = spline(
+        np.array([(-1, -0.6), (0, -0.8), (1, -0.6), (1, 0.5), (0.2, 0.85), (-1, 0.6)]) * width + [x, y], closed=True
+    )
+    goal = np.array([x - outward * 0.75 * np.ptp(columns), rows.min() + 0.75 * np.ptp(rows)])
+    lead = spline(
+        np.array(
+            [[x, y - 0.7 * width], [x - outward * 0.3 * np.ptp(columns), y - 1.1 * width], [goal[0], y + width], goal]
+        )
+    )
+    wire = scene.fill(ribbon(lead, 0.007 * scene.width))
+    return np.asarray(np.maximum(0.9 * scene.fill(case), 0.8 * wire), np.float32)
+
+
+_PLANT: dict[str, Callable[[_Scene, float], Float]] = {
+    "nodule": _nodule,
+    "opacity": _opacity,
+    "effusion": _effusion,
+    "foreign": _foreign,
+    "pneumothorax": _pneumothorax,
+}
+KINDS = tuple(_PLANT)
