@@ -16,7 +16,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from anomalib_med import processes
-from anomalib_med.errors import FitError
 from anomalib_med.models.base import Detector, DetectorConfig
 from anomalib_med.models.training.loop import Loop, named, reproducible, step_size
 from anomalib_med.models.training.normals import Normals, StepBatch
@@ -58,6 +57,11 @@ class TrainedDetector(Detector):
         super().__init__(**settings)
         self.training: Training | None = None
         self.shape: tuple[int, ...] = ()  # of one image as training sees it
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the networks are built and trained."""
+        return bool(self.shape)
 
     @abstractmethod
     def build(self, shape: tuple[int, ...]) -> None:
@@ -142,8 +146,7 @@ class TrainedDetector(Detector):
         FitError
             The detector is not trained.
         """
-        if not self.shape:
-            raise FitError(f"{self.title} is not trained: call fit, or load a saved model")
+        self.check_fitted()
         x = x.to(self.device)
         if self.device.type != "cpu" or not at_once:
             return function(x)
