@@ -12,9 +12,19 @@ C = TypeVar("C", bound=BaseModel)
 
 
 class Settings(BaseModel):
-    """Base of all settings. The docstring below a field is its description; an unknown field is an error."""
+    """Base of all settings. The docstring below a field is its description; an unknown field is an error.
+
+    A class that gives a field of its parent another default and no docstring keeps the parent's description.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: object) -> None:
+        """Take the descriptions that the fields have in the parents."""
+        for parent in cls.__mro__[1:]:
+            for name, field in parent.model_fields.items() if issubclass(parent, Settings) else ():
+                cls.model_fields[name].description = cls.model_fields[name].description or field.description
 
 
 def parse_config(config: type[C], settings: Mapping[str, object], owner: str) -> C:
