@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch.optim import Optimizer
 
 from anomalib_med.errors import OutputError
+from anomalib_med.files import replacing
 
 FORMAT = "1"
 
@@ -68,16 +68,12 @@ def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], descriptio
     OutputError
         Where it cannot be written, such as on a full disk; the checkpoint before it is kept.
     """
-    temporary = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        save_file(held, temporary, {"format": FORMAT, "training": json.dumps(description)})
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replacing(path, sync=True) as temporary:
+            save_file(held, temporary, {"format": FORMAT, "training": json.dumps(description)})
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         kept = "the checkpoint before it is kept: free space and run the same command to go on from there"
         lost = "there is none before it: free space and run again"
         raise OutputError(
