@@ -50,19 +50,24 @@ class DetectorConfig(Settings):
         return pooling
 
 
-class FeatureConfig(DetectorConfig):
-    """Settings of a detector on frozen features, see :class:`anomalib_med.features.FeatureExtractor`."""
+class BackboneConfig(DetectorConfig):
+    """Settings of a detector with a frozen backbone, see :class:`anomalib_med.features.FeatureExtractor`."""
 
     backbone: str = radlite.NAME
     layers: tuple[str, ...] = ()
     weights: str = "pretrained"
     precision: Precision = "float32"
-    neighbourhood: int = Field(3, ge=1)
 
     @field_validator("layers", mode="before")
     @classmethod
     def _split_layers(cls, layers: object) -> object:
         return tuple(part.strip() for part in layers.split(",") if part.strip()) if isinstance(layers, str) else layers
+
+
+class FeatureConfig(BackboneConfig):
+    """Settings of a detector on frozen features, each of which is averaged with those around it."""
+
+    neighbourhood: int = Field(3, ge=1)
 
 
 class BankConfig(FeatureConfig):
@@ -158,7 +163,7 @@ class Detector(ABC):
     @property
     def uses_features(self) -> bool:
         """Whether the detector works on features of a frozen backbone, which is then its :attr:`extractor`."""
-        return isinstance(self.config, FeatureConfig)
+        return isinstance(self.config, BackboneConfig)
 
     @property
     def extractor(self) -> FeatureExtractor:
@@ -172,7 +177,7 @@ class Detector(ABC):
         if self._extractor is None:
             self.build_extractor()
         if self._extractor is None:
-            raise TypeError(f"detector {self.name} has no feature extractor: its Config must be a FeatureConfig")
+            raise TypeError(f"detector {self.name} has no feature extractor: its Config must be a BackboneConfig")
         return self._extractor
 
     @property
@@ -183,12 +188,12 @@ class Detector(ABC):
     def build_extractor(self, state: Mapping[str, torch.Tensor] | None = None) -> None:
         """Build the extractor of a detector on frozen features, from `state` or the weights that its settings name."""
         c = self.config
-        if self.uses_features and isinstance(c, FeatureConfig):
+        if self.uses_features and isinstance(c, BackboneConfig):
             self._extractor = FeatureExtractor(
                 c.backbone,
                 layers=c.layers,
                 weights=c.weights,
-                neighbourhood=c.neighbourhood,
+                neighbourhood=c.neighbourhood if isinstance(c, FeatureConfig) else 1,
                 scales=c.scales if isinstance(c, BankConfig) else (1.0,),
                 precision=c.precision,
                 seed=c.seed,
