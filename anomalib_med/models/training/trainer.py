@@ -57,6 +57,11 @@ class TrainedDetector(Detector):
         self.training: Training | None = None
         self.shape: tuple[int, ...] = ()  # of one image as training sees it
 
+    @property
+    def fitted(self) -> bool:
+        """Whether the networks are built and trained."""
+        return bool(self.shape)
+
     @abstractmethod
     def build(self, shape: tuple[int, ...]) -> None:
         """Assign the networks for inputs of this shape, ``(C, H, W)`` as :meth:`prepare` gives them, on the CPU."""
@@ -143,8 +148,7 @@ class TrainedDetector(Detector):
         FitError
             The detector is not trained.
         """
-        if not self.shape:
-            raise FitError(f"{self.title} is not trained: call fit, or load a saved model")
+        self.check_fitted()
         return self.each(self.compute_map, x, self.at_once)
 
     def each(self, function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, at_once: int = 1) -> torch.Tensor:

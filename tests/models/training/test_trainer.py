@@ -451,5 +451,5 @@ def test_inputs_are_made_square_unless_another_shape_is_asked_for() -> None:
 
 
 def test_an_untrained_detector_says_so() -> None:
-    with pytest.raises(FitError, match="not trained"):
+    with pytest.raises(FitError, match="not fitted"):
         Tiny().anomaly_map(torch.zeros(1, 1, 32, 32))
