@@ -48,9 +48,10 @@ class MKD(TrainedDetector):
         batch_size: int = Field(32, ge=2)
         schedule: Schedule = "constant"
         value_weight: float = Field(0.01, ge=0)
-        """Weight of the mean squared difference of the values beside the distance of the directions."""
+        """Weight of the mean squared difference of the values beside the distance of the directions, that of the
+        official code."""
         width: int = Field(16, ge=1)
-        """Number of channels of the cloner between the layers that it clones."""
+        """Number of channels of the cloner between the layers that it clones, that of the official code's small cloner."""
         score: Literal["flat", "map"] = "flat"
         """What the image score is: "flat", the paper's loss of the image over its valid cells, for which `pooling` is
         of no use, or "map", the map pooled as `pooling` says."""

@@ -36,11 +36,11 @@ class RDPlusPlus(ReverseDistillation):
         """Settings of RD++. `learning_rate` is that of bottleneck and decoder."""
 
         projection_rate: float = Field(1e-3, gt=0)
-        """Learning rate of the projections."""
+        """Learning rate of the projections, that of the official code."""
         projection_weight: float = Field(0.2, ge=0)
-        """Weight of the losses of the projections beside the distance of the features."""
+        """Weight of the losses of the projections beside the distance of the features, that of the official code."""
         noise: float = Field(0.2, gt=0)
-        """Amplitude of the noise, in units of the image's range from 0 to 1."""
+        """Amplitude of the noise on the images, whose values lie in [0, 1]. The default is ours."""
 
     config: Config
 
