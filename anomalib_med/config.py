@@ -17,9 +17,19 @@ _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 class Settings(BaseModel):
-    """Base of all settings. The docstring below a field is its description; an unknown field is an error."""
+    """Base of all settings. The docstring below a field is its description; an unknown field is an error.
+
+    A class that gives a field of its parent another default and no docstring keeps the parent's description.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: object) -> None:
+        """Take the descriptions that the fields have in the parents."""
+        for parent in cls.__mro__[1:]:
+            for name, field in parent.model_fields.items() if issubclass(parent, Settings) else ():
+                cls.model_fields[name].description = cls.model_fields[name].description or field.description
 
 
 class Setting(NamedTuple):
@@ -32,17 +42,12 @@ class Setting(NamedTuple):
 
 
 def settings_of(config: type[BaseModel]) -> list[Setting]:
-    """The fields of a settings class, its own first; one without a text of its own has that of its base."""
+    """The fields of a settings class, its own first."""
     fields = sorted(config.model_fields.items(), key=lambda item: item[0] not in config.__annotations__)
     return [
-        Setting(name, field.default, _takes(field.annotation, field.metadata), _text(config, name))
+        Setting(name, field.default, _takes(field.annotation, field.metadata), " ".join((field.description or "").split()))
         for name, field in fields
     ]
-
-
-def _text(config: type[BaseModel], name: str) -> str:
-    fields = (base.model_fields.get(name) for base in config.__mro__ if issubclass(base, BaseModel))
-    return next((" ".join(field.description.split()) for field in fields if field and field.description), "")
 
 
 def _takes(annotation: object, limits: Iterable[object] = ()) -> str:

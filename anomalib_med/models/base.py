@@ -56,7 +56,7 @@ class DetectorConfig(BaseConfig):
 
 
 class BackboneConfig(BaseConfig):
-    """Settings of the frozen features, see :class:`anomalib_med.features.FeatureExtractor`."""
+    """Settings of a frozen backbone, see :class:`anomalib_med.features.FeatureExtractor`."""
 
     backbone: str = radlite.NAME
     """Network whose frozen features the detector works on: radlite, which is built in, or the name of any network of
@@ -74,16 +74,20 @@ class BackboneConfig(BaseConfig):
     """Arithmetic of the backbone. The two half precisions are faster on a GPU and move scores by about one part in a
     thousand."""
 
+
+class AveragedConfig(BackboneConfig):
+    """Settings of frozen features on one grid, each of which is averaged with those around it."""
+
     neighbourhood: int = Field(3, ge=1)
     """Side of the average around each cell of each layer, in cells. The default is PatchCore's; 1, no average, suits a
     transformer."""
 
 
-class FeatureConfig(BackboneConfig, DetectorConfig):
+class FeatureConfig(AveragedConfig, DetectorConfig):
     """Settings of a detector on frozen features whose score is pooled from its map."""
 
 
-class BankConfig(BackboneConfig):
+class BankConfig(AveragedConfig):
     """Settings of a detector that compares features with those of normals, and never asks for a layer alone."""
 
     scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] = Field((1.0,), min_length=1)
@@ -238,7 +242,7 @@ class Detector(ABC):
         if self._extractor is None:
             self.build_extractor()
         if self._extractor is None:
-            raise TypeError(f"detector {self.name} has no feature extractor: its Config must be a FeatureConfig")
+            raise TypeError(f"detector {self.name} has no feature extractor: its Config must be a BackboneConfig")
         return self._extractor
 
     @property
@@ -254,7 +258,7 @@ class Detector(ABC):
                 c.backbone,
                 layers=c.layers,
                 weights=c.weights,
-                neighbourhood=c.neighbourhood,
+                neighbourhood=c.neighbourhood if isinstance(c, AveragedConfig) else 1,
                 scales=c.scales if isinstance(c, BankConfig) else (1.0,),
                 precision=c.precision,
                 seed=c.seed,

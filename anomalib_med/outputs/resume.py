@@ -117,8 +117,6 @@ def remove_temporary(out: Path) -> None:
         for folder in (out, out / MAPS, out / OVERLAYS):
             for file in folder.glob(f"*{TEMPORARY}"):
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
-        for file in (out / MAPS).glob(".*.nii.gz.*.nii.gz"):  # named so by write_volume; no map starts with a dot
-            file.unlink()
 
 
 def _remove_pictures(out: Path) -> None:
