@@ -17,7 +17,7 @@ from pydicom.pixels.decoders.base import Decoder
 from anomalib_med import FittedModel, Sample, fit, load, score_to_folder
 from anomalib_med.errors import ConfigError, InputError, OutputError
 from anomalib_med.outputs.maps import read_png
-from anomalib_med.outputs.tables import iter_failures, read_scores
+from anomalib_med.outputs.tables import FAILURES, read_scores
 from anomalib_med.scoring import flat_table
 from tests.conftest import SMALL, abnormal_picture, normal_picture, small_patchcore
 from tests.made_up_files import write_dicom, write_nifti, write_pictures, write_table
@@ -41,7 +41,7 @@ def test_the_summary_counts_what_was_done(model: FittedModel, tmp_path: Path) ->
     assert (summary.scored, summary.failed, summary.resumed) == (6, 1, 0)
     assert summary.flagged == sum(bool(row.flagged) for row in read_scores(tmp_path / "out/scores.csv")) > 0
     assert summary.report == tmp_path / "out/report.html"
-    assert [row.id for row in iter_failures(tmp_path / "out/failures.csv")] == ["bad.png"]
+    assert [row.id for row in FAILURES.read(tmp_path / "out/failures.csv")] == ["bad.png"]
     again = score_to_folder(model, images, tmp_path / "out", false_alarm_rate=0.4)
     assert (again.scored, again.flagged, again.failed, again.resumed) == (6, summary.flagged, 1, 6)
     assert again.report is None

@@ -14,7 +14,7 @@ from anomalib_med.files import output_errors, write_atomic
 from anomalib_med.outputs.histogram import Histogram
 from anomalib_med.outputs.names import safe_stem
 from anomalib_med.outputs.resume import FAILURES_CSV, OVERLAYS, REPORT, SCORES_CSV
-from anomalib_med.outputs.tables import iter_failures, iter_scores
+from anomalib_med.outputs.tables import FAILURES, SCORES
 from anomalib_med.records import Result
 from anomalib_med.version import __version__
 
@@ -106,7 +106,7 @@ def write_report(
         histogram=_histogram(out / SCORES_CSV, calibration_scores, threshold, labels),
         cards=_cards(out, labels, top),
         has_labels=bool(labels),
-        failures=list(islice(iter_failures(out / FAILURES_CSV), _FAILURES_SHOWN)),
+        failures=list(islice(FAILURES.read(out / FAILURES_CSV), _FAILURES_SHOWN)),
     )
     path = out / REPORT
     write_atomic(path, text.encode("utf-8", "replace"))
@@ -114,7 +114,7 @@ def write_report(
 
 
 def _cards(out: Path, labels: Mapping[str, int], top: int) -> list[Card]:
-    ranked = heapq.nlargest(top, iter_scores(out / SCORES_CSV), key=lambda result: result.score)
+    ranked = heapq.nlargest(top, SCORES.read(out / SCORES_CSV), key=lambda result: result.score)
     return [
         Card(rank, result, labels.get(result.id), _picture(out, result)) for rank, result in enumerate(ranked, start=1)
     ]
@@ -134,28 +134,28 @@ def _template() -> jinja2.Template:
 
 def _count(out: Path) -> _Counts:
     scored = flagged = decided = 0
-    for result in iter_scores(out / SCORES_CSV):
+    for result in SCORES.read(out / SCORES_CSV):
         scored += 1
         flagged += result.flagged is True
         decided += result.flagged is not None
-    return _Counts(scored, flagged, decided, sum(1 for _ in iter_failures(out / FAILURES_CSV)))
+    return _Counts(scored, flagged, decided, sum(1 for _ in FAILURES.read(out / FAILURES_CSV)))
 
 
 def _histogram(
     scores: Path, calibration: np.ndarray, threshold: float | None, labels: Mapping[str, int]
 ) -> Histogram | None:
     normals = np.asarray(calibration, np.float64).ravel()
-    histogram = Histogram.over(normals, (result.score for result in iter_scores(scores)), threshold)
+    histogram = Histogram.over(normals, (result.score for result in SCORES.read(scores)), threshold)
     if histogram is None:
         return None
     histogram.add("Calibration normals", "calibration", normals.tolist())
     if not labels:
-        histogram.add("Scored images", "scored", (result.score for result in iter_scores(scores)))
+        histogram.add("Scored images", "scored", (result.score for result in SCORES.read(scores)))
         return histogram
     groups = ((0, "Scored, labelled normal", "normal"), (1, "Scored, labelled abnormal", "abnormal"))
     for label, name, style in groups:
-        histogram.add(name, style, (r.score for r in iter_scores(scores) if labels.get(r.id) == label))
-    histogram.add("Scored, no label", "scored", (r.score for r in iter_scores(scores) if r.id not in labels))
+        histogram.add(name, style, (r.score for r in SCORES.read(scores) if labels.get(r.id) == label))
+    histogram.add("Scored, no label", "scored", (r.score for r in SCORES.read(scores) if r.id not in labels))
     return histogram
 
 
