@@ -13,9 +13,9 @@ from made_up_results import FINGERPRINT, RANGE, failed, grey, scored, volume, vo
 
 from anomalib_med.errors import ConfigError, OutputError
 from anomalib_med.files import TEMPORARY, AppendFile
-from anomalib_med.outputs.maps import read_png
 from anomalib_med.outputs.tables import FAILURES, read_scores
 from anomalib_med.outputs.writer import ResultWriter
+from tests.made_up_files import read_png_map
 
 
 def writer(out, **options):
@@ -197,7 +197,7 @@ def test_the_other_table_is_made_beside_the_csv_and_kept_up_to_date(tmp_path, ta
 def test_png_maps_and_their_scale_are_recorded(tmp_path):
     score(tmp_path, [scored("a", 1.25), scored("b", 1e6)], maps="png", overlays=False)
     scale = json.loads((tmp_path / "maps/scale.json").read_text())
-    assert np.abs(read_png(tmp_path / "maps/a.png") - 1.25).max() <= scale["step"]
+    assert np.abs(read_png_map(tmp_path / "maps/a.png") - 1.25).max() <= scale["step"]
     assert json.loads((tmp_path / "run.json").read_text())["counts"]["clipped_pixels"] == 40 * 32
     assert not (tmp_path / "overlays").exists()
 
