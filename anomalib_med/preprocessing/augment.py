@@ -5,18 +5,11 @@ lie in the apices and the costophrenic angles).
 """
 
 import os
-from typing import Protocol, cast
 
 import cv2
 import numpy as np
 
 DEGREES, SHIFT, SCALE, EXPOSURE = 4.0, 0.03, 0.05, 0.1  # turn, part of the side, growth, brightness and contrast
-
-
-class _Composed(Protocol):
-    def set_random_seed(self, seed: int) -> None: ...
-
-    def __call__(self, *, image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]: ...
 
 
 class ChestAugmentation:
@@ -29,23 +22,18 @@ class ChestAugmentation:
         os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or importing it asks its home for a newer version
         import albumentations as A
 
-        self._transform = cast(
-            _Composed,
-            A.Compose(
-                [
-                    A.Affine(
-                        scale=(1 - SCALE, 1 + SCALE),
-                        translate_percent=(-SHIFT, SHIFT),
-                        rotate=(-DEGREES, DEGREES),
-                        interpolation=cv2.INTER_LINEAR,
-                        mask_interpolation=cv2.INTER_NEAREST,
-                        border_mode=cv2.BORDER_REPLICATE,
-                        p=1.0,
-                    ),
-                    A.RandomBrightnessContrast(brightness_limit=EXPOSURE, contrast_limit=EXPOSURE, p=1.0),
-                ],
-                seed=0,
-            ),
+        self._transform = A.Compose(
+            [
+                A.Affine(
+                    scale=(1 - SCALE, 1 + SCALE),
+                    translate_percent=(-SHIFT, SHIFT),
+                    rotate=(-DEGREES, DEGREES),
+                    border_mode=cv2.BORDER_REPLICATE,
+                    p=1.0,
+                ),
+                A.RandomBrightnessContrast(brightness_limit=EXPOSURE, contrast_limit=EXPOSURE, p=1.0),
+            ],
+            seed=0,
         )
 
     def __call__(self, pixels: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,9 +44,9 @@ class ChestAugmentation:
         pixels
             float32 ``(C, H, W)`` in [0, 1].
         valid
-            bool ``(H, W)``; moves with the pixels.
+            bool ``(H, W)``; it moves with the pixels.
         seed
-            From 0 to below 2 ** 32.
+            Seed of the call, from 0 to below 2 ** 32.
 
         Returns
         -------

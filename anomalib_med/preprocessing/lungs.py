@@ -14,7 +14,7 @@ from anomalib_med.preprocessing.valid_area import body
 LUNG_BOUNDARY = -400.0  # HU: the lung with its small vessels lies below
 GAS = -960.0  # HU: the median of trachea and bowel lies below, of lungs and emphysema above
 FIELD_OF_VIEW = 380.0  # mm of the longer side where the file does not say
-LEAST_LUNG = 150.0  # mm2, of a single region
+LEAST_LUNG = 150.0  # mm2 of a single region
 LARGEST_AIRWAY = 900.0  # mm2
 MIDDLE = 0.12  # of the width of the body: how far from its middle an airway may lie
 CLOSING = 8.0  # mm, radius
@@ -38,7 +38,7 @@ def lung_field(
     spacing
         Millimetres between rows and between columns, or None.
     hounsfield
-        See `pixels`.
+        Whether the pixels are Hounsfield units.
 
     Returns
     -------
