@@ -37,20 +37,9 @@ class ChestAugmentation:
         )
 
     def __call__(self, pixels: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Augment one input.
+        """Augment one input, float32 ``(C, H, W)`` in [0, 1], and move its valid area, bool ``(H, W)``, with it.
 
-        Parameters
-        ----------
-        pixels
-            float32 ``(C, H, W)`` in [0, 1].
-        valid
-            bool ``(H, W)``; it moves with the pixels.
-        seed
-            Seed of the call, from 0 to below 2 ** 32.
-
-        Returns
-        -------
-        Pixels and valid area of the same shape and range.
+        The seed lies from 0 to below 2 ** 32. Shapes and ranges stay.
         """
         self._transform.set_random_seed(seed)
         image = np.ascontiguousarray(np.moveaxis(pixels, 0, 2), dtype=np.float32)

@@ -26,17 +26,7 @@ _Read = Future[Image | ReadError]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Frames of one shape.
-
-    Parameters
-    ----------
-    x
-        float32 ``(B, C, H, W)`` in [0, 1], in the host's memory.
-    valid
-        bool ``(B, H, W)``.
-    frames
-        The B frames themselves.
-    """
+    """Frames of one shape: `x`, float32 ``(B, C, H, W)`` in [0, 1] in the host's memory, and `valid`, ``(B, H, W)``."""
 
     x: torch.Tensor
     valid: torch.Tensor

@@ -31,10 +31,8 @@ def prepare(
 
     Parameters
     ----------
-    image
-        As read.
-    settings
-        How; its windows must be resolved.
+    image, settings
+        The image as read, and settings whose windows are resolved.
     display
         Whether the picture for the eye is made.
     own

@@ -49,3 +49,10 @@ def _flat_lines(lines: np.ndarray, least: float) -> int:
             return done + int(lively[0])
         done, step = done + step, 2 * step
     return 0
+
+
+def at_edge(stats: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Which connected components reach the edge of an image of `shape`; `stats` are OpenCV's, one row each."""
+    left, top, wide, high, _ = stats.T
+    edge: np.ndarray = (left == 0) | (top == 0) | (left + wide == shape[1]) | (top + high == shape[0])
+    return edge
