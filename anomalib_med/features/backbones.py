@@ -38,7 +38,7 @@ class Backbone:
     name
         "radlite" or timm's name.
     network
-        In evaluation mode, without the parts behind the last layer.
+        The network in evaluation mode, without the parts behind the last layer.
     layers
         Names of the layers whose outputs are used, in the order of the network.
     indices

@@ -16,7 +16,7 @@ def inference_copy(network: nn.Module, example: torch.Tensor | list[torch.Tensor
     Parameters
     ----------
     network
-        Trained; it is left as it is.
+        A trained network; it is left as it is.
     example
         See :func:`fuse_batch_norms`.
     """
@@ -34,7 +34,7 @@ def fuse_batch_norms(network: nn.Module, example: torch.Tensor | list[torch.Tens
     Parameters
     ----------
     network
-        In evaluation mode.
+        Any network in evaluation mode.
     example
         An input to run it on, passed to ``network.forward_features`` or, where there is none, to ``network``.
 

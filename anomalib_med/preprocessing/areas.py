@@ -19,7 +19,7 @@ _own: dict[str, AreaFunction] = {}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Area:
-    """Where to look: a mask, bool ``(H, W)``, and what it is.
+    """The area to be looked at, a mask, bool ``(H, W)``, and what it is.
 
     The status is "all", "borders", "exposed", "body", "lung" or the name of a user's function; after a colon it says
     why this is not what was asked for.

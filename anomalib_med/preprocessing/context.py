@@ -122,7 +122,7 @@ class VolumeContext:
             return self._stacks[name]
 
     def _lungs(self, stack: _Stack) -> tuple[float, float] | None:
-        """Where the lungs begin and end, or None where they are not found."""
+        """Positions at which the lungs begin and end, or None where they are not found."""
         step = max(LOOKED_AT, float(stack.at[-1] - stack.at[0]) / MOST_LOOKED_AT)
         chosen = np.unique(np.searchsorted(stack.at, np.arange(stack.at[0], stack.at[-1] + step / 2, step)))
         chosen = chosen[chosen < len(stack.at)]
@@ -166,14 +166,14 @@ def _stack(name: str, samples: list[Sample]) -> _Stack:
 
 
 def _along(sample: Sample) -> float:
-    """Where a DICOM slice lies along its normal; 0 where that is not known, so that the order given stays."""
+    """Position of a DICOM slice along its normal; 0 where that is not known, so that the order given stays."""
     if sample.place is None or sample.place.position is None:
         return 0.0
     return float(np.dot(normal(sample.place), sample.place.position))
 
 
 def _positions(volume: Volume) -> np.ndarray:
-    """Where each slice lies along the volume, growing to the head: mm, or numbers where places are not known."""
+    """Position of each slice along the volume, growing to the head: mm, or numbers where places are not known."""
     if volume.places is None or len(volume.places) < 2:
         return np.array(volume.slots, float)
     way = volume.places[-1] - volume.places[0]

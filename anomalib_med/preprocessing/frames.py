@@ -124,7 +124,7 @@ class Frames:
     def _reads(
         self, sample: Sample, pool: ThreadPoolExecutor, shared: OrderedDict[tuple[str, int | None], _Read]
     ) -> list[_Read]:
-        """In 2.5-D the slice and its neighbours, each file read once; empty where the sample is to be read alone."""
+        """The slice and its neighbours in 2.5-D, each file read once; empty where the sample is to be read alone."""
         if self.preprocessing.slices == 1 or not self.context.knows(sample):
             return []
         try:

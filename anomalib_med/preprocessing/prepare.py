@@ -172,7 +172,7 @@ def apply_window(pixels: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
 
 
 def _area(image: Image, grey: np.ndarray, settings: Preprocessing) -> Area:
-    """Where to look in the resized image."""
+    """The area to be looked at in the resized image."""
     spacing, hounsfield = spacing_at(image, grey.shape[:2]), is_hounsfield(image, settings)
     if settings.valid != EXPOSED:
         return find_area(settings.valid, grey, spacing, hounsfield=hounsfield)

@@ -49,11 +49,11 @@ class Preprocessing(BaseModel):
     medical images are grey."""
 
     valid: str = "auto"
-    """Where banks, maps and scores are taken from. "auto" leaves out padding, constant borders and, in CT, everything
-    outside the body; "body" leaves out the same, as in CT, whatever the file says; "lung" takes the lung fields of a CT
-    slice, and the body where they cannot be found; "exposed" leaves out collimated borders and burned-in markers of
-    radiographs too; "all" takes every pixel. The name of a function of your own, see register_area, is taken as well.
-    "auto" is the default because it leaves out only what shows no patient."""
+    """Part of the image that banks, maps and scores are taken from. "auto" leaves out padding, constant borders and, in
+    CT, everything outside the body; "body" leaves out the same, as in CT, whatever the file says; "lung" takes the lung
+    fields of a CT slice, and the body where they cannot be found; "exposed" leaves out collimated borders and burned-in
+    markers of radiographs too; "all" takes every pixel. The name of a function of your own, see register_area, is taken
+    as well. "auto" is the default because it leaves out only what shows no patient."""
 
     spacing: float = Field(0.0, ge=0, le=10)
     """Millimetres of a pixel of the input, above 0 to 10, so that anatomy keeps its size whatever the field of view;

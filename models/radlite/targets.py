@@ -34,7 +34,7 @@ class Teachers:
     settings
         ``[[teacher]]`` tables of the recipe.
     folder
-        Where their weights lie.
+        Folder of their weights.
     """
 
     def __init__(self, settings: Sequence[dict], folder: Path, device: torch.device) -> None:
@@ -71,7 +71,7 @@ class Teachers:
 
 @dataclass(frozen=True)
 class Basis:
-    """From joint features to targets, at one stride: ``(features - mean) @ matrix``."""
+    """The way from joint features to targets at one stride: ``(features - mean) @ matrix``."""
 
     mean: torch.Tensor
     matrix: torch.Tensor

@@ -90,26 +90,26 @@ def train(out: Path, recipe: dict, start: Path | None, device: torch.device, pro
     if start is not None:
         network.load_state_dict(_network_tensors(load_file(start / CHECKPOINT)))
     network.to(device=device, memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(network.parameters(), recipe["learning_rate"], weight_decay=recipe["weight_decay"])
+    optimizer = torch.optim.AdamW(network.parameters(), recipe["learning_rate"], weight_decay=recipe["weight_decay"])
     views = np.load(out / "views.npy", mmap_mode="r")
     targets = [np.load(out / f"targets{stride}.npy", mmap_mode="r") for stride in STRIDES]
     held_out = min(HELD_OUT, len(views) // 10)
     count, batch = len(views) - held_out, recipe["batch"]
     steps = count // batch
     total = steps * recipe["epochs"]
-    for epoch in range(_restore(out, network, optimiser), recipe["epochs"]):
+    for epoch in range(_restore(out, network, optimizer), recipe["epochs"]):
         network.train()
         order = np.random.default_rng([recipe["seed"], 1, epoch]).permutation(count)
         started, running = time.monotonic(), 0.0
         for i in range(steps):
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = recipe["learning_rate"] * _one_cycle((epoch * steps + i) / total)
             rows = np.sort(order[i * batch : (i + 1) * batch])
             loss = sum(_errors(network, views, targets, rows, device))
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-            optimiser.step()
+            optimizer.step()
             value = float(loss.detach())
             if not math.isfinite(value):
                 sys.exit(f"the loss is {value} in step {epoch * steps + i}: lower the learning rate")
@@ -121,7 +121,7 @@ def train(out: Path, recipe: dict, start: Path | None, device: torch.device, pro
             "explained": _explained(network, views, targets, np.arange(count, len(views)), device),
             "seconds": round(time.monotonic() - started, 1),
         }
-        _save(out, network, optimiser, epoch + 1)
+        _save(out, network, optimizer, epoch + 1)
         with (out / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
     return network
@@ -170,16 +170,16 @@ def export(network: RadLite, path: Path) -> Path:
     return path
 
 
-def _save(out: Path, network: RadLite, optimiser: torch.optim.Optimizer, epochs: int) -> None:
+def _save(out: Path, network: RadLite, optimizer: torch.optim.Optimizer, epochs: int) -> None:
     """Write the state of the training as one file, as a whole or not at all."""
     tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
-    for i, state in optimiser.state_dict()["state"].items():
+    for i, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimiser.{i}.{key}": value for key, value in state.items()}
     with replacing(out / CHECKPOINT) as temporary:
         save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"epochs": str(epochs)})
 
 
-def _restore(out: Path, network: RadLite, optimiser: torch.optim.Optimizer) -> int:
+def _restore(out: Path, network: RadLite, optimizer: torch.optim.Optimizer) -> int:
     """Load the checkpoint; how many epochs are done."""
     path = out / CHECKPOINT
     if not path.exists():
@@ -191,7 +191,7 @@ def _restore(out: Path, network: RadLite, optimiser: torch.optim.Optimizer) -> i
         if key.startswith("optimiser."):
             _, i, name = key.split(".")
             state.setdefault(int(i), {})[name] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     with safe_open(path, "pt") as file:
         return int(file.metadata()["epochs"])
 
