@@ -10,7 +10,6 @@ from itertools import islice
 import numpy as np
 import torch
 
-from anomalib_med.datasets.folder import Source, discover
 from anomalib_med.datasets.masks import read_area
 from anomalib_med.datasets.readers import read
 from anomalib_med.errors import ReadError
@@ -190,10 +189,3 @@ def collate(frames: Sequence[Frame]) -> Batch:
     x = torch.from_numpy(np.stack([frame.pixels for frame in frames]))
     valid = torch.from_numpy(np.stack([frame.valid for frame in frames]))
     return Batch(x, valid, tuple(frames))
-
-
-def frames_of(source: Source, preprocessing: Preprocessing, most: int) -> Frames:
-    """Frames of at most `most` images of a folder, drawn with torch's random state; 8-bit windows are resolved."""
-    samples = discover(source)
-    order = torch.randperm(len(samples))[:most].tolist()
-    return Frames([samples[i] for i in order], preprocessing.resolved([]))
