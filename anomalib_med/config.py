@@ -45,7 +45,9 @@ def settings_of(config: type[BaseModel]) -> list[Setting]:
     """The fields of a settings class, its own first."""
     fields = sorted(config.model_fields.items(), key=lambda item: item[0] not in config.__annotations__)
     return [
-        Setting(name, field.default, _takes(field.annotation, field.metadata), " ".join((field.description or "").split()))
+        Setting(
+            name, field.default, _takes(field.annotation, field.metadata), " ".join((field.description or "").split())
+        )
         for name, field in fields
     ]
 
