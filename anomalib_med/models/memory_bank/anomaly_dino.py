@@ -6,13 +6,12 @@ https://arxiv.org/abs/2504.11895.
 """
 
 import math
-import re
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, JsonValue
 
 from anomalib_med.errors import ConfigError, FitError
 from anomalib_med.models.base import Detector
@@ -21,9 +20,6 @@ from anomalib_med.models.memory_bank.neighbours import NearestNeighbours, Search
 from anomalib_med.models.memory_bank.patch_pool import capacity
 from anomalib_med.models.pooling import valid_cells
 from anomalib_med.preprocessing import Frames
-
-QUERY_VIEWS = ("flip", "mirror", "clamp")
-SUPPORT_VIEW = re.compile(r"flip|mirror|clamp|rotate-?\d+")
 
 
 class AnomalyDINO(Detector):
@@ -46,12 +42,12 @@ class AnomalyDINO(Detector):
         shots: int = Field(0, ge=0)
         """Normals that the bank is made from, chosen at random; 0 for all. The papers take a few."""
 
-        support_views: tuple[str, ...] = ()
+        support_views: tuple[Annotated[str, Field(pattern=r"^(mirror|flip|clamp|rotate-?\d+)$")], ...] = ()
         """Further views of each normal for the bank: mirror (left and right), flip (up and down), clamp (all that is
         darker than the backbone's mean grey becomes that), rotate<degrees>. The paper takes eight rotations, VisionAD
         three rotations and two flips; on chest images, mirrored and rotated normals hide a heart on the wrong side."""
 
-        query_views: tuple[str, ...] = ()
+        query_views: tuple[Literal["mirror", "flip", "clamp"], ...] = ()
         """Views that an image is also looked at in: mirror, flip, clamp. Each has a bank of the normals in the same
         view, and the maps are averaged. VisionAD takes flip and clamp."""
 
@@ -61,22 +57,6 @@ class AnomalyDINO(Detector):
         max_bank_mb: float = Field(64.0, gt=0)
         """Memory for the patches that the banks are chosen from, in MiB of float16 features. Of more, a random share of
         each image's patches is kept."""
-
-        @field_validator("support_views")
-        @classmethod
-        def _known_support(cls, views: tuple[str, ...]) -> tuple[str, ...]:
-            for view in views:
-                if not SUPPORT_VIEW.fullmatch(view):
-                    raise ValueError(f'"{view}" is not a view: use mirror, flip, clamp or an angle as in rotate5')
-            return views
-
-        @field_validator("query_views")
-        @classmethod
-        def _known_query(cls, views: tuple[str, ...]) -> tuple[str, ...]:
-            for view in views:
-                if view not in QUERY_VIEWS:
-                    raise ValueError(f'"{view}" is not a view of a query: use {", ".join(QUERY_VIEWS)}')
-            return views
 
     config: Config
     _searches: list[NearestNeighbours]  # in the images as they are, then in each view
@@ -93,7 +73,7 @@ class AnomalyDINO(Detector):
         self.check_fitted()
         maps = [self._distances(self.features(x), self._searches[0])]
         for view, search in zip(self.config.query_views, self._searches[1:], strict=True):
-            distances = self._distances(self._features_in(x, view), search)
+            distances = self._distances(self.extractor(in_view(x, view, self.extractor.backbone.mean)), search)
             maps.append(distances.flip({"flip": 1, "mirror": 2}[view]) if view != "clamp" else distances)
         return torch.stack(maps).mean(0)
 
@@ -112,29 +92,23 @@ class AnomalyDINO(Detector):
         images = max(1, len(chosen)) * len(queries) * len(supports)
         share = capacity(c.max_bank_mb, self.extractor.channels) // images
         pools: list[list[torch.Tensor]] = [[] for _ in queries]
-        read = 0
+        grey, read = self.extractor.backbone.mean, 0
         for batch in self.normals(frames):
             rows = [i for i in range(len(batch.x)) if read + i in chosen]
             read += len(batch.x)
             if not rows:
                 continue
             for support in supports:
-                x = in_view(batch.x[rows], support, self._mean_grey())
+                x = in_view(batch.x[rows], support, grey)
                 valid = valid_in_view(batch.valid[rows], support)
                 for query, pool in zip(queries, pools, strict=True):
-                    features = self._features_in(x, query)
+                    features = self.extractor(in_view(x, query, grey))
                     cells = valid_cells(valid_in_view(valid, query), (features.shape[2], features.shape[3]))
                     for grid, counted in zip(features, cells, strict=True):
                         pool.append(_some(self._unit(grid)[counted.flatten()], max(1, share), generator))
         if not pools[0]:
             raise FitError("no normal image could be read among those that shots chose: set more, or another seed")
         return [torch.cat(pool) for pool in pools]
-
-    def _features_in(self, x: torch.Tensor, view: str | None) -> torch.Tensor:
-        return self.extractor(in_view(x, view, self._mean_grey()))
-
-    def _mean_grey(self) -> torch.Tensor:
-        return torch.tensor(self.extractor.backbone.mean)
 
     def _unit(self, grid: torch.Tensor) -> torch.Tensor:
         """Patches ``(h w, D)`` of unit length, float16, of features ``(D, h, w)``."""
@@ -155,10 +129,10 @@ class AnomalyDINO(Detector):
         return torch.stack([distances.square().reshape(shape) / 2 for distances in nearest])
 
 
-def in_view(x: torch.Tensor, view: str | None, mean: torch.Tensor) -> torch.Tensor:
-    """A view of inputs ``(B, C, H, W)``, for a backbone with these mean grey values ``(C,)``; None: as they are."""
+def in_view(x: torch.Tensor, view: str | None, mean: Sequence[float]) -> torch.Tensor:
+    """A view of inputs ``(B, C, H, W)``, for a backbone with these mean grey values of the channels; None: no other."""
     if view == "clamp":
-        return torch.maximum(x, mean.to(x.device)[:, None, None])
+        return torch.maximum(x, torch.tensor(mean, device=x.device)[:, None, None])
     return x if view is None else _turned(x, view, "border")
 
 

@@ -23,23 +23,11 @@ ROWS = 65536  # of one matrix product with the new centres
 
 
 def k_center(points: torch.Tensor, count: int, *, seed: int = 0, progress: Progress = silent) -> torch.Tensor:
-    """Choose points so that the farthest of the others is near to one of them.
+    """Choose points ``(N, D)`` so that the farthest of the others is near to one of them.
 
-    Parameters
-    ----------
-    points
-        ``(N, D)``, any float type.
-    count
-        How many to choose. All are chosen, in their order, where there are no more; fewer where fewer differ.
-    seed
-        Seed of the random projection to 128 dimensions, which is made where D is above 160.
-    progress
-        Called after each block of choices.
-
-    Returns
-    -------
-    int64 ``(count,)``: row numbers in the order of choice. The first is the point nearest to the mean; ties go to the
-    lowest row.
+    Row numbers int64 ``(count,)`` come back in the order of choice. The first is the point nearest to the mean; ties go
+    to the lowest row. All are chosen, in their order, where there are no more; fewer where fewer differ. The seed is
+    that of the random projection to 128 dimensions, which is made where D is above 160.
     """
     if count >= len(points):
         return torch.arange(len(points))

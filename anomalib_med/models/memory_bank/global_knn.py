@@ -6,10 +6,17 @@ Bergman, Cohen and Hoshen, "Deep Nearest Neighbor Anomaly Detection", 2020, http
 from collections.abc import Mapping
 
 import torch
-from pydantic import Field, JsonValue
+from pydantic import JsonValue
 
-from anomalib_med.models.base import BankConfig, Detector
-from anomalib_med.models.memory_bank.description import TINY, Gallery, contributions, describe, describe_batch
+from anomalib_med.models.base import Detector
+from anomalib_med.models.memory_bank.description import (
+    TINY,
+    Gallery,
+    GalleryConfig,
+    contributions,
+    describe,
+    describe_batch,
+)
 from anomalib_med.preprocessing import Frames
 
 
@@ -24,17 +31,8 @@ class GlobalKNN(Detector):
     name = "knn"
     title = "Deep nearest neighbours (Bergman et al., 2020)"
 
-    class Config(BankConfig):
-        """Settings of the nearest neighbours."""
-
-        neighbours: int = Field(5, ge=1)
-        """Normal images whose distances are averaged. The default is that of SPADE's re-implementation."""
-
-        standardise: bool = True
-        """Whether each number of the description is divided by its standard deviation among the normals. The paper
-        takes the plain Euclidean distance."""
-
-    config: Config
+    Config = GalleryConfig
+    config: GalleryConfig
     _normals: Gallery
 
     def fit(self, frames: Frames) -> None:

@@ -10,31 +10,12 @@ BLOCK_BYTES = 64 * 2**20  # of distances held at once
 
 
 def kmeans(
-    points: torch.Tensor,
-    count: int,
-    *,
-    weights: torch.Tensor | None = None,
-    seed: int = 0,
-    progress: Progress = silent,
+    points: torch.Tensor, count: int, weights: torch.Tensor | None, *, seed: int = 0, progress: Progress = silent
 ) -> torch.Tensor:
-    """Centres of clusters.
+    """Centres of clusters, float32 ``(count, D)``, of points ``(N, D)`` that count by `weights` ``(N,)``, or all alike.
 
-    Parameters
-    ----------
-    points
-        ``(N, D)``, any float type. For each centre 50 points, drawn at random, are looked at.
-    count
-        How many centres; all points come back where there are no more.
-    weights
-        ``(N,)``, how much each point counts; by default all count alike.
-    seed
-        Seed of the draws, also of the first centres.
-    progress
-        Called after each round.
-
-    Returns
-    -------
-    float32 ``(count, D)``. A centre that no point is nearest to stays where it was.
+    For each centre 50 points, drawn at random, are looked at; all points come back where there are no more than
+    `count`. A centre that no point is nearest to stays where it was.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(points), generator=generator)[: SAMPLE * count].to(points.device)

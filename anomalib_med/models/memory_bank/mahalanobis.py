@@ -25,8 +25,7 @@ class Mahalanobis(Detector):
     name = "mahalanobis"
     title = "Mahalanobis distance of deep features (Rippel et al., ICPR 2020)"
 
-    class Config(BankConfig):
-        """Settings of the backbone; the method has none of its own."""
+    Config = BankConfig
 
     def fit(self, frames: Frames) -> None:
         """Mean and covariance of the normals' descriptions.

@@ -47,20 +47,20 @@ class NearestNeighbours:
     """
 
     def __init__(self, bank: torch.Tensor, engine: Engine = "auto") -> None:
-        self.device = bank.device
         self.engine: Engine = _suitable(bank) if engine == "auto" else engine
         self._bank = bank
         # Distances do not change under a shift, and float32 holds those of centred vectors better.
         self._centre = bank.float().mean(0)
         vectors = bank.float() - self._centre
-        self._index = _inverted_lists(vectors) if self.engine == "faiss" else None
         self._squared = (vectors * vectors).sum(1)
-        self._scale = 1.0
-        if self.engine == "half":
+        self._scale, self._index = 1.0, None
+        if self.engine == "faiss":
+            self._index, vectors = _inverted_lists(vectors), vectors[:0]
+        elif self.engine == "half":
             self._scale = HALF_NORM / max(float(self._squared.max().sqrt()), 1e-12)
             self._squared *= self._scale**2
             vectors = (vectors * self._scale).half()
-        self._vectors = None if self._index is not None else vectors
+        self._vectors = vectors
 
     @torch.inference_mode()
     def search(self, queries: torch.Tensor, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,7 +71,7 @@ class NearestNeighbours:
         k = min(k, len(self._bank))
         centred = queries.float() - self._centre
         proposed = min(k + PROPOSED, len(self._bank)) if self.engine == "half" else k
-        rows = self._by_lists(centred, k) if self._index is not None else self._by_product(centred, proposed)
+        rows = self._by_product(centred, proposed) if self._index is None else _by_lists(self._index, centred, k)
         # Products find neighbours through |q|^2 + |b|^2 - 2qb, which is blind below a thousandth of the norm.
         distances = torch.stack(
             [(centred - (self._bank[column].float() - self._centre)).norm(dim=1) for column in rows.T], dim=1
@@ -81,31 +81,16 @@ class NearestNeighbours:
             rows = rows.gather(1, order)
         return distances, rows
 
-    def _by_lists(self, queries: torch.Tensor, k: int) -> torch.Tensor:
-        assert self._index is not None
-        import faiss
-
-        numbers = queries.cpu().numpy()
-        rows = self._index.search(numbers, k)[1]
-        if (rows < 0).any():  # the lists that were searched hold fewer than k
-            every = faiss.SearchParametersIVF()
-            every.nprobe = self._index.nlist
-            rows = self._index.search(numbers, k, params=every)[1]
-        return torch.from_numpy(rows).to(self.device)
-
     def _by_product(self, queries: torch.Tensor, k: int) -> torch.Tensor:
         """Rows ``(Q, k)`` of the smallest products."""
-        assert self._vectors is not None
         queries = (queries * self._scale).to(self._vectors.dtype) if self.engine == "half" else queries
         size = max(1, CHUNK_BYTES // (4 * min(BLOCK, len(self._vectors))))
         return torch.cat([self._nearest(chunk, k) for chunk in torch.split(queries, size)])
 
     def _nearest(self, queries: torch.Tensor, k: int) -> torch.Tensor:
         values, rows = [], []
-        vectors, squared = self._vectors, self._squared
-        assert vectors is not None
-        for start in range(0, len(vectors), BLOCK):
-            block, lengths = vectors[start : start + BLOCK], squared[start : start + BLOCK]
+        for start in range(0, len(self._vectors), BLOCK):
+            block, lengths = self._vectors[start : start + BLOCK], self._squared[start : start + BLOCK]
             if self.engine == "half":
                 offsets = (queries @ block.T).float().mul_(-2).add_(lengths)
             else:
@@ -137,3 +122,15 @@ def _inverted_lists(vectors: torch.Tensor) -> "faiss.IndexIVFFlat":
     index.add(numbers)
     index.nprobe = PROBED
     return index
+
+
+def _by_lists(index: "faiss.IndexIVFFlat", queries: torch.Tensor, k: int) -> torch.Tensor:
+    import faiss
+
+    numbers = queries.cpu().numpy()
+    rows = index.search(numbers, k)[1]
+    if (rows < 0).any():  # the lists that were searched hold fewer than k
+        every = faiss.SearchParametersIVF()
+        every.nprobe = index.nlist
+        rows = index.search(numbers, k, params=every)[1]
+    return torch.from_numpy(rows).to(queries.device)

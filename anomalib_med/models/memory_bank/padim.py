@@ -179,7 +179,7 @@ def shrink(covariances: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
 
 
 def _on_grid(features: torch.Tensor, basis: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Reduced features, float32 ``(B, d, height, width)``: of each place the nearest cell, none averaged."""
+    """Reduced features, float32 ``(B, d, height, width)``: those of the cell nearest to each place, none averaged."""
     reduced = torch.stack([(basis.T @ grid.flatten(1).float()).reshape(-1, *grid.shape[1:]) for grid in features])
     return F.interpolate(reduced, (height, width), mode="nearest-exact")
 

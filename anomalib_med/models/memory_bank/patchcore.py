@@ -180,7 +180,7 @@ class PatchCore(Detector):
             weighed = self._weighed(pool.to(self.device))
             return pool[k_center(weighed, count, seed=seed, progress=progress)]
         if sampling == "kmeans":
-            centres = kmeans(pool.to(self.device), count, weights=weights, seed=seed, progress=progress)
+            centres = kmeans(pool.to(self.device), count, weights, seed=seed, progress=progress)
             return centres.half().cpu()
         # Smallest of exponential waiting times: a draw without replacement.
         waits = torch.empty(len(pool)).exponential_(generator=torch.Generator().manual_seed(seed))

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, JsonValue
 
-from anomalib_med.models.base import BankConfig, Detector
-from anomalib_med.models.memory_bank.description import Gallery, describe, describe_batch, nearest
+from anomalib_med.models.base import Detector
+from anomalib_med.models.memory_bank.description import Gallery, GalleryConfig, describe, describe_batch, nearest
 from anomalib_med.preprocessing import Frames
 
 
@@ -25,16 +25,8 @@ class Spade(Detector):
     name = "spade"
     title = "SPADE (Cohen and Hoshen, 2020)"
 
-    class Config(BankConfig):
-        """Settings of SPADE."""
-
-        neighbours: int = Field(5, ge=1)
-        """Normal images that an image is compared with, for the score and for the map. The default is that of the
-        re-implementation byungjae89/SPADE-pytorch."""
-
-        standardise: bool = True
-        """Whether each number that describes an image is divided by its standard deviation among the normals. The paper
-        takes the plain Euclidean distance."""
+    class Config(GalleryConfig):
+        """Settings of SPADE; `neighbours` counts for the map too."""
 
         window: int = Field(3, ge=0)
         """How far a patch may lie from its place in a normal image, in cells of the finest layer. The paper looks

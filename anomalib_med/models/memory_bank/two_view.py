@@ -190,8 +190,6 @@ class TwoView(Detector):
         """The coreset of patches ``(P, D)``: `bank_size` of them, and no more than a quarter of what can be held."""
         c = self.config
         count = min(c.bank_size, capacity(c.max_bank_mb, self.extractor.channels) // 4)
-        if len(patches) <= count:
-            return patches.clone()
         unit = whitening.unit(patches.to(self.device), c.height)
         return patches[k_center(unit, count, seed=c.seed, progress=progress)]
 
