@@ -1,7 +1,6 @@
 """``anomed fit``: normals in, a model folder out."""
 
 import ast
-from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +12,6 @@ from anomalib_med.cli.fitted_output import say_fitted
 from anomalib_med.cli.memory import keep_freed_memory
 from anomalib_med.cli.options import EXISTING_OR_GLOB, FOLDER, device_option, parse_settings, patient_option
 from anomalib_med.cli.progress import ProgressDisplay
-from anomalib_med.errors import ConfigError
 
 EPILOG = """\b
 Examples:
@@ -142,6 +140,7 @@ def command(
     from anomalib_med.config import parse_config
     from anomalib_med.fitting import fit
     from anomalib_med.model_file import check_writable
+    from anomalib_med.models.recipes import FitTable
     from anomalib_med.models.registry import detector_class
     from anomalib_med.models.training.trainer import TrainedDetector
     from anomalib_med.preprocessing import Preprocessing
@@ -153,7 +152,7 @@ def command(
     images = planned.get("preprocessing", {}) | {key: value for key, value in given.items() if key in PREPROCESSING}
     default_name = chosen.pop("name", "twoview")
     detector = detector_class(name or str(default_name))(**chosen | parse_settings(settings))
-    planned_share = _planned_share(planned.get("fit", {}))
+    planned_share = parse_config(FitTable, planned.get("fit", {}), "recipe, [fit]").calibration
     check_writable(output, overwrite=overwrite)
     checkpoint = None
     if isinstance(detector, TrainedDetector):
@@ -180,17 +179,6 @@ def command(
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return say_fitted(model, output)
-
-
-def _planned_share(table: Mapping[str, JsonValue]) -> float:
-    """The share of normals to be held out that the [fit] table of a recipe asks for."""
-    for key in table:
-        if key != "calibration":
-            raise ConfigError(f'recipe, [fit]: there is no option "{key}"; it has calibration')
-    share = table.get("calibration", 0.2)
-    if not isinstance(share, int | float):
-        raise ConfigError(f"recipe, [fit]: calibration {share!r} must be a share from 0 to below 1, for example 0.2")
-    return share
 
 
 def _window(text: str) -> JsonValue:

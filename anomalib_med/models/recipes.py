@@ -4,7 +4,9 @@ import json
 import re
 import textwrap
 
-from anomalib_med.config import Setting, settings_of
+from pydantic import Field
+
+from anomalib_med.config import Setting, Settings, settings_of
 from anomalib_med.models.base import Detector
 from anomalib_med.preprocessing import Preprocessing
 
@@ -12,7 +14,13 @@ _HEAD = """\
 # anomed fit NORMALS -o MODEL_DIR --recipe models/{name}/recipe.toml
 # These are the defaults; change what you need. Options on the command line win.
 """
-_SHARE = "Share of the normals, by patient, that is held out for p-values and thresholds; 0 for none."
+
+
+class FitTable(Settings):
+    """Settings of a recipe's table [fit]."""
+
+    calibration: float = Field(0.2, ge=0, lt=1)
+    """Share of the normals, by patient, that is held out for p-values and thresholds; 0 for none."""
 
 
 def recipe(kind: type[Detector]) -> str:
@@ -22,7 +30,7 @@ def recipe(kind: type[Detector]) -> str:
     tables = {
         "detector": [Setting("name", kind.name, "text", ""), *settings_of(kind.Config)],
         "preprocessing": images,
-        "fit": [Setting("calibration", 0.2, "number", _SHARE)],
+        "fit": settings_of(FitTable),
     }
     lines = (f"\n[{table}]\n" + "".join(map(_entry, entries)) for table, entries in tables.items())
     return _HEAD.format(name=kind.name) + "".join(lines)
