@@ -65,6 +65,6 @@ def test_it_is_listed_public_and_fitted_from_its_recipe(checkout: Path, tmp_path
 
 
 def test_its_contract_is_tested(checkout: Path) -> None:
-    said = run(checkout, "-m", "pytest", "-q", "tests/models/test_contract.py", "-k", "pixel_statistics")
+    said = run(checkout, "-m", "pytest", "tests/models/test_contract.py", "-k", "pixel_statistics")
     passed = re.search(r"(\d+) passed", said)
     assert passed and int(passed[1]) >= 9, said
