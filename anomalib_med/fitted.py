@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
-from anomalib_med.calibration import Calibration, VolumeRule
+from anomalib_med.calibration import Calibration, VolumeJudge, VolumeRule
 from anomalib_med.datasets.folder import Source, discover
+from anomalib_med.datasets.volumes import volumes_of
 from anomalib_med.device import choose_device
 from anomalib_med.errors import ConfigError, ModelError, ReadError
 from anomalib_med.features import FeatureCache
@@ -23,7 +24,7 @@ from anomalib_med.models.pooling import valid_cells
 from anomalib_med.models.registry import detectors
 from anomalib_med.outputs.scores import Scores
 from anomalib_med.preprocessing import Frames, Preprocessing, collate
-from anomalib_med.records import Frame, Progress, Result, Sample, silent
+from anomalib_med.records import Frame, Progress, Result, RunInfo, Sample, VolumeResult, silent
 from anomalib_med.version import __version__
 
 DEFAULT_RATE = 0.05
@@ -94,8 +95,16 @@ class FittedModel:
             Called with stage, images done and images in all.
         """
         samples = discover(images, patient_pattern=patient_pattern)
-        results = [r for r, _ in self.score_each(samples, false_alarm_rate=false_alarm_rate, progress=progress)]
-        return Scores(results, samples, self, false_alarm_rate)
+        judge = VolumeJudge(self.volume_rule, false_alarm_rate, volumes_of(samples))
+        results: list[Result] = []
+        volumes: list[VolumeResult] = []
+        for result, _ in self.score_each(samples, false_alarm_rate=false_alarm_rate, progress=progress):
+            results.append(result)
+            volume = judge.add(result)
+            if volume is not None:
+                volumes.append(volume)
+        run = self.run_info(false_alarm_rate)
+        return Scores(results, samples, volumes, judge.patients(), run, self.preprocessing)
 
     def score_each(
         self,
@@ -177,6 +186,19 @@ class FittedModel:
             "training": self.training,
             "notes": cast(JsonValue, self.notes),
         }
+
+    def run_info(self, false_alarm_rate: float = DEFAULT_RATE) -> RunInfo:
+        """What is told of a run of this model beside its results."""
+        return RunInfo(
+            title=self.detector.title,
+            model={key: value for key, value in self.describe().items() if key != "notes"},
+            notes=tuple(self.notes),
+            fingerprint=self.fingerprint(),
+            false_alarm_rate=false_alarm_rate,
+            threshold=self.threshold(false_alarm_rate),
+            normal_scores=np.empty(0) if self.calibration is None else self.calibration.scores,
+            colour_range=self.map_range,
+        )
 
     def fingerprint(self) -> str:
         """SHA-256 of all that a score depends on; the same before saving and after loading."""

@@ -12,17 +12,8 @@ import numpy as np
 import torch
 
 from anomalib_med import processes
-from anomalib_med.calibration import (
-    AUTO,
-    DEFAULT_HOW,
-    Calibration,
-    SliceScores,
-    VolumeRule,
-    choose_rule,
-    patients_needed,
-)
-from anomalib_med.calibration import volume_score as join_slices
-from anomalib_med.calibration.judge import CANDIDATE_SHARE
+from anomalib_med.calibration import AUTO, Calibration, NormalVolume, VolumeRule, calibrated_rule, patients_needed
+from anomalib_med.calibration.rule_choice import CANDIDATE_SHARE
 from anomalib_med.datasets.folder import Source, discover
 from anomalib_med.datasets.readers import read
 from anomalib_med.datasets.splits import ids_hash, split_by_patient
@@ -118,14 +109,15 @@ def fit(
     detector.progress = progress
     if isinstance(detector, TrainedDetector):
         detector.checkpoint = None if checkpoint is None else Path(checkpoint)
-    rule = VolumeRule(DEFAULT_HOW if volume_score == AUTO else volume_score)
-    model = FittedModel(detector, preprocessing, None, (0.0, 1.0), {}, volume_rule=rule)
+    if volume_score != AUTO:
+        VolumeRule(volume_score)  # refuses one that is not known before long work
+    model = FittedModel(detector, preprocessing, None, (0.0, 1.0), {})
     choose_epoch(model, kept, None if unlabelled is None else discover(unlabelled, patient_pattern=patient_pattern))
     if cache is not None:
         model.use_cache(cache)
     with _first_features(detector, used=not held_out):
         fit_detector(detector, kept, model, progress)
-        calibrate(model, kept, held_out, progress, choose=volume_score == AUTO)
+        calibrate(model, kept, held_out, progress, volume_score=volume_score, seed=seed)
     model.training = training_record(samples, kept, held_out, model, seed)
     model.notes = notes_on(model)
     return model
@@ -261,11 +253,12 @@ def calibrate(
     held_out: Sequence[Sample],
     progress: Progress,
     *,
-    choose: bool = False,
+    volume_score: str | None = None,
+    seed: int = 0,
 ) -> None:
     """Score held-out normals for p-values and the colour scale of maps; where there are none, training normals.
 
-    With `choose` the score of volumes is chosen by them too.
+    `volume_score` is that of the model by default.
     """
     judged = list(held_out) or list(kept[:SCALED_ON])
     stage = "scoring held-out normals" if held_out else "scaling maps"
@@ -293,7 +286,15 @@ def calibrate(
     if held_out:
         model.calibration = Calibration.of(scores, patients)
     low, high = float(np.median(middles)), float(np.quantile(peaks, 0.95))
-    model.volume_rule = _volume_rule(model.volume_rule, float(np.median(backgrounds)), held_out, slices, choose=choose)
+    before = model.volume_rule
+    model.volume_rule = calibrated_rule(
+        _normal_volumes(held_out, slices),
+        volume_score or before.how,
+        seed,
+        threshold=float(np.quantile([peak for _, peak in slices.values()], 1 - CANDIDATE_SHARE)),
+        background=float(np.median(backgrounds)),
+        compared=before.compared,
+    )
     # Half as far again as a normal peak: normal images stay in the dark half of the scale.
     model.map_range = (low, high + 0.5 * (high - low) if high > low else low + 1.0)
 
@@ -311,31 +312,15 @@ def _background(frame: Frame, grid: np.ndarray) -> float:
     return float(np.median(grid[cells]))
 
 
-def _volume_rule(
-    before: VolumeRule,
-    background: float,
-    held_out: Sequence[Sample],
-    slices: Mapping[str, tuple[float, float]],
-    *,
-    choose: bool,
-) -> VolumeRule:
-    """What is normal of a volume, from the held-out ones."""
-    threshold = float(np.quantile([peak for _, peak in slices.values()], 1 - CANDIDATE_SHARE))
-    known: list[SliceScores] = []
-    peaks: list[float] = []
-    patients: list[str] = []
+def _normal_volumes(held_out: Sequence[Sample], slices: Mapping[str, tuple[float, float]]) -> list[NormalVolume]:
+    """The held-out volumes of which a slice could be scored, from score and peak by the id of the slice."""
+    volumes = []
     for volume in volumes_of(held_out):
-        own = [(slices[s.id], slot) for s, slot in zip(volume.samples, volume.slots, strict=True) if s.id in slices]
+        own = [(*slices[s.id], slot) for s, slot in zip(volume.samples, volume.slots, strict=True) if s.id in slices]
         if own:
-            known.append(SliceScores([score for (score, _), _ in own], [slot for _, slot in own], volume.thickness))
-            peaks.append(max(peak for (_, peak), _ in own))
-            patients.append(volume.patient)
-    how, compared = choose_rule(known) if choose else (before.how, dict(before.compared))
-    if not known:
-        return VolumeRule(how, threshold, background, compared=compared)
-    scores = [join_slices(v.scores, v.slots, v.thickness, how) for v in known]
-    of_scores, of_peaks = Calibration.of(scores, patients), Calibration.of(peaks, patients)
-    return VolumeRule(how, threshold, background, of_scores, of_peaks, compared)
+            scores, peaks, slots = zip(*own, strict=True)
+            volumes.append(NormalVolume(scores, slots, volume.thickness, volume.patient, max(peaks)))
+    return volumes
 
 
 def training_record(

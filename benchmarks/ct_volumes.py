@@ -27,6 +27,7 @@ from anomalib_med.evaluation.candidate_froc import Lesion, candidate_froc, found
 from anomalib_med.evaluation.evaluate import evaluate_model
 from anomalib_med.evaluation.froc import Found
 from anomalib_med.evaluation.replicates import Measured
+from anomalib_med.outputs.volume_tables import read_volumes
 from anomalib_med.phantoms.ct_lungs import lungs_of_ct
 
 PIXEL, NODULES, REPLICATES = 0.7, 8, 200
@@ -152,7 +153,7 @@ def candidates_of(model: FittedModel, root: Path, name: str, lesions: list[Lesio
     """What the candidates in the patient's two volumes hit."""
     scans = [root / "planted" / f"{name}_planted.nii.gz", root / "normal" / f"{name}_normal.nii.gz"]
     score_to_folder(model, scans, root / "out", maps="none", overlays=False, overwrite=True)
-    return found_candidates(root / "out", lesions)
+    return found_candidates(read_volumes(root / "out"), lesions)
 
 
 def over_patients(measured: list[Measured], metric: str) -> str:

@@ -14,7 +14,7 @@ from anomalib_med.cli.options import FOLDER
 def command(model_dir: Path, as_json: bool) -> int:
     """Settings, training, calibration and fingerprints of a model; its files are checked."""
     from anomalib_med.model_file import read_model
-    from anomalib_med.scoring import flat_table
+    from anomalib_med.outputs.run import flat_table
 
     files = read_model(model_dir)
     if as_json:

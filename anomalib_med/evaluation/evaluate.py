@@ -1,8 +1,9 @@
 """Evaluate a fitted model on labelled images: every metric with its interval, from one pass over the images.
 
 What is measured follows from what is known: image metrics where images are labelled normal and abnormal; decisions
-where the model is calibrated; patients where a patient has several images; pixels and lesions where masks or boxes are
-there. All intervals come from the same draws of patients, so replicates of two models on the same images are paired.
+where the model is calibrated; volumes and their patients where images are slices of scans, else patients where one has
+several images; pixels and lesions where masks or boxes are there. All intervals come from the same draws of patients,
+so replicates of two models on the same images are paired.
 """
 
 import time
@@ -13,15 +14,18 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from anomalib_med.calibration import VolumeJudge, VolumeRule
 from anomalib_med.datasets.masks import has_mask
+from anomalib_med.datasets.volumes import volumes_of
 from anomalib_med.errors import InputError
 from anomalib_med.evaluation.image_statistics import image_statistics
 from anomalib_med.evaluation.intervals import LEVEL, Interval
 from anomalib_med.evaluation.map_statistics import MapStatistics
 from anomalib_med.evaluation.patients import aggregated_share
 from anomalib_med.evaluation.replicates import Measured, replicated
+from anomalib_med.evaluation.volume_statistics import volume_statistics
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel
-from anomalib_med.records import Progress, Result, Sample, silent
+from anomalib_med.records import PatientResult, Progress, Result, Sample, VolumeResult, silent
 
 REPLICATES = 1000
 TASKS = ("image", "pixel", "box")
@@ -34,9 +38,11 @@ class Evaluation:
     Parameters
     ----------
     ids, labels, patients, scores
-        Of the images that could be scored; `patients` are numbers, only equality matters.
+        Arrays ``(n,)`` of the images that could be scored; `patients` are numbers, only equality matters.
     flagged
         Decisions at the false-alarm rate, None without calibration.
+    volumes, volume_patients
+        The volumes among the images and their patients, as the judge of ``anomed score`` decides on them.
     measured
         Every metric with its interval, its replicates and the patients behind it.
     failures
@@ -50,6 +56,8 @@ class Evaluation:
     patients: np.ndarray
     scores: np.ndarray
     flagged: np.ndarray | None
+    volumes: list[VolumeResult]
+    volume_patients: list[PatientResult]
     measured: Measured
     failures: dict[str, str]
     seconds: float
@@ -78,16 +86,17 @@ def evaluate_model(
     model
         A fitted model.
     samples
-        Labelled 0 or 1; those without a label are refused.
+        Labelled 0 or 1; those without a label are refused. Slices of a scan are judged together under the volume rule
+        of the model; the scan is what is given of it.
     tasks
         "image": metrics of images, which need both kinds; "pixel": metrics of maps where masks are known; "box": FROC
         where masks or boxes are known.
     false_alarm_rate
-        Of the decisions, from the model's held-out normals.
+        Rate that decisions are made at, from the model's held-out normals.
     aggregation
-        From images to patients, see :func:`.patients.aggregate`.
+        How the scores of images that are no slices become that of a patient, see :func:`.patients.aggregate`.
     replicates, level
-        Of the intervals.
+        Number of draws behind the intervals, and their coverage.
     progress
         Called with stage, done and total.
 
@@ -105,6 +114,8 @@ def evaluate_model(
         (result for result, _ in stream),
         samples,
         tasks=tasks,
+        rule=model.volume_rule,
+        false_alarm_rate=false_alarm_rate,
         map_threshold=model.normal_peak,
         aggregation=aggregation,
         replicates=replicates,
@@ -118,6 +129,8 @@ def evaluate_results(
     samples: Sequence[Sample],
     *,
     tasks: Sequence[str] = TASKS,
+    rule: VolumeRule | None = None,
+    false_alarm_rate: float = DEFAULT_RATE,
     map_threshold: float | None = None,
     aggregation: str = "max",
     replicates: int = REPLICATES,
@@ -132,6 +145,8 @@ def evaluate_results(
         One a sample, in their order; taken one by one and not held.
     samples, tasks, aggregation, replicates, level, progress
         As for `evaluate_model`.
+    rule, false_alarm_rate
+        How volumes are judged; by default with the rule of a model that was not calibrated.
     map_threshold
         What normal maps stay below, for FROC's convention "overlap"; None leaves that out.
 
@@ -144,16 +159,21 @@ def evaluate_results(
     _check(samples, tasks)
     labels = np.array([sample.label for sample in samples])
     whose = np.unique([sample.patient for sample in samples], return_inverse=True)[1]
+    volumes = volumes_of(samples)
+    # Candidates are measured by `anomed froc`, in mm.
+    judge = VolumeJudge(replace(rule or VolumeRule(), threshold=None), false_alarm_rate, volumes)
     with TemporaryDirectory(prefix="anomed-maps-") as folder:
         maps = MapStatistics(Path(folder), samples, tasks, map_threshold) if _located(samples, tasks) else None
-        scored, seconds = _scored(results, maps)
+        scored, judged, seconds = _scored(results, maps, judge)
         kept = np.array([i for i, result in enumerate(scored) if result.ok], int)
         scores = np.array([scored[i].score for i in kept])
         decided = all(scored[i].flagged is not None for i in kept)
         flagged = np.array([bool(scored[i].flagged) for i in kept]) if decided else None
         statistics = [] if maps is None else maps.statistics(progress)
     if "image" in tasks and len(np.unique(labels[kept])) == 2:
-        statistics = image_statistics(labels[kept], scores, flagged, whose[kept], kept, aggregation) + statistics
+        images = image_statistics(labels[kept], scores, flagged, whose[kept], kept, None if volumes else aggregation)
+        scans = volume_statistics(samples, volumes, judged, judge.patients()) if volumes else []
+        statistics = images + scans + statistics
     failures = {result.id: result.status for result in scored if not result.ok}
     if not statistics or ("image" in tasks and len(np.unique(labels[kept])) < 2):
         raise InputError(f"too few images could be read to evaluate, first: {next(iter(failures.values()), '')}")
@@ -163,6 +183,8 @@ def evaluate_results(
         whose[kept],
         scores,
         flagged,
+        judged,
+        judge.patients(),
         replicated(labels, whose, statistics, replicates, level),
         failures | ({} if maps is None else maps.failures),
         seconds,
@@ -183,9 +205,12 @@ def _located(samples: Sequence[Sample], tasks: Sequence[str]) -> bool:
     return bool({"pixel", "box"} & set(tasks)) and any(s.label == 1 and has_mask(s) for s in samples)
 
 
-def _scored(results: Iterable[Result], maps: MapStatistics | None) -> tuple[list[Result], float]:
-    """Results without their maps, which go to `maps`; and the seconds that scoring took."""
+def _scored(
+    results: Iterable[Result], maps: MapStatistics | None, judge: VolumeJudge
+) -> tuple[list[Result], list[VolumeResult], float]:
+    """Results without their maps, which go to `maps`; the volumes; and the seconds that scoring took."""
     scored: list[Result] = []
+    volumes: list[VolumeResult] = []
     seconds = 0.0
     start = time.perf_counter()
     for index, result in enumerate(results):
@@ -194,5 +219,8 @@ def _scored(results: Iterable[Result], maps: MapStatistics | None) -> tuple[list
         if maps is not None and map is not None:
             maps.add(index, result, map)
         scored.append(replace(result, grid=None, geometry=None))  # the map would be held for nothing
+        volume = judge.add(result)
+        if volume is not None:
+            volumes.append(volume)
         start = time.perf_counter()
-    return scored, seconds
+    return scored, volumes, seconds

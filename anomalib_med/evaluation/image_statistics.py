@@ -29,7 +29,7 @@ def image_statistics(
     flagged: np.ndarray | None,
     whose: np.ndarray,
     kept: np.ndarray,
-    aggregation: str,
+    aggregation: str | None,
 ) -> list[Statistic]:
     """What can be said of scores and labels.
 
@@ -40,32 +40,36 @@ def image_statistics(
     kept
         Their places among all images, which the weights are of.
     aggregation
-        From images to patients, see :func:`.patients.aggregate`.
+        From images to patients, see :func:`.patients.aggregate`; None for no numbers of patients.
     """
     counts = patient_counts(labels, whose)
     rarer = min(counts)
-
-    def ranked(rows: Floats) -> Mapping[str, Floats]:
-        return replicate_values(RANKING_METRICS, curve_of(labels, scores, rows[:, kept]))
-
-    whole = curve_of(labels, scores)
-    exact = {name: float(metric(whole)) for name, metric in RANKING_METRICS.items()}
-    statistics = [Statistic(ranked, rarer, exact)]
+    statistics = [ranked(labels, scores, kept, rarer)]
     if flagged is not None:
-        statistics += _decided(labels.astype(float), flagged.astype(float), kept, counts)
+        statistics += decided(labels.astype(float), flagged.astype(float), kept, counts)
     probabilities = cross_fitted(labels, scores, whose, np.ones((1, len(labels))))
     if probabilities is not None:
         statistics.append(_calibrated(labels, scores, whose, kept, probabilities[0], rarer))
     numbers, first = np.unique(whose, return_index=True)
-    if len(numbers) < len(whose):
+    if aggregation is not None and len(numbers) < len(whose):
         joined = patients.aggregate(labels, scores, [f"{n:09}" for n in whose], aggregation)
         if len(np.unique(joined.labels)) == 2:
-            statistics.append(_of_patients(joined, kept[first], rarer))
+            statistics.append(of_patients(joined, kept[first], rarer))
     return statistics
 
 
-def _decided(y: Floats, f: Floats, kept: np.ndarray, counts: list[int]) -> list[Statistic]:
-    """Of decisions at a threshold that was fixed beforehand."""
+def ranked(labels: np.ndarray, scores: np.ndarray, kept: np.ndarray, cases: int) -> Statistic:
+    """Numbers of a ranking of images."""
+
+    def values(rows: Floats) -> Mapping[str, Floats]:
+        return replicate_values(RANKING_METRICS, curve_of(labels, scores, rows[:, kept]))
+
+    whole = curve_of(labels, scores)
+    return Statistic(values, cases, {name: float(metric(whole)) for name, metric in RANKING_METRICS.items()})
+
+
+def decided(y: Floats, f: Floats, kept: np.ndarray, counts: list[int]) -> list[Statistic]:
+    """Numbers of decisions at a threshold that was fixed beforehand."""
 
     def abnormal(rows: Floats) -> Mapping[str, Floats]:
         return {"sensitivity": rows[:, kept] @ (y * f) / (rows[:, kept] @ y)}
@@ -109,7 +113,8 @@ def _calibrated(
     return Statistic(values, cases, exact)
 
 
-def _of_patients(joined: patients.PatientScores, kept: np.ndarray, cases: int) -> Statistic:
+def of_patients(joined: patients.PatientScores, kept: np.ndarray, cases: int) -> Statistic:
+    """Numbers of a ranking of patients, as they are and at nine normal ones to one abnormal."""
     ptp_weights = patients.prevalence_weights(joined.labels)
     ptp_metrics = {name: RANKING_METRICS[name] for name in PTP_METRICS}
 

@@ -38,7 +38,13 @@ def folder_samples(normal: str, abnormal: str, masks: Path | None, patient_patte
         A folder without images, an image on both sides, or masks of which none belongs to an abnormal image.
     """
     samples = [
-        replace(sample, id=f"{kind}/{sample.id}", patient=_known_patient(sample), label=label)
+        replace(
+            sample,
+            id=f"{kind}/{sample.id}",
+            patient=_known_patient(sample),
+            label=label,
+            volume=sample.volume and f"{kind}/{sample.volume}",
+        )
         for kind, label, source in (("normal", 0, normal), ("abnormal", 1, abnormal))
         for sample in discover(source, patient_pattern=patient_pattern)
     ]
