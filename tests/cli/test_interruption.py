@@ -24,7 +24,7 @@ from anomalib_med.records import Result
 from tests.cli.command import SMALL_FIT, Outcome, anomed, assert_refused, contents, rows
 from tests.made_up_files import write_pictures
 
-Write = Callable[[ResultWriter, Result, object], Result]
+Write = Callable[..., Result]
 
 
 def interrupt_after(images: int, error: type[BaseException]) -> Write:
@@ -32,12 +32,12 @@ def interrupt_after(images: int, error: type[BaseException]) -> Write:
     written = 0
     original = ResultWriter.write
 
-    def write(self: ResultWriter, result: Result, display: object) -> Result:
+    def write(self: ResultWriter, result: Result, *pictures: np.ndarray | None) -> Result:
         nonlocal written
         if written == images:
             raise error
         written += 1
-        return original(self, result, display)  # type: ignore[arg-type]
+        return original(self, result, *pictures)
 
     return write
 
