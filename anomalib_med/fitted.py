@@ -148,7 +148,7 @@ class FittedModel:
 
     def use_cache(self, folder: str | Path) -> "FittedModel":
         """Keep backbone features in this folder and take them from it."""
-        if self.detector.extractor is None:
+        if not self.detector.uses_features:
             raise ConfigError(f"detector {self.detector.name} has no backbone: a feature cache is of no use to it")
         self.detector.extractor.cache = FeatureCache(folder)
         return self
@@ -157,7 +157,7 @@ class FittedModel:
         """What model.json says, without file hashes."""
         threshold = self.threshold()
         settings, backbone = self.detector.config.model_dump(mode="json"), cast(Json, {})
-        if self.detector.extractor is not None:
+        if self.detector.uses_features:
             b = self.detector.extractor.backbone
             settings["weights"] = b.source  # not the path: it is nobody's business, and the weights are in the model
             backbone = {
@@ -220,7 +220,7 @@ class FittedModel:
         """
         tensors, extra = self.detector.state()
         everything = {DETECTOR_PREFIX + key: value for key, value in tensors.items()}
-        if self.detector.extractor is not None:
+        if self.detector.uses_features:
             everything |= {BACKBONE_PREFIX + key: value for key, value in self.detector.extractor.state().items()}
         calibration: Json = {}
         if self.calibration is not None:
@@ -239,8 +239,7 @@ class FittedModel:
 
     def score_frames(self, frames: Frames) -> Iterator[tuple[Sample, ReadError | tuple[Frame, float, np.ndarray]]]:
         """Every sample in order; consecutive frames of one shape share a batch."""
-        extractor = self.detector.extractor
-        size = 8 if extractor is None else extractor.batch_size
+        size = self.detector.extractor.batch_size if self.detector.uses_features else 8
         held: list[Frame] = []
         with closing(frames.outcomes()) as outcomes:
             for sample, outcome in outcomes:

@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from anomalib_med import processes
 from anomalib_med.calibration import AUTO, Calibration, NormalVolume, VolumeRule, calibrated_rule, patients_needed
 from anomalib_med.calibration.rule_choice import CANDIDATE_SHARE
+from anomalib_med.checkpoints import CheckpointFile
 from anomalib_med.datasets.folder import Source, discover
 from anomalib_med.datasets.readers import read
 from anomalib_med.datasets.splits import ids_hash, split_by_patient
@@ -22,20 +24,21 @@ from anomalib_med.device import choose_device
 from anomalib_med.errors import ConfigError, FitError, InputError, ReadError
 from anomalib_med.evaluation import aucp
 from anomalib_med.features import RANDOM_WARNING
-from anomalib_med.features.backbones import RANDOM
+from anomalib_med.features.backbones import RANDOM, read_weights
 from anomalib_med.features.cache import FirstFeatures
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel
 from anomalib_med.model_file import Json
 from anomalib_med.models.base import Detector
 from anomalib_med.models.pooling import valid_cells
 from anomalib_med.models.registry import detector_class, detectors
-from anomalib_med.models.training.selection import Selection
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training.run import Selection, TrainingRun
+from anomalib_med.models.training.trainer import NO_RUN, TrainedDetector
 from anomalib_med.preprocessing import Frames, Preprocessing
 from anomalib_med.records import Frame, Geometry, Image, Progress, Sample, silent
 
 LOOKED_AT = 16  # images that the window is chosen from
 SCALED_ON = 64  # training normals that maps are scaled on where none are held out
+MOST_EXTRA = 1000  # images of a folder that a setting names, drawn at random
 KEPT_MB = 64  # MiB of their features that are kept from fitting to scaling
 
 
@@ -50,6 +53,7 @@ def fit(
     device: str = "auto",
     cache: str | Path | None = None,
     checkpoint: str | Path | None = None,
+    replace_checkpoint: bool = False,
     unlabelled: Source | None = None,
     patient_pattern: str | None = None,
     progress: Progress = silent,
@@ -77,8 +81,10 @@ def fit(
     cache
         Folder that keeps backbone features.
     checkpoint
-        File that keeps the training of a trained detector while it lasts; the same call goes on from it after an
+        File that keeps the training of a trained detector while it lasts; the same call continues from it after an
         interruption. It stays when the training is over: delete it when the model is saved.
+    replace_checkpoint
+        Whether a checkpoint of another training may be replaced.
     unlabelled
         Images, healthy and not, by which the epoch of a trained detector is chosen that is kept: the one with the
         highest :func:`anomalib_med.evaluation.aucp`, for which they and the training normals are scored after each
@@ -107,18 +113,21 @@ def fit(
     preprocessing = _settled(preprocessing or Preprocessing(), kept, detector)
     detector.to(choose_device(device))
     detector.progress = progress
-    if isinstance(detector, TrainedDetector):
-        detector.checkpoint = None if checkpoint is None else Path(checkpoint)
+    file = None if checkpoint is None else CheckpointFile(Path(checkpoint))
+    run = TrainingRun(file, replace_other=replace_checkpoint, progress=progress)
     if volume_score != AUTO:
         VolumeRule(volume_score)  # refuses one that is not known before long work
     model = FittedModel(detector, preprocessing, None, (0.0, 1.0), {})
-    choose_epoch(model, kept, None if unlabelled is None else discover(unlabelled, patient_pattern=patient_pattern))
+    mixed = None if unlabelled is None else discover(unlabelled, patient_pattern=patient_pattern)
+    run = replace(run, selection=choose_epoch(model, kept, mixed))
     if cache is not None:
         model.use_cache(cache)
     with _first_features(detector, used=not held_out):
-        fit_detector(detector, kept, model, progress)
+        fit_detector(detector, kept, model, progress, run)
         calibrate(model, kept, held_out, progress, volume_score=volume_score, seed=seed)
     model.training = training_record(samples, kept, held_out, model, seed)
+    if mixed is not None:
+        model.training["selection"] = _selected(detector, len(mixed))
     model.notes = notes_on(model)
     return model
 
@@ -152,12 +161,21 @@ def find_normals(normals: Source, patient_pattern: str | None) -> list[Sample]:
     return samples
 
 
-def fit_detector(detector: Detector, kept: Sequence[Sample], model: FittedModel, progress: Progress) -> None:
+def fit_detector(
+    detector: Detector,
+    kept: Sequence[Sample],
+    model: FittedModel,
+    progress: Progress,
+    run: TrainingRun = NO_RUN,
+) -> None:
     """Fit a detector on samples prepared as the model says; what cannot be read is added to the model's failures."""
     count = _counter(progress, "reading normals", len(kept))
     frames = Frames(kept, model.preprocessing, known_height=True, progress=count)
     try:
-        detector.fit(frames)
+        if isinstance(detector, TrainedDetector):
+            detector.fit(frames, with_inputs(run, detector, model.preprocessing))
+        else:
+            detector.fit(frames)
     except FitError as error:
         if len(frames.failures) < len(kept):
             raise
@@ -166,7 +184,33 @@ def fit_detector(detector: Detector, kept: Sequence[Sample], model: FittedModel,
     model.failures.update(frames.failures)
 
 
-def choose_epoch(model: FittedModel, kept: Sequence[Sample], unlabelled: Sequence[Sample] | None) -> None:
+def with_inputs(run: TrainingRun, detector: TrainedDetector, preprocessing: Preprocessing) -> TrainingRun:
+    """The run with what the files and folders hold that the settings of a detector name.
+
+    Raises
+    ------
+    InputError
+        None of the images of a folder could be read.
+    """
+    named = {key: str(getattr(detector.config, key)) for key in detector.reads}
+    weights = {
+        key: read_weights(Path(name))
+        for key, name in named.items()
+        if detector.reads[key] == "weights" and name not in ("", "backbone")
+    }
+    folders = {key: name for key, name in named.items() if detector.reads[key] == "images" and name}
+    stretched = preprocessing.model_copy(update={"aspect": "stretch"})
+    images = {}
+    for key, name in folders.items():
+        samples = discover(name)
+        order = np.random.default_rng(detector.config.seed).permutation(len(samples))[:MOST_EXTRA]
+        images[key] = [torch.from_numpy(f.pixels) for f in Frames([samples[i] for i in order], stretched)]
+        if not images[key]:
+            raise InputError(f'{key} "{name}": none of {len(samples)} images could be read')
+    return replace(run, weights=weights, images=images)
+
+
+def choose_epoch(model: FittedModel, kept: Sequence[Sample], unlabelled: Sequence[Sample] | None) -> Selection | None:
     """Have a training keep the epoch with the highest AUCp between its normals and unlabelled images; None: the last.
 
     Raises
@@ -178,10 +222,9 @@ def choose_epoch(model: FittedModel, kept: Sequence[Sample], unlabelled: Sequenc
     if not isinstance(detector, TrainedDetector):
         if unlabelled is not None:
             raise ConfigError(f"{detector.name} has no epochs to choose from by unlabelled images: leave them out")
-        return
-    detector.selection = None
+        return None
     if unlabelled is None:
-        return
+        return None
 
     def scores(samples: Sequence[Sample]) -> list[float]:
         outcomes = model.score_frames(Frames(samples, model.preprocessing))
@@ -195,13 +238,13 @@ def choose_epoch(model: FittedModel, kept: Sequence[Sample], unlabelled: Sequenc
             )
         return aucp(scores(kept), found)
 
-    detector.selection = Selection(ids_hash(unlabelled), len(unlabelled), value)
+    return Selection(ids_hash(unlabelled), value)
 
 
 @contextmanager
 def _first_features(detector: Detector, *, used: bool) -> Iterator[None]:
     """Where the first normals are `used` again after fitting, keep their features, unless a cache does."""
-    extractor = detector.extractor
+    extractor = detector.extractor if detector.uses_features else None
     if not used or extractor is None or extractor.cache is not None:
         yield
         return
@@ -351,16 +394,19 @@ def _training_record(detector: Detector) -> Json:
     losses: Json = dict(training.losses)
     record: Json = {"steps": training.step, "planned_steps": training.steps, "stopped": training.stopped}
     record["losses"] = losses
-    if detector.selection is not None:
-        chosen: Json = {"by": "AUCp", "value": training.selected_value, "step": training.selected_step}
-        record["selection"] = {**chosen, "unlabelled_images": detector.selection.count}
     return record
+
+
+def _selected(detector: Detector, unlabelled: int) -> Json:
+    assert isinstance(detector, TrainedDetector) and detector.training is not None
+    t = detector.training
+    return {"by": "AUCp", "value": t.selected_value, "step": t.selected_step, "unlabelled_images": unlabelled}
 
 
 def notes_on(model: FittedModel) -> list[str]:
     """What a reader of the model's scores must know."""
     notes = []
-    extractor = model.detector.extractor
+    extractor = model.detector.extractor if model.detector.uses_features else None
     if extractor is not None and extractor.backbone.source == RANDOM:
         notes.append(RANDOM_WARNING)
     if model.training.get("stopped") == "time":

@@ -132,14 +132,13 @@ def _copy(model: FittedModel, device: str, cache: str | Path | None) -> FittedMo
 
 def _unfitted(detector: Detector) -> Detector:
     """A detector of the same settings and the same backbone that learnt nothing yet."""
-    extractor = detector.extractor
+    extractor = detector.extractor if detector.uses_features else None
     settings = detector.config.model_dump()
     if extractor is not None:
         settings["weights"] = extractor.backbone.source  # a path may be gone, and is not needed
     new = type(detector)(**settings)
     if extractor is not None:
         new.build_extractor({key: value.float() for key, value in extractor.state().items()})
-        assert new.extractor is not None
         new.extractor.cache = None if extractor.cache is None else FeatureCache(extractor.cache.folder)
     new.to(detector.device)
     return new

@@ -67,7 +67,7 @@ def measure(text: str, device: torch.device, rounds: int) -> dict[str, object]:
     one = images.x[:1].clone()
     with torch.inference_mode():
         networks = dict(detector.modules())
-        if detector.extractor is not None:
+        if detector.uses_features:
             networks["backbone"] = detector.extractor.backbone.network
         weights = {key: sum(p.numel() for p in network.parameters()) for key, network in networks.items()}
         parts = Parts(networks, device)

@@ -15,8 +15,8 @@ from pydantic import Field, JsonValue
 
 from anomalib_med import Detector, DetectorConfig, fit, load
 from anomalib_med.errors import FitError
-from anomalib_med.models.base import TrainingFrames
 from anomalib_med.phantoms import write_chest_dataset
+from anomalib_med.preprocessing import Frames
 
 
 class PixelStatistics(Detector):
@@ -33,7 +33,7 @@ class PixelStatistics(Detector):
 
     config: Config
 
-    def fit(self, frames: TrainingFrames) -> None:
+    def fit(self, frames: Frames) -> None:
         total, squares, count = torch.zeros(()), torch.zeros(()), 0
         for batch in frames.batches(16):
             x = self.stretched(batch.x)

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from anomalib_med import Detector, DetectorConfig, FittedModel, Preprocessing, detectors, fit, load
 from anomalib_med.errors import ConfigError, InputError, ModelError
 from anomalib_med.models import registry
-from anomalib_med.models.base import TrainingFrames
+from anomalib_med.preprocessing import Frames
 from tests.conftest import SMALL, abnormal_picture, normal_picture, small_patchcore
 from tests.made_up_files import write_dicom, write_nifti
 
@@ -184,7 +184,7 @@ class MeanDifference(Detector):
         super().__init__(**settings)
         self.mean = torch.empty(0)
 
-    def fit(self, frames: TrainingFrames) -> None:
+    def fit(self, frames: Frames) -> None:
         self.mean = torch.cat([batch.x for batch in frames.batches(4)]).mean(0)
 
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
@@ -201,7 +201,7 @@ class MeanDifference(Detector):
 def test_a_detector_of_ones_own_is_registered_fitted_saved_and_loaded(tmp_path: Path) -> None:
     assert detectors()["mean_difference_of_a_test"] is MeanDifference
     model = fit(MeanDifference(exponent="2"), PICTURES, preprocessing=Preprocessing(size=64), device="cpu")
-    assert model.detector.extractor is None
+    assert not model.detector.uses_features
     loaded = load(model.save(tmp_path / "model"), device="cpu")
     assert isinstance(loaded.detector, MeanDifference)
     assert loaded.detector.config.exponent == 2

@@ -157,7 +157,7 @@ def test_without_calibration_no_image_goes_through_the_backbone_twice(
     model = small_fit(PICTURES, calibration=0)
     assert sum(passed) == (10 if room else 20)
     assert model.fingerprint() == expected
-    assert model.detector.extractor is not None and model.detector.extractor.cache is None
+    assert model.detector.extractor.cache is None
 
 
 def test_too_few_held_out_patients_are_said() -> None:

@@ -18,8 +18,9 @@ from anomalib_med import (
     merge_models,
 )
 from anomalib_med.errors import ConfigError, FitError, InputError
-from anomalib_med.models.base import DetectorConfig, TrainingFrames
+from anomalib_med.models.base import DetectorConfig
 from anomalib_med.models.memory_bank.spade import Spade
+from anomalib_med.preprocessing import Frames
 from tests.cli.command import anomed, assert_refused
 from tests.conftest import SMALL, abnormal_picture, normal_picture, small_patchcore
 from tests.made_up_files import write_pictures
@@ -174,7 +175,7 @@ class Unmergeable(Detector):
     title = "A detector that cannot be merged"
     Config = DetectorConfig
 
-    def fit(self, frames: TrainingFrames) -> None:
+    def fit(self, frames: Frames) -> None:
         assert len(frames)
 
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:

@@ -118,12 +118,6 @@ def test_errors_are_of_one_family() -> None:
     assert all(issubclass(child, anomalib_med.AnomedError) and inspect.getdoc(child) for child in children)
 
 
-@pytest.mark.parametrize(("room", "later"), [("outputs", "evaluation"), ("datasets", "models"), ("models", "datasets")])
-def test_a_room_does_not_know_a_later_one(room: str, later: str) -> None:
-    for path in Path(anomalib_med.__file__).parent.joinpath(room).rglob("*.py"):
-        assert f"anomalib_med.{later}" not in path.read_text(encoding="utf-8"), path
-
-
 def test_the_version_is_that_of_the_installed_package() -> None:
     from importlib.metadata import version
 

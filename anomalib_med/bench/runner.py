@@ -19,12 +19,12 @@ from anomalib_med.bench import cells
 from anomalib_med.bench.baselines import MEAN_IMAGE, UNDIRECTED, baseline_results
 from anomalib_med.bench.cells import Cell, Json, Method
 from anomalib_med.bench.machine import machine, package_versions, peak_memory_mb, reset_peak_memory
+from anomalib_med.config import parse_config
 from anomalib_med.datasets.benchmarks import Benchmark, benchmark_card, open_benchmark
 from anomalib_med.errors import AnomedError, InputError, OutputError
 from anomalib_med.evaluation.evaluate import REPLICATES, Evaluation, evaluate_model, evaluate_results
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel, check_rate
 from anomalib_med.fitting import check_share, fit
-from anomalib_med.models.base import parse_config
 from anomalib_med.models.registry import detector_class, detectors
 from anomalib_med.models.training.trainer import TrainedDetector
 from anomalib_med.outputs.overlay import write_overlay
@@ -193,7 +193,7 @@ def _measured(
 ) -> Cell:
     reset_peak_memory()
     detector = detector_class(method.detector)(**{**method.settings, "seed": seed})
-    cache = None if detector.extractor is None else plan.cache or plan.out / "features"
+    cache = None if not detector.uses_features else plan.cache or plan.out / "features"
     stored = _stored(cache)
     start = time.perf_counter()
     model = fit(

@@ -70,7 +70,7 @@ def command(
     """
     from anomalib_med.bench.runner import Plan, methods_of, run_bench, untrained
     from anomalib_med.bench.written import write_outputs
-    from anomalib_med.models.base import parse_config
+    from anomalib_med.config import parse_config
     from anomalib_med.preprocessing import Preprocessing
 
     given = data_root(root)

@@ -134,9 +134,9 @@ def command(
     from anomalib_med import processes
     from anomalib_med.calibration import AUTO
     from anomalib_med.cards import read_recipe
+    from anomalib_med.config import parse_config
     from anomalib_med.fitting import fit
     from anomalib_med.model_file import check_writable
-    from anomalib_med.models.base import parse_config
     from anomalib_med.models.registry import detector_class
     from anomalib_med.models.training.trainer import TrainedDetector
     from anomalib_med.preprocessing import Preprocessing
@@ -159,7 +159,6 @@ def command(
     checkpoint = None
     if isinstance(detector, TrainedDetector):
         checkpoint = output.absolute().with_name(f"{output.absolute().name}.training")
-        detector.discard_other = overwrite
         keep_freed_memory()
     with ProgressDisplay(quiet=processes.number() > 0) as progress:
         model = fit(
@@ -171,6 +170,7 @@ def command(
             device=device,
             cache=cache,
             checkpoint=checkpoint,
+            replace_checkpoint=overwrite,
             unlabelled=unlabelled,
             patient_pattern=patient_pattern,
             progress=progress,

@@ -1,51 +1,23 @@
 """Detector: what every method is. Numbers in, numbers out: no file, no path, no printing."""
 
-import difflib
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Annotated, ClassVar, Protocol, TypeVar, get_origin
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import Field, JsonValue, field_validator
 
+from anomalib_med.config import Settings, parse_config
 from anomalib_med.errors import ConfigError
 from anomalib_med.features import radlite
 from anomalib_med.features.extractor import FeatureExtractor, Precision
-from anomalib_med.models import registry
 from anomalib_med.models.pooling import parse_pooling, pool
+from anomalib_med.preprocessing import Frames
 from anomalib_med.records import Progress, silent
 
-C = TypeVar("C", bound=BaseModel)
 
-
-class TrainingBatch(Protocol):
-    """Inputs of one shape: ``x`` float32 ``(B, C, H, W)`` in [0, 1], ``valid`` bool ``(B, H, W)``, and `patients`.
-
-    `heights` float32 ``(B,)`` are relative heights of slices in their volume, NaN where not known.
-    """
-
-    @property
-    def x(self) -> torch.Tensor: ...  # noqa: D102
-
-    @property
-    def valid(self) -> torch.Tensor: ...  # noqa: D102
-
-    @property
-    def patients(self) -> list[str]: ...  # noqa: D102
-
-    @property
-    def heights(self) -> torch.Tensor: ...  # noqa: D102
-
-
-class TrainingFrames(Protocol):
-    """The normals to learn from; see :class:`anomalib_med.preprocessing.Frames`."""
-
-    def __len__(self) -> int: ...
-
-    def batches(self, size: int) -> Iterator[TrainingBatch]: ...  # noqa: D102
-
-
-class DetectorConfig(BaseModel):
+class DetectorConfig(Settings):
     """Settings that every detector has.
 
     Parameters
@@ -59,11 +31,14 @@ class DetectorConfig(BaseModel):
         not change the score.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     seed: int = 0
     pooling: str = "power8"
     smoothing: float = Field(4.0, ge=0)
+
+    @property
+    def multiple(self) -> int:
+        """The detector's own networks need rows and columns that are multiples of this."""
+        return 1
 
     @field_validator("pooling")
     @classmethod
@@ -106,9 +81,9 @@ class BankConfig(FeatureConfig):
 class Detector(ABC):
     """One method of anomaly detection.
 
-    A subclass gives `title` (its paper), `Config`, :meth:`fit`, :meth:`anomaly_map`, :meth:`state` and
-    :meth:`load_state`; defining it registers it under its `name`. Higher is more anomalous, everywhere. A score
-    depends on the fitted detector and on that image alone.
+    A subclass gives `name`, `title` (its paper), `Config`, :meth:`fit`, :meth:`anomaly_map`, :meth:`state` and
+    :meth:`load_state`. It is known under its name once it is defined, see :mod:`.registry`. Higher is more anomalous,
+    everywhere. A score depends on the fitted detector and on that image alone.
 
     Parameters
     ----------
@@ -129,10 +104,6 @@ class Detector(ABC):
     uses_height: ClassVar[bool] = False  # whether slices are compared with those of their own height
     config: DetectorConfig
 
-    def __init_subclass__(cls, **kwargs: object) -> None:
-        super().__init_subclass__(**kwargs)
-        registry.register(cls)
-
     def __init__(self, **settings: object) -> None:
         self.config = parse_config(self.Config, settings, f"detector {self.name}")
         self.device = torch.device("cpu")
@@ -141,7 +112,7 @@ class Detector(ABC):
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None  # inputs and their features
 
     @abstractmethod
-    def fit(self, frames: TrainingFrames) -> None:
+    def fit(self, frames: Frames) -> None:
         """Learn what is normal."""
 
     @abstractmethod
@@ -185,21 +156,34 @@ class Detector(ABC):
         raise ConfigError(f"detector {self.name} cannot be merged: fit it anew on all normals")
 
     @property
-    def extractor(self) -> FeatureExtractor | None:
-        """The feature extractor of a detector on frozen features, built at its first use; None for the others."""
-        if self._extractor is None and isinstance(self.config, FeatureConfig):
+    def uses_features(self) -> bool:
+        """Whether the detector works on features of a frozen backbone, which is then its :attr:`extractor`."""
+        return isinstance(self.config, FeatureConfig)
+
+    @property
+    def extractor(self) -> FeatureExtractor:
+        """The feature extractor, built at its first use.
+
+        Raises
+        ------
+        TypeError
+            The detector does not work on frozen features, see :attr:`uses_features`.
+        """
+        if self._extractor is None:
             self.build_extractor()
+        if self._extractor is None:
+            raise TypeError(f"detector {self.name} has no feature extractor: its Config must be a FeatureConfig")
         return self._extractor
 
     @property
     def multiple(self) -> int:
         """Rows and columns of an input must be multiples of this."""
-        return 1 if self.extractor is None else self.extractor.multiple
+        return math.lcm(self.config.multiple, self.extractor.multiple if self.uses_features else 1)
 
     def build_extractor(self, state: Mapping[str, torch.Tensor] | None = None) -> None:
         """Build the extractor of a detector on frozen features, from `state` or the weights that its settings name."""
         c = self.config
-        if isinstance(c, FeatureConfig):
+        if self.uses_features and isinstance(c, FeatureConfig):
             self._extractor = FeatureExtractor(
                 c.backbone,
                 layers=c.layers,
@@ -218,10 +202,7 @@ class Detector(ABC):
         """
         if self._last is not None and self._last[0] is x:
             return self._last[1]
-        extractor = self.extractor
-        if extractor is None:
-            raise TypeError(f"detector {self.name} has no feature extractor: its Config must be a FeatureConfig")
-        self._last = (x, extractor(x))
+        self._last = (x, self.extractor(x))
         return self._last[1]
 
     def to(self, device: torch.device) -> "Detector":
@@ -231,29 +212,3 @@ class Detector(ABC):
         if self._extractor is not None:
             self._extractor.to(device)
         return self
-
-
-def parse_config(config: type[C], settings: Mapping[str, object], owner: str) -> C:
-    """Validate settings; text is accepted for numbers and, with commas, for lists, as on the command line.
-
-    Raises
-    ------
-    ConfigError
-        Naming the first field at fault, and the nearest known one.
-    """
-    for key in settings:
-        if key not in config.model_fields:
-            close = difflib.get_close_matches(key, config.model_fields, 1)
-            hint = f'did you mean "{close[0]}"?' if close else f"it has {', '.join(config.model_fields)}"
-            raise ConfigError(f'{owner} has no option "{key}": {hint}')
-    try:
-        return config(**{key: _listed(config, key, value) for key, value in settings.items()})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f'{owner}, option "{where}": {first["msg"]} (got {first["input"]!r})') from None
-
-
-def _listed(config: type[BaseModel], key: str, value: object) -> object:
-    is_list = get_origin(config.model_fields[key].annotation) is tuple
-    return [part.strip() for part in value.split(",") if part.strip()] if is_list and isinstance(value, str) else value

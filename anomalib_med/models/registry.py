@@ -1,33 +1,24 @@
-"""Every detector by name. A detector enters by being defined in a module of this package, or imported by its user."""
+"""Every detector by name. A detector is known once its class is defined, in this package or by its user."""
 
 import difflib
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
+from anomalib_med import models
 from anomalib_med.errors import ConfigError
-
-if TYPE_CHECKING:
-    from anomalib_med.models.base import Detector
-
-_detectors: dict[str, type["Detector"]] = {}
+from anomalib_med.models.base import Detector
 
 
-def register(detector: type["Detector"]) -> None:
-    """Enter a detector class under its `name`; called when the class is defined."""
-    if "name" in vars(detector):
-        _detectors[detector.name] = detector
-
-
-def detectors() -> dict[str, type["Detector"]]:
-    """All detectors by name, those of this package and those defined by the caller."""
-    package = importlib.import_module("anomalib_med.models")
-    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+def detectors() -> dict[str, type[Detector]]:
+    """All detectors by name, those of this package and those defined by the caller; of equal names the last defined."""
+    for module in pkgutil.walk_packages(models.__path__, f"{models.__name__}."):
         importlib.import_module(module.name)
-    return dict(sorted(_detectors.items()))
+    known = {kind.name: kind for kind in _defined(Detector) if "name" in vars(kind)}
+    return {name: known[name] for name in sorted(known)}
 
 
-def detector_class(name: str) -> type["Detector"]:
+def detector_class(name: str) -> type[Detector]:
     """The detector of that name.
 
     Raises
@@ -41,3 +32,10 @@ def detector_class(name: str) -> type["Detector"]:
         hint = f'did you mean "{close[0]}"?' if close else f"there are {', '.join(known)}"
         raise ConfigError(f'detector "{name}" is not known: {hint}')
     return known[name]
+
+
+def _defined(kind: type) -> Iterator[type[Detector]]:
+    child: type[Detector]
+    for child in kind.__subclasses__():
+        yield child
+        yield from _defined(child)

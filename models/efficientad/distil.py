@@ -23,8 +23,8 @@ from anomalib_med.datasets.readers import read
 from anomalib_med.device import choose_device
 from anomalib_med.models.standard import Standard
 from anomalib_med.models.student_teacher.pdn import PDN, Network, normalised, on_pdn_grid
-from anomalib_med.models.training.config import FeatureTrainingConfig
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.schedule import FeatureTrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 from anomalib_med.preprocessing import Frames, Preprocessing
 
@@ -59,7 +59,7 @@ class Distillation(TrainedDetector):
         given = self.pdn(normalised(batch.x.mean(1, keepdim=True)))
         return {"distillation": ((self.standard(self._features(batch.x)) - given) ** 2).mean()}
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """There is none."""
         raise NotImplementedError("a teacher alone finds nothing: give it to efficientad")
 

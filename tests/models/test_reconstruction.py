@@ -91,8 +91,8 @@ def test_loss_and_score_are_chosen_apart() -> None:
 
 
 def test_only_the_perceptual_error_has_a_backbone() -> None:
-    assert Autoencoder(loss="ssim").extractor is None
-    assert Autoencoder(loss="l2", score="perceptual").extractor is not None
+    assert not Autoencoder(loss="ssim").uses_features
+    assert Autoencoder(loss="l2", score="perceptual").uses_features
     model = fitted(Autoencoder(loss="l2", epochs=1))
     assert model.describe()["backbone"] == {}
 

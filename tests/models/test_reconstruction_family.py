@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.models.test_trainer import Killed, equal, every_step, kill_after
 
 from anomalib_med import FittedModel, Preprocessing, fit
 from anomalib_med.errors import ConfigError
@@ -27,6 +26,7 @@ from anomalib_med.models.training.normals import StepBatch
 from anomalib_med.models.training.trainer import TrainedDetector
 from tests.conftest import abnormal_picture, normal_picture
 from tests.models.test_contract import SMALL
+from tests.models.training.test_trainer import Killed, equal, every_step, kill_after
 
 NORMALS = np.stack([normal_picture(i) for i in range(24)])
 ABNORMAL = [abnormal_picture(900 + i) for i in range(8)]

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from anomalib_med import Preprocessing, fit
 from anomalib_med.errors import FitError
 from anomalib_med.evaluation import image_auroc
-from anomalib_med.models.base import TrainingBatch
 from anomalib_med.models.memory_bank import two_view
 from anomalib_med.models.memory_bank.two_view import TwoView
 from anomalib_med.models.memory_bank.whitening import shrinkage
@@ -41,7 +40,7 @@ class Normals:
     def __len__(self) -> int:
         return len(self.patients)
 
-    def batches(self, size: int) -> Iterator[TrainingBatch]:
+    def batches(self, size: int) -> Iterator[Batch]:
         for start in range(0, len(self), 4):
             rows = slice(start, min(start + 4, len(self)))
             x = self.x[rows]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from anomalib_med import Preprocessing, Sample
+from anomalib_med.config import parse_config
 from anomalib_med.datasets.folder import discover
 from anomalib_med.errors import ConfigError
-from anomalib_med.models.base import parse_config
 from anomalib_med.preprocessing import Frames
 from anomalib_med.preprocessing.context import VolumeContext
 from anomalib_med.records import Frame

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anomalib_med.config import parse_config
 from anomalib_med.errors import ConfigError, ReadError
-from anomalib_med.models.base import parse_config
 from anomalib_med.preprocessing import CT_WINDOWS, Preprocessing, prepare
 from anomalib_med.preprocessing.prepare import fit_geometry, resize
 from anomalib_med.records import Image, Sample

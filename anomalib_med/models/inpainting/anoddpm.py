@@ -15,8 +15,8 @@ from anomalib_med.models.inpainting.holes import seeded
 from anomalib_med.models.inpainting.noise import noise_like
 from anomalib_med.models.inpainting.residuals import NormalResiduals, mean_filter
 from anomalib_med.models.losses import squared_error
-from anomalib_med.models.training.config import TrainingConfig
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.schedule import TrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 
@@ -30,6 +30,7 @@ class AnoDDPM(TrainedDetector):
     name = "anoddpm"
     title = "AnoDDPM, diffusion with simplex noise (Wyatt et al., CVPR Workshops 2022)"
     input_size = 64
+    at_once = 0
 
     class Config(TrainingConfig):
         """Settings of AnoDDPM.
@@ -84,12 +85,12 @@ class AnoDDPM(TrainedDetector):
                 raise ValueError("the window must be odd, to have a middle")
             return self
 
-    config: Config
+        @property
+        def multiple(self) -> int:
+            """The sides are halved between the resolutions of the U-Net."""
+            return 1 << (len(self.widths) - 1)
 
-    @property
-    def multiple(self) -> int:
-        """Sides are halved between the resolutions of the U-Net."""
-        return 1 << (len(self.config.widths) - 1)
+    config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
         """The U-Net and the running mean of its weights, for images ``(C, H, W)``."""
@@ -126,7 +127,6 @@ class AnoDDPM(TrainedDetector):
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` noised and denoised, the mean over the noises."""
-        self._check_trained()
         c, signal = self.config, linear_signal()
         times = torch.linspace(c.start - 1, 0, c.denoising_steps + 1).round().int().tolist()[:-1]
         images = [denoised(self.mean, self.noised(image[None]), signal, times).mean(0) for image in x.to(self.device)]
@@ -136,7 +136,7 @@ class AnoDDPM(TrainedDetector):
         """Squared difference ``(B, H, W)``, averaged over channels and over `window`."""
         return mean_filter(squared_error(x.to(self.device), self.reconstruct(x)).mean(1), self.config.window)
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """The residual ``(B, H, W)``, relative to those of normals or as it is."""
         residual = self.residual(x)
         return self.normal(residual) if self.config.relative else residual

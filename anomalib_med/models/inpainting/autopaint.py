@@ -17,8 +17,8 @@ from anomalib_med.models.blocks import Norm, norm_layer
 from anomalib_med.models.inpainting.holes import inpaint_everywhere, lattice_holes, shape_holes, smooth_fill
 from anomalib_med.models.inpainting.residuals import NormalResiduals, grow, mean_filter
 from anomalib_med.models.losses import absolute_error
-from anomalib_med.models.training.config import TrainingConfig
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.schedule import TrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 WINDOW = 5  # pixels over which a residual is averaged
@@ -35,6 +35,7 @@ class AutoPaint(TrainedDetector):
     name = "autopaint"
     title = "AutoPaint, self-inpainting with partial convolutions (Astaraki et al., 2023)"
     input_size = 128
+    at_once = 0
 
     class Config(TrainingConfig):
         """Settings of AutoPaint.
@@ -70,12 +71,12 @@ class AutoPaint(TrainedDetector):
         relative: bool = True
         width: int = Field(32, ge=1)
 
-    config: Config
+        @property
+        def multiple(self) -> int:
+            """The sides are halved five times."""
+            return 1 << len(WIDTHS)
 
-    @property
-    def multiple(self) -> int:
-        """Sides are halved five times."""
-        return 1 << len(WIDTHS)
+    config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
         """The U-Net, for images ``(C, H, W)``."""
@@ -105,14 +106,12 @@ class AutoPaint(TrainedDetector):
 
     def inpaint(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
         """Fill holes, bool ``(B, H, W)``, of images ``(B, C, H, W)``; outside them the images stay as they are."""
-        self._check_trained()
         x, holes = x.to(self.device), holes.to(self.device)
         hidden = holes[:, None]
         return torch.where(hidden, self._network(torch.where(hidden, 0.0, x), holes), x)
 
     def inpainted(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Images ``(B, C, H, W)`` as in-painted after all rounds, and what was marked last, bool ``(B, H, W)``."""
-        self._check_trained()
         y = self._first(x)
         holes = torch.zeros(len(x), *x.shape[2:], dtype=torch.bool, device=x.device)
         # Always all rounds: where a mark is stable another one changes nothing, and no image waits for another.
@@ -121,9 +120,9 @@ class AutoPaint(TrainedDetector):
             y = torch.where(holes[:, None], self.inpaint(x, holes), y)
         return y, holes
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Absolute difference ``(B, H, W)`` to what was in-painted, relative to that of normals or as it is."""
-        residual = self.each(lambda one: _residual(one, self.inpainted(one)[0]), x.to(self.device))
+        residual = self.each(lambda one: _residual(one, self.inpainted(one)[0]), x)
         return self.normal(residual) if self.config.relative else residual
 
     def _first(self, x: torch.Tensor) -> torch.Tensor:

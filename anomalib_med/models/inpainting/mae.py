@@ -19,8 +19,8 @@ from torch import nn
 from anomalib_med.models.inpainting.holes import cell_holes, inpaint_everywhere, seeded, smooth_fill
 from anomalib_med.models.inpainting.residuals import NormalResiduals, mean_filter
 from anomalib_med.models.losses import absolute_error, squared_error, ssim_error
-from anomalib_med.models.training.config import TrainingConfig
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.schedule import TrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 ERRORS = {"l1": absolute_error, "l2": squared_error, "ssim": ssim_error}
@@ -35,6 +35,7 @@ class MaskedAutoencoder(TrainedDetector):
     name = "mae"
     title = "Masked autoencoder, with memory and multi-level cross attention (MemMC-MAE, Tian et al., MLMI 2023)"
     input_size = 128
+    at_once = 0
 
     class Config(TrainingConfig):
         """Settings of the masked autoencoder.
@@ -93,12 +94,12 @@ class MaskedAutoencoder(TrainedDetector):
                 raise ValueError("the window must be odd, to have a middle")
             return self
 
-    config: Config
+        @property
+        def multiple(self) -> int:
+            """The sides are cut into patches."""
+            return self.patch
 
-    @property
-    def multiple(self) -> int:
-        """Sides are cut into patches."""
-        return self.config.patch
+    config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
         """The transformer, for images ``(C, H, W)``."""
@@ -137,13 +138,11 @@ class MaskedAutoencoder(TrainedDetector):
 
         A patch that a hole touches is hidden as a whole.
         """
-        self._check_trained()
         x, holes = x.to(self.device), holes.to(self.device)
         return torch.where(holes[:, None], self._network(x, holes), x)
 
     def inpainted(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` in-painted everywhere, each pixel from passes in which it was hidden."""
-        self._check_trained()
         c = self.config
         grid = x.shape[2] // c.patch, x.shape[3] // c.patch
         generator = seeded(c.seed)
@@ -158,9 +157,9 @@ class MaskedAutoencoder(TrainedDetector):
         def difference(one: torch.Tensor) -> torch.Tensor:
             return mean_filter(ERRORS[c.score](one, self.inpainted(one)).mean(1), c.window)
 
-        return self.each(difference, x.to(self.device))
+        return self.each(difference, x)
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """The residual ``(B, H, W)``, relative to those of normals or as it is."""
         residual = self.residual(x)
         return self.normal(residual) if self.config.relative else residual

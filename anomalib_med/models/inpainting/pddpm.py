@@ -16,8 +16,8 @@ from anomalib_med.models.inpainting.holes import block_holes, seeded
 from anomalib_med.models.inpainting.noise import noise_like
 from anomalib_med.models.inpainting.residuals import NormalResiduals
 from anomalib_med.models.losses import absolute_error, median_filter
-from anomalib_med.models.training.config import TrainingConfig
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.schedule import TrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 WINDOW = 5  # of the median, in pixels, as in the official code
@@ -33,6 +33,7 @@ class PatchedDiffusion(TrainedDetector):
     name = "pddpm"
     title = "pDDPM, patched diffusion (Behrendt et al., MIDL 2023)"
     input_size = 96
+    at_once = 0
 
     class Config(TrainingConfig):
         """Settings of patched diffusion.
@@ -68,12 +69,12 @@ class PatchedDiffusion(TrainedDetector):
         widths: tuple[int, ...] = Field((128, 256, 256), min_length=2)
         average: float = Field(0.999, ge=0, lt=1)
 
-    config: Config
+        @property
+        def multiple(self) -> int:
+            """The sides are cut into patches, and halved between the resolutions of the U-Net."""
+            return self.patches << (len(self.widths) - 1)
 
-    @property
-    def multiple(self) -> int:
-        """Sides are cut into patches, and halved between the resolutions of the U-Net."""
-        return self.config.patches << (len(self.config.widths) - 1)
+    config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
         """The U-Net and the running mean of its weights, for images ``(C, H, W)``."""
@@ -97,7 +98,6 @@ class PatchedDiffusion(TrainedDetector):
 
     def inpainted(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` put together of their patches, each noised and denoised."""
-        self._check_trained()
         c = self.config
         patches = block_holes((x.shape[2], x.shape[3]), c.patches).to(self.device)
         times = torch.full((len(patches),), c.start - 1)
@@ -114,7 +114,7 @@ class PatchedDiffusion(TrainedDetector):
         """Absolute difference ``(B, H, W)``, mean over channels, median of 5 x 5 pixels."""
         return median_filter(absolute_error(x.to(self.device), self.inpainted(x)).mean(1), WINDOW)
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """The residual ``(B, H, W)``, relative to those of normals or as it is."""
         residual = self.residual(x)
         return self.normal(residual) if self.config.relative else residual

@@ -16,8 +16,8 @@ from anomalib_med.models.blocks import UNet
 from anomalib_med.models.inpainting.holes import cell_holes, inpaint_everywhere, seeded, smooth_fill
 from anomalib_med.models.inpainting.residuals import LEVELS, NormalResiduals, gradient_error, mean_filter
 from anomalib_med.models.losses import absolute_error, squared_error, ssim_error
-from anomalib_med.models.training.config import TrainingConfig
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.schedule import TrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 WIDTHS = 1, 2, 4, 8, 8  # of the U-Net, as multiples of the first
@@ -32,6 +32,7 @@ class Riad(TrainedDetector):
     name = "riad"
     title = "RIAD, reconstruction by in-painting (Zavrtanik et al., Pattern Recognition 2021)"
     input_size = 128
+    at_once = 0
 
     class Config(TrainingConfig):
         """Settings of RIAD.
@@ -83,12 +84,12 @@ class Riad(TrainedDetector):
                 raise ValueError("the window must be odd, to have a middle")
             return window
 
-    config: Config
+        @property
+        def multiple(self) -> int:
+            """The sides are cut into cells, and halved by the U-Net and by the pyramid of gradients."""
+            return math.lcm(*self.cells, 1 << (len(WIDTHS) - 1), 1 << (LEVELS - 1))
 
-    @property
-    def multiple(self) -> int:
-        """Sides are cut into cells, and halved by the U-Net and by the pyramid of gradients."""
-        return math.lcm(*self.config.cells, 1 << (len(WIDTHS) - 1), 1 << (LEVELS - 1))
+    config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
         """The U-Net, for images ``(C, H, W)``."""
@@ -114,14 +115,12 @@ class Riad(TrainedDetector):
 
     def inpaint(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
         """Fill holes, bool ``(B, H, W)``, of images ``(B, C, H, W)``; outside them the images stay as they are."""
-        self._check_trained()
         x, hidden = x.to(self.device), holes.to(self.device)[:, None]
         masked = torch.where(hidden, 0.0, x)
         return torch.where(hidden, self._network(masked, holes), x)
 
     def inpainted(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` in-painted everywhere, for each size of cells: ``(len(cells), B, C, H, W)``."""
-        self._check_trained()
         c, shape = self.config, (x.shape[2], x.shape[3])
         return torch.stack(
             [inpaint_everywhere(self._network, x, cell_holes(shape, cell, c.parts, seeded(c.seed))) for cell in c.cells]
@@ -137,9 +136,9 @@ class Riad(TrainedDetector):
             ]
             return mean_filter(torch.stack(errors).mean(0), c.window)
 
-        return self.each(difference, x.to(self.device))
+        return self.each(difference, x)
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """The residual ``(B, H, W)``, relative to those of normals or as it is."""
         residual = self.residual(x)
         return self.normal(residual) if self.config.relative else residual

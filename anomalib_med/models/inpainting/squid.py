@@ -16,8 +16,8 @@ from pydantic import Field
 from anomalib_med.models.inpainting.residuals import NormalResiduals, mean_filter
 from anomalib_med.models.inpainting.squid_parts import Discriminator, SquidNetwork
 from anomalib_med.models.losses import absolute_error, squared_error
-from anomalib_med.models.training.config import TrainingConfig
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.schedule import TrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 WINDOW = 5  # pixels over which the residual is averaged
@@ -34,6 +34,7 @@ class Squid(TrainedDetector):
     name = "squid"
     title = "SQUID, in-painting of features from space-aware memory queues (Xiang et al., CVPR 2023)"
     input_size = 128
+    at_once = 0
 
     class Config(TrainingConfig):
         """Settings of SQUID.
@@ -79,17 +80,17 @@ class Squid(TrainedDetector):
         critic: int = Field(2, ge=1)
         width: int = Field(32, ge=8, multiple_of=8)
 
+        @property
+        def multiple(self) -> int:
+            """A patch is halved four times, the image five times by the discriminator, to more than one pixel."""
+            return 32 * max(2, self.patches)
+
     config: Config
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
         self._known: tuple[torch.Tensor, torch.Tensor] | None = None  # last inputs and what was in-painted
         self._made: torch.Tensor | None = None  # by the generator in this step
-
-    @property
-    def multiple(self) -> int:
-        """Each patch is halved four times, the whole image five times by the discriminator, to more than one pixel."""
-        return 32 * max(2, self.config.patches)
 
     def build(self, shape: tuple[int, ...]) -> None:
         """Generator and discriminator, for images ``(C, H, W)``."""
@@ -147,16 +148,15 @@ class Squid(TrainedDetector):
 
     def inpainted(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` made of in-painted features; those of the last inputs are kept."""
-        self._check_trained()
         if self._known is None or self._known[0] is not x:
-            self._known = (x, self.each(lambda one: self.network(one).image, x.to(self.device)))
+            self._known = (x, self.each(lambda one: self.network(one).image, x))
         return self._known[1]
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
         """Absolute difference ``(B, H, W)`` to what was in-painted, averaged over channels and 5 x 5 pixels."""
         return mean_filter(absolute_error(x.to(self.device), self.inpainted(x)).mean(1), WINDOW)
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """The residual ``(B, H, W)``, relative to those of normals or as it is."""
         residual = self.residual(x)
         return self.normal(residual) if self.config.relative else residual

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from pydantic import Field, JsonValue, field_validator
 
 from anomalib_med.errors import ConfigError, FitError
-from anomalib_med.models.base import BankConfig, Detector, TrainingFrames
+from anomalib_med.models.base import BankConfig, Detector
 from anomalib_med.models.memory_bank.coreset import k_center
 from anomalib_med.models.memory_bank.neighbours import Engine, NearestNeighbours
 from anomalib_med.models.pooling import valid_cells
+from anomalib_med.preprocessing import Frames
 
 QUERY_VIEWS = ("flip", "mirror", "clamp")
 SUPPORT_VIEW = re.compile(r"flip|mirror|clamp|rotate-?\d+")
@@ -95,7 +96,7 @@ class AnomalyDINO(Detector):
         self._banks: list[torch.Tensor] = []  # (M, D) each, of unit length: of the image as it is, then of each view
         self._searches: list[NearestNeighbours] = []
 
-    def fit(self, frames: TrainingFrames) -> None:
+    def fit(self, frames: Frames) -> None:
         """Collect the patches of the chosen normals in every view.
 
         Raises
@@ -136,10 +137,9 @@ class AnomalyDINO(Detector):
         self._banks = [bank.to(self.device).contiguous() for bank in banks]
         self._searches = [NearestNeighbours(bank, self.config.engine) for bank in self._banks]
 
-    def _collect(self, frames: TrainingFrames) -> list[list[torch.Tensor]]:
+    def _collect(self, frames: Frames) -> list[list[torch.Tensor]]:
         """Patches ``(P, D)`` of the chosen normals, for each view of a query and for each view of the normals."""
         extractor = self.extractor
-        assert extractor is not None
         c, total = self.config, len(frames)
         generator = torch.Generator().manual_seed(c.seed)
         chosen = set(torch.randperm(total, generator=generator)[: c.shots or total].tolist())
@@ -177,13 +177,11 @@ class AnomalyDINO(Detector):
 
     def _extract(self, x: torch.Tensor) -> torch.Tensor:
         extractor = self.extractor
-        assert extractor is not None
         return extractor(x)
 
     def _unit(self, grid: torch.Tensor) -> torch.Tensor:
         """Patches ``(h w, D)`` of unit length, float16, of features ``(D, h, w)``."""
         extractor = self.extractor
-        assert extractor is not None
         widths = extractor.widths
         layers = torch.split(grid.flatten(1).float(), list(widths))
         if self.config.fusion == "concat":
@@ -204,7 +202,6 @@ class AnomalyDINO(Detector):
         """A view of inputs ``(B, C, H, W)``."""
         if view == "clamp":
             extractor = self.extractor
-            assert extractor is not None
             mean = torch.tensor(extractor.backbone.mean, device=x.device)[:, None, None]
             return torch.maximum(x, mean)
         return x if view is None else _turned(x, view, "border")

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, JsonValue
 
 from anomalib_med.errors import FitError
-from anomalib_med.models.base import BankConfig, Detector, TrainingFrames
+from anomalib_med.models.base import BankConfig, Detector
 from anomalib_med.models.memory_bank.description import (
     TINY,
     contributions,
@@ -18,6 +18,7 @@ from anomalib_med.models.memory_bank.description import (
     distances_to,
     spread,
 )
+from anomalib_med.preprocessing import Frames
 
 
 class GlobalKNN(Detector):
@@ -51,7 +52,7 @@ class GlobalKNN(Detector):
         super().__init__(**settings)
         self._described = torch.empty(0)  # (N, 2 D), a description of each normal
 
-    def fit(self, frames: TrainingFrames) -> None:
+    def fit(self, frames: Frames) -> None:
         """Describe the normals.
 
         Raises
@@ -60,7 +61,6 @@ class GlobalKNN(Detector):
             Where no image could be read.
         """
         extractor = self.extractor
-        assert extractor is not None
         described = [describe_batch(self.features(b.x), b.valid) for b in frames.batches(extractor.batch_size)]
         if not described:
             raise FitError("no normal image could be read: see the failures listed, or check the folder")

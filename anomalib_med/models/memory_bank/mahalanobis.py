@@ -10,8 +10,9 @@ import torch
 from pydantic import JsonValue
 
 from anomalib_med.errors import FitError
-from anomalib_med.models.base import BankConfig, Detector, TrainingFrames
+from anomalib_med.models.base import BankConfig, Detector
 from anomalib_med.models.memory_bank.description import TINY, contributions, describe, describe_batch, spread
+from anomalib_med.preprocessing import Frames
 
 SMALLEST_SHARE = 1e-6  # of the identity, so that numbers which never vary do not make the covariance singular
 
@@ -37,7 +38,7 @@ class Mahalanobis(Detector):
         self._mean = torch.empty(0)  # (2 D,)
         self._whitening = torch.empty(0, 0)  # (2 D, 2 D), inverse Cholesky factor of the covariance
 
-    def fit(self, frames: TrainingFrames) -> None:
+    def fit(self, frames: Frames) -> None:
         """Mean and covariance of the normals' descriptions.
 
         Raises
@@ -46,7 +47,6 @@ class Mahalanobis(Detector):
             Where fewer than two images could be read.
         """
         extractor = self.extractor
-        assert extractor is not None
         batches = [describe_batch(self.features(b.x), b.valid) for b in frames.batches(extractor.batch_size)]
         described = torch.cat(batches) if batches else torch.empty(0, 0)
         if len(described) < 2:

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from pydantic import Field, JsonValue
 
 from anomalib_med.errors import FitError
-from anomalib_med.models.base import BankConfig, Detector, TrainingFrames
+from anomalib_med.models.base import BankConfig, Detector
 from anomalib_med.models.memory_bank.whitening import shrinkage
 from anomalib_med.models.pooling import valid_cells
+from anomalib_med.preprocessing import Frames
 
 LOOKED_AT = 16  # images that the grid is chosen from
 FEWEST = 10  # normals that a place needs for a Gaussian of its own
@@ -65,7 +66,7 @@ class PaDiM(Detector):
         self._mean = torch.empty(0, 0, 0)  # (d, h, w)
         self._whitening = torch.empty(0)  # (h w, d, d): transposed inverse of each covariance's Cholesky factor
 
-    def fit(self, frames: TrainingFrames) -> None:
+    def fit(self, frames: Frames) -> None:
         """Sum over the normals and factor the covariances.
 
         Raises
@@ -121,10 +122,9 @@ class PaDiM(Detector):
         self._basis, self._mean = basis.to(self.device), mean.to(self.device)
         self._whitening = whitening.to(self.device)
 
-    def _look_ahead(self, frames: TrainingFrames) -> tuple[Counter[tuple[int, int]], torch.Tensor]:
+    def _look_ahead(self, frames: Frames) -> tuple[Counter[tuple[int, int]], torch.Tensor]:
         """Grids of the first normals, or of all where principal components are asked for; and the basis ``(D, d)``."""
         extractor = self.extractor
-        assert extractor is not None
         principal = self.config.reduction == "pca"
         grids: Counter[tuple[int, int]] = Counter()
         all_cells = _Sums(extractor.channels, 1, 1, self.device) if principal else None
@@ -147,11 +147,10 @@ class PaDiM(Detector):
         return grids, torch.eye(extractor.channels)[:, channels].to(self.device)
 
     def _placed(
-        self, frames: TrainingFrames, basis: torch.Tensor, height: int, width: int
+        self, frames: Frames, basis: torch.Tensor, height: int, width: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Reduced features ``(B, d, height, width)`` of the normals, float64, and their valid cells."""
         extractor = self.extractor
-        assert extractor is not None
         for batch in frames.batches(extractor.batch_size):
             yield (
                 _on_grid(self.features(batch.x), basis, height, width).double(),

@@ -12,12 +12,13 @@ import torch
 from pydantic import Field, JsonValue
 
 from anomalib_med.errors import FitError
-from anomalib_med.models.base import BankConfig, Detector, TrainingFrames
+from anomalib_med.models.base import BankConfig, Detector
 from anomalib_med.models.memory_bank.coreset import k_center
 from anomalib_med.models.memory_bank.kmeans import kmeans
 from anomalib_med.models.memory_bank.neighbours import Engine, NearestNeighbours
 from anomalib_med.models.memory_bank.patch_pool import PatchPool
 from anomalib_med.models.pooling import valid_cells
+from anomalib_med.preprocessing import Frames
 
 
 class PatchCore(Detector):
@@ -74,7 +75,7 @@ class PatchCore(Detector):
         self._search: NearestNeighbours | None = None
         self._of_all_heights: NearestNeighbours | None = None
 
-    def fit(self, frames: TrainingFrames) -> None:
+    def fit(self, frames: Frames) -> None:
         """Collect patches of the normals and choose the bank.
 
         Raises
@@ -139,10 +140,9 @@ class PatchCore(Detector):
             self._set_bank(self.bank)
         return self
 
-    def _collect(self, frames: TrainingFrames) -> torch.Tensor:
+    def _collect(self, frames: Frames) -> torch.Tensor:
         """Pool of patches, float16 ``(P, D)``."""
         extractor = self.extractor
-        assert extractor is not None
         generator = torch.Generator().manual_seed(self.config.seed)
         batches = iter(frames.batches(extractor.batch_size))
         first = next(batches, None)

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from pydantic import Field, JsonValue
 
 from anomalib_med.errors import FitError
-from anomalib_med.models.base import BankConfig, Detector, TrainingFrames
+from anomalib_med.models.base import BankConfig, Detector
 from anomalib_med.models.memory_bank.description import describe, describe_batch, distances_to, spread
+from anomalib_med.preprocessing import Frames
 
 
 class Spade(Detector):
@@ -55,7 +56,7 @@ class Spade(Detector):
         self._grids = torch.empty(0, 2, dtype=torch.int64)  # rows and columns of each kept normal
         self._gallery: list[torch.Tensor] = []  # the same patches, a grid (D, h, w) for each kept normal
 
-    def fit(self, frames: TrainingFrames) -> None:
+    def fit(self, frames: Frames) -> None:
         """Keep the normals' descriptions, and the patches of as many as the budget allows.
 
         Raises
@@ -64,7 +65,6 @@ class Spade(Detector):
             Where no image could be read.
         """
         extractor = self.extractor
-        assert extractor is not None
         order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(self.config.seed)).tolist()
         budget = self.config.max_bank_mb * 2**20 / 2
         described: list[torch.Tensor] = []

@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from pydantic import Field, JsonValue
 
 from anomalib_med.errors import FitError
-from anomalib_med.models.base import BankConfig, Detector, TrainingFrames
+from anomalib_med.models.base import BankConfig, Detector
 from anomalib_med.models.memory_bank.coreset import k_center
 from anomalib_med.models.memory_bank.description import describe_batch, distances_to, spread
 from anomalib_med.models.memory_bank.neighbours import Engine, NearestNeighbours
 from anomalib_med.models.memory_bank.patch_pool import PatchPool
 from anomalib_med.models.memory_bank.whitening import Moments, RunningMoments, joined
 from anomalib_med.models.pooling import pool, valid_cells
+from anomalib_med.preprocessing import Frames
 
 MOMENTS = 4
 HELD_OUT = 5  # every fifth patient is kept out of the bank
@@ -84,7 +85,7 @@ class TwoView(Detector):
         self._search: NearestNeighbours | None = None
         self._of_all_heights: NearestNeighbours | None = None
 
-    def fit(self, frames: TrainingFrames) -> None:
+    def fit(self, frames: Frames) -> None:
         """Describe the normals, choose the bank and standardise both views.
 
         Raises
@@ -93,7 +94,6 @@ class TwoView(Detector):
             Where no image could be read.
         """
         extractor = self.extractor
-        assert extractor is not None
         batches = iter(frames.batches(extractor.batch_size))
         begin = next(batches, None)
         if begin is None:
@@ -273,7 +273,6 @@ class TwoView(Detector):
 
     def _capacity(self) -> int:
         extractor = self.extractor
-        assert extractor is not None
         return max(4, int(self.config.max_bank_mb * 2**20 / (2 * extractor.channels)))
 
     def _reduced(self, patches: torch.Tensor) -> torch.Tensor:

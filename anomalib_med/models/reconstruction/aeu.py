@@ -40,11 +40,6 @@ class UncertaintyAutoencoder(TrainedDetector):
 
     config: Config
 
-    @property
-    def multiple(self) -> int:
-        """Sides are halved once for each width."""
-        return self.config.multiple
-
     def build(self, shape: tuple[int, ...]) -> None:
         """The autoencoder, for images ``(C, H, W)``."""
         c = self.config
@@ -57,15 +52,10 @@ class UncertaintyAutoencoder(TrainedDetector):
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)``."""
-        self._check_trained()
-        return self.each(lambda one: self._passed(one)[0], x.to(self.device))
+        return self.each(lambda one: self._passed(one)[0], x)
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Error over predicted variance ``(B, H, W)``, mean over channels; about 1 where an image is normal."""
-        self._check_trained()
-        return self.each(self._map, x.to(self.device))
-
-    def _map(self, x: torch.Tensor) -> torch.Tensor:
         reconstructed, log_variance = self._passed(x)
         if self.config.score == "l2":
             return squared_error(x, reconstructed).mean(1)

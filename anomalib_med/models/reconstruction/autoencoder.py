@@ -12,12 +12,11 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from anomalib_med.features import FeatureExtractor
 from anomalib_med.models.blocks import DenseAutoencoder
 from anomalib_med.models.losses import absolute_error, perceptual_error, squared_error, ssim_error
 from anomalib_med.models.standard import Standard
-from anomalib_med.models.training.config import FeatureTrainingConfig
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.schedule import FeatureTrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 Error = Literal["l2", "l1", "ssim", "perceptual"]
@@ -67,30 +66,29 @@ class Autoencoder(TrainedDetector):
         bottleneck: Literal["dense", "spatial"] = "dense"
         constraint: float = Field(0.0, ge=0)
 
+        @property
+        def multiple(self) -> int:
+            """The sides are halved once for each width."""
+            return 1 << len(self.widths)
+
     config: Config
 
     @property
-    def extractor(self) -> FeatureExtractor | None:
-        """The frozen network of "perceptual"; None for the other errors."""
-        return super().extractor if "perceptual" in (self.config.loss, self.config.score) else None
-
-    @property
-    def multiple(self) -> int:
-        """Sides are halved once for each width, and by the backbone."""
-        own = 1 << len(self.config.widths)
-        return own if self.extractor is None else max(own, self.extractor.multiple)
+    def uses_features(self) -> bool:
+        """Whether the error of the loss or of the map is the "perceptual" one."""
+        return "perceptual" in (self.config.loss, self.config.score)
 
     def build(self, shape: tuple[int, ...]) -> None:
         """The autoencoder, for images ``(C, H, W)``."""
         c = self.config
         spatial = c.bottleneck == "spatial"
         self.autoencoder = DenseAutoencoder(shape, c.widths, c.latent, c.hidden, spatial=spatial)
-        if self.extractor is not None:
+        if self.uses_features:
             self.standard = Standard(self.extractor.backbone.channels[0])
 
     def before_training(self, batches: Iterator[StepBatch]) -> None:
         """Mean and standard deviation of each channel of the frozen features over the normals."""
-        if self.extractor is None:
+        if not self.uses_features:
             return
         layers = self.extractor.layers
         self.standard.learn(layers(batch.x)[0] for batch in batches)
@@ -108,15 +106,13 @@ class Autoencoder(TrainedDetector):
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)``."""
-        self._check_trained()
-        return self.each(lambda one: self.autoencoder(one).float(), x.to(self.device))
+        return self.each(lambda one: self.autoencoder(one).float(), x)
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Error ``(B, h, w)``, averaged over channels; h and w are those of the input, or of the frozen features."""
-        self._check_trained()
         c = self.config
         kind: Error = c.loss if c.score == "loss" else c.score
-        return self.each(lambda one: self._error(kind, one, self.autoencoder(one)).mean(1), x.to(self.device))
+        return self._error(kind, x, self.autoencoder(x)).mean(1)
 
     def _error(self, kind: Error, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         if kind == "l2":
@@ -128,6 +124,5 @@ class Autoencoder(TrainedDetector):
         return perceptual_error(self._standardised(x), self._standardised(y))
 
     def _standardised(self, x: torch.Tensor) -> torch.Tensor:
-        assert self.extractor is not None
         features: torch.Tensor = self.standard(self.extractor.layers(x)[0])
         return features

@@ -68,11 +68,6 @@ class ContextEncodingVAE(TrainedDetector):
 
     config: Config
 
-    @property
-    def multiple(self) -> int:
-        """Sides are halved once for each width."""
-        return self.config.multiple
-
     def build(self, shape: tuple[int, ...]) -> None:
         """The autoencoder, without norms, for images ``(C, H, W)``."""
         c = self.config
@@ -92,13 +87,11 @@ class ContextEncodingVAE(TrainedDetector):
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)``."""
-        self._check_trained()
-        return self.each(lambda one: self._passed(one)[0], x.to(self.device))
+        return self.each(lambda one: self._passed(one)[0], x)
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """The map that `score` names, ``(B, H, W)``, mean over channels."""
-        self._check_trained()
-        maps = self.each(self._map, x.to(self.device))
+        maps = self._map(x)
         return keep_large(maps, self.config.min_area) if self.config.min_area else maps
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

@@ -23,8 +23,8 @@ from anomalib_med.models.blocks import (
 from anomalib_med.models.losses import absolute_error, squared_error
 from anomalib_med.models.pooling import pool
 from anomalib_med.models.reconstruction import latent
-from anomalib_med.models.training.config import TrainingConfig
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.schedule import TrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 SHALLOW = 3  # halvings before the second stage takes over
@@ -71,12 +71,12 @@ class Cvad(TrainedDetector):
         vae_share: float = Field(0.9, gt=0, le=1)
         image: Literal["cascade", "map"] = "cascade"
 
-    config: Config
+        @property
+        def multiple(self) -> int:
+            """The sides are halved once for each width."""
+            return 1 << len(self.widths)
 
-    @property
-    def multiple(self) -> int:
-        """Sides are halved once for each width."""
-        return 1 << len(self.config.widths)
+    config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
         """Autoencoder, discriminator and the normals' statistics, for images ``(C, H, W)``."""
@@ -119,19 +119,17 @@ class Cvad(TrainedDetector):
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)``."""
-        self._check_trained()
-        return self.each(lambda one: self.vae(one)[0], x.to(self.device))
+        return self.each(lambda one: self.vae(one)[0], x)
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Absolute difference ``(B, H, W)``, mean over channels."""
-        x = x.to(self.device)
         return absolute_error(x, self.reconstruct(x)).mean(1)
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Mean of both standardised numbers, or the pooled map."""
         if self.config.image == "map":
             return pool(maps, valid, self.config.pooling)
-        standardised: torch.Tensor = self.normal(self.each(self._numbers, x.to(self.device)))
+        standardised: torch.Tensor = self.normal(self.each(self._numbers, x))
         return standardised.mean(1)
 
     def _numbers(self, x: torch.Tensor) -> torch.Tensor:

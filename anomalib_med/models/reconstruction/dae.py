@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 from anomalib_med.models.blocks import UNet
 from anomalib_med.models.losses import absolute_error, median_filter, squared_error
 from anomalib_med.models.pooling import pool
-from anomalib_med.models.training.config import TrainingConfig
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.schedule import TrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 WINDOW = 5  # of the median and of the erosion, in pixels, as in the official code
@@ -60,12 +60,12 @@ class DenoisingAutoencoder(TrainedDetector):
         noise_offset: float = 0.0
         widths: tuple[int, ...] = Field((64, 128, 256, 512), min_length=2)
 
-    config: Config
+        @property
+        def multiple(self) -> int:
+            """The sides are halved between the resolutions of the U-Net."""
+            return 1 << (len(self.widths) - 1)
 
-    @property
-    def multiple(self) -> int:
-        """Sides are halved between the resolutions of the U-Net."""
-        return 1 << (len(self.config.widths) - 1)
+    config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
         """The U-Net, for images ``(C, H, W)``."""
@@ -86,15 +86,11 @@ class DenoisingAutoencoder(TrainedDetector):
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Denoised images ``(B, C, H, W)``."""
-        self._check_trained()
-        return self.each(lambda one: self.unet(one).float(), x.to(self.device))
+        return self.each(lambda one: self.unet(one).float(), x)
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Absolute difference ``(B, H, W)``, mean over channels, median of 5 x 5 pixels."""
-        self._check_trained()
-        return self.each(
-            lambda one: median_filter(absolute_error(one, self.unet(one)).mean(1), WINDOW), x.to(self.device)
-        )
+        return median_filter(absolute_error(x, self.unet(x)).mean(1), WINDOW)
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """The map pooled where a window around a pixel is valid: the rim of the body is no finding."""

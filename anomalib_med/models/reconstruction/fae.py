@@ -13,8 +13,8 @@ from torch import nn
 
 from anomalib_med.models.blocks import Decoder, Encoder
 from anomalib_med.models.losses import squared_error, ssim_error
-from anomalib_med.models.training.config import FeatureTrainingConfig
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.schedule import FeatureTrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 Error = Literal["ssim", "mse"]
@@ -30,6 +30,7 @@ class FeatureAutoencoder(TrainedDetector):
     name = "fae"
     title = "FAE, structural feature autoencoder (Meissen et al., BrainLes 2022)"
     input_size = 128
+    at_once = 0
 
     class Config(FeatureTrainingConfig):
         """Settings of the feature autoencoder.
@@ -85,9 +86,8 @@ class FeatureAutoencoder(TrainedDetector):
         """The error of the reconstruction."""
         return {self.config.loss: _error(self.config.loss, batch.x, self.autoencoder(batch.x)).mean()}
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Error ``(B, grid, grid)``, averaged over the channels of the features."""
-        self._check_trained()
         c = self.config
         kind: Error = c.loss if c.score == "loss" else c.score
 

@@ -17,8 +17,8 @@ from torch.optim import Adam, Optimizer
 from anomalib_med.models.blocks import ConvBlock, ResidualBlock, leaky, norm_layer
 from anomalib_med.models.losses import absolute_error, squared_error
 from anomalib_med.models.pooling import pool
-from anomalib_med.models.training.config import TrainingConfig
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.schedule import TrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 ENCODER_EVERY = 10  # steps in which the GAN learns too
@@ -68,12 +68,12 @@ class FAnoGan(TrainedDetector):
         kappa: float = Field(1.0, ge=0)
         image: Literal["features", "map"] = "features"
 
-    config: Config
+        @property
+        def multiple(self) -> int:
+            """The sides are halved once for each width."""
+            return 1 << len(self.widths)
 
-    @property
-    def multiple(self) -> int:
-        """Sides are halved once for each width."""
-        return 1 << len(self.config.widths)
+    config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
         """Encoder, critic and generator, for images ``(C, H, W)``."""
@@ -117,12 +117,10 @@ class FAnoGan(TrainedDetector):
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)`` in [0, 1]."""
-        self._check_trained()
-        return self.each(lambda one: self.generator(self.encoder(one)).float(), x.to(self.device))
+        return self.each(lambda one: self.generator(self.encoder(one)).float(), x)
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Absolute difference ``(B, H, W)``, mean over channels."""
-        x = x.to(self.device)
         return absolute_error(x, self.reconstruct(x)).mean(1)
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
@@ -134,7 +132,7 @@ class FAnoGan(TrainedDetector):
             error, feature_error = self._errors(one)
             return error + self.config.kappa * feature_error
 
-        return self.each(score, x.to(self.device))
+        return self.each(score, x)
 
     def _errors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean squared errors ``(B,)`` of images and of the critic's features."""

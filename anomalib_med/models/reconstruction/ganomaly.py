@@ -50,11 +50,6 @@ class Ganomaly(TrainedDetector):
 
     config: Config
 
-    @property
-    def multiple(self) -> int:
-        """Sides are halved once for each width."""
-        return self.config.multiple
-
     def build(self, shape: tuple[int, ...]) -> None:
         """Generator, second encoder and discriminator, for images ``(C, H, W)``."""
         c = self.config
@@ -95,13 +90,11 @@ class Ganomaly(TrainedDetector):
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)``."""
-        self._check_trained()
-        return self.each(lambda one: self.generator(one).float(), x.to(self.device))
+        return self.each(lambda one: self.generator(one).float(), x)
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Squared error ``(B, H, W)``, mean over channels."""
-        self._check_trained()
-        return self.each(lambda one: squared_error(one, self.generator(one)).mean(1), x.to(self.device))
+        return squared_error(x, self.generator(x)).mean(1)
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Mean squared difference of the two codes, or the pooled map."""
@@ -112,4 +105,4 @@ class Ganomaly(TrainedDetector):
             z = self.generator.encode(one)
             return squared_error(z, self.encoder(self.generator.decode(z))).mean(1)
 
-        return self.each(distance, x.to(self.device))
+        return self.each(distance, x)

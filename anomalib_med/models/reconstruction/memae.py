@@ -57,11 +57,6 @@ class MemoryAutoencoder(TrainedDetector):
 
     config: Config
 
-    @property
-    def multiple(self) -> int:
-        """Sides are halved once for each width."""
-        return self.config.multiple
-
     def build(self, shape: tuple[int, ...]) -> None:
         """The autoencoder, for images ``(C, H, W)``, and its memory."""
         c = self.config
@@ -78,14 +73,12 @@ class MemoryAutoencoder(TrainedDetector):
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)``."""
-        self._check_trained()
-        return self.each(self._reconstructed, x.to(self.device))
+        return self.each(self._reconstructed, x)
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Error ``(B, H, W)``, mean over channels."""
-        self._check_trained()
         kind = self.config.loss
-        return self.each(lambda one: pixel_error(kind, one, self._reconstructed(one)).mean(1), x.to(self.device))
+        return pixel_error(kind, x, self._reconstructed(x)).mean(1)
 
     def _reconstructed(self, x: torch.Tensor) -> torch.Tensor:
         return self.autoencoder.decode(self.memory(self.autoencoder.encode(x)))

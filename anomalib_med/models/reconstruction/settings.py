@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from anomalib_med.models.training.config import TrainingConfig
+from anomalib_med.models.training.schedule import TrainingConfig
 
 
 class CodeConfig(TrainingConfig):

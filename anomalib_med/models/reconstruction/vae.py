@@ -62,11 +62,6 @@ class VariationalAutoencoder(TrainedDetector):
 
     config: Config
 
-    @property
-    def multiple(self) -> int:
-        """Sides are halved once for each width."""
-        return self.config.multiple
-
     def build(self, shape: tuple[int, ...]) -> None:
         """The autoencoder, for images ``(C, H, W)``."""
         c = self.config
@@ -81,15 +76,10 @@ class VariationalAutoencoder(TrainedDetector):
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)``."""
-        self._check_trained()
-        return self.each(lambda one: self._passed(one)[0], x.to(self.device))
+        return self.each(lambda one: self._passed(one)[0], x)
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """The map that `score` names, ``(B, H, W)``, mean over channels."""
-        self._check_trained()
-        return self.each(self._map, x.to(self.device))
-
-    def _map(self, x: torch.Tensor) -> torch.Tensor:
         score = self.config.score
         if score == "reconstruction":
             return pixel_error(self.config.loss, x, self._passed(x)[0]).mean(1)

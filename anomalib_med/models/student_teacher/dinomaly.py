@@ -14,8 +14,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from anomalib_med.models.student_teacher.teaching import cosine_distance, flat_cosine_distance, teacher_layers
-from anomalib_med.models.training.config import FeatureTrainingConfig
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.schedule import FeatureTrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 RAMP = 0.1  # share of the steps in which the mining hardens; the paper's 1000 of 10000
@@ -35,6 +35,7 @@ class Dinomaly(TrainedDetector):
 
     name = "dinomaly"
     title = "Dinomaly (Guo et al., CVPR 2025)"
+    at_once = 0
 
     class Config(FeatureTrainingConfig):
         """Settings of Dinomaly. `neighbourhood` is 1: the features are compared as they are.
@@ -74,7 +75,6 @@ class Dinomaly(TrainedDetector):
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
         """Groups of frozen features, ``(B, sum of their channels, h, w)`` on the finest grid."""
-        assert self.extractor is not None
         layers = teacher_layers(self.extractor, x)
         if not self._alike():
             grid = layers[0].shape[2:]
@@ -99,9 +99,8 @@ class Dinomaly(TrainedDetector):
         distances = [flat_cosine_distance(t, s).mean() for t, s in zip(given, hard, strict=True)]
         return {"distance": torch.stack(distances).mean()}
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Distances ``(B, h, w)``, averaged over the groups."""
-        self._check_trained()
 
         def averaged(features: torch.Tensor) -> torch.Tensor:
             given, returned = self._pass(features)
@@ -111,12 +110,10 @@ class Dinomaly(TrainedDetector):
 
     def _alike(self) -> bool:
         """Whether all layers have one grid and one width, as those of a transformer."""
-        assert self.extractor is not None
         b = self.extractor.backbone
         return len(set(b.strides)) == 1 and len(set(b.channels)) == 1
 
     def _group_channels(self) -> tuple[int, ...]:
-        assert self.extractor is not None
         channels = self.extractor.backbone.channels
         return channels[: min(2, len(channels))] if self._alike() else channels
 

@@ -4,9 +4,9 @@ Batzner et al., "EfficientAD: Accurate Visual Anomaly Detection at Millisecond-L
 https://arxiv.org/abs/2303.14535.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -14,9 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field, JsonValue, field_serializer
 from torch import nn
 
-from anomalib_med.errors import InputError
-from anomalib_med.features import FeatureExtractor
-from anomalib_med.features.backbones import read_weights
+from anomalib_med.errors import FitError
 from anomalib_med.models.standard import Standard
 from anomalib_med.models.student_teacher.pdn import (
     PDN,
@@ -28,14 +26,13 @@ from anomalib_med.models.student_teacher.pdn import (
     normalised,
     on_pdn_grid,
 )
-from anomalib_med.models.training.config import FeatureTrainingConfig
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.run import TrainingRun
+from anomalib_med.models.training.schedule import FeatureTrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
-from anomalib_med.preprocessing import Preprocessing, frames_of
 
 BACKBONE = "backbone"
 LOW, HIGH = 0.9, 0.995  # quantiles of the maps of normals that become 0 and 0.1
-PENALTY_IMAGES = 1000  # at most, drawn from the folder
 
 
 class EfficientAD(TrainedDetector):
@@ -50,6 +47,7 @@ class EfficientAD(TrainedDetector):
     title = "EfficientAD (Batzner et al., WACV 2024)"
     input_size = 256
     holds_out = True
+    reads: ClassVar[Mapping[str, Literal["weights", "images"]]] = {"teacher": "weights", "penalty": "images"}
 
     class Config(FeatureTrainingConfig):
         """Settings of EfficientAD; the defaults are for a training on a CPU, those of the paper are in the card.
@@ -82,31 +80,43 @@ class EfficientAD(TrainedDetector):
         def _without_folder(self, path: str) -> str:
             return Path(path).name  # where files lie is nobody's business, and a teacher is saved with the model
 
+        @property
+        def multiple(self) -> int:
+            """The autoencoder halves the sides five times."""
+            return 32
+
     config: Config
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
-        self._teacher_weights: dict[str, torch.Tensor] | None = None
+        self._teacher_weights: Mapping[str, torch.Tensor] = {}
+        self._penalty: Sequence[torch.Tensor] = ()
         self._penalty_images = torch.empty(0)
 
     @property
-    def extractor(self) -> FeatureExtractor | None:
-        """The frozen network of the teacher "backbone"; None where the teacher is a file."""
-        return super().extractor if self.config.teacher == BACKBONE else None
+    def uses_features(self) -> bool:
+        """Whether the teacher is the frozen backbone and not a network from a file."""
+        return self.config.teacher == BACKBONE
 
-    @property
-    def multiple(self) -> int:
-        """The autoencoder halves the sides five times."""
-        return 32 if self.extractor is None else int(np.lcm(32, self.extractor.multiple))
+    def take_inputs(self, run: TrainingRun) -> None:
+        """Take the weights of a teacher from a file, and the penalty images.
+
+        Raises
+        ------
+        FitError
+            They are named in the settings and were not given with the run.
+        """
+        for setting in (key for key in self.reads if getattr(self.config, key) not in ("", BACKBONE)):
+            if setting not in {**run.weights, **run.images}:
+                raise FitError(f'{setting} "{getattr(self.config, setting)}": give its content with the TrainingRun')
+        self._teacher_weights, self._penalty = run.weights.get("teacher", {}), run.images.get("penalty", ())
 
     def build(self, shape: tuple[int, ...]) -> None:
         """Teacher, student and autoencoder."""
         c = self.config
         self.grid = grid_of(shape[1], shape[2])
-        if self.extractor is None:
-            path = Path(c.teacher)
-            weights = read_weights(path) if self._teacher_weights is None else self._teacher_weights
-            self.teacher = Teacher(weights, path.name)
+        if not self.uses_features:
+            self.teacher = Teacher(self._teacher_weights, Path(c.teacher).name)
             channels = self.teacher.channels
         else:
             channels = self.extractor.channels
@@ -116,9 +126,11 @@ class EfficientAD(TrainedDetector):
         self.scale = Scale()
 
     def before_training(self, batches: Iterator[StepBatch]) -> None:
-        """Mean and standard deviation of each channel of the teacher over the normals; read the penalty images."""
+        """Standardise the teacher's channels by the normals, and bring the penalty images to their size."""
         self.standard.learn(self._taught(batch.x) for batch in batches)
-        self._penalty_images = self._read_penalty()
+        channels, *sides = self.shape
+        images = [F.interpolate(image[None], sides).expand(-1, channels, -1, -1).half() for image in self._penalty]
+        self._penalty_images = torch.cat(images) if images else torch.empty(0)
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """The paper's losses: student from teacher, autoencoder from teacher, student from autoencoder, penalty."""
@@ -144,17 +156,12 @@ class EfficientAD(TrainedDetector):
             values = np.concatenate([pair[index].cpu().numpy().ravel() for pair in pairs])
             self.scale.set(index, *np.quantile(values, [LOW, HIGH]))
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Mean ``(B, H / 4, W / 4)`` of the two scaled maps: 0 at their 90 % quantile of normals, 0.1 at 99.5 %."""
-        self._check_trained()
         (top, bottom), (left, right) = (margins(n, g) for n, g in zip(x.shape[2:], self.grid, strict=True))
-
-        def scaled(one: torch.Tensor) -> torch.Tensor:
-            local, whole = self._differences(one)
-            map = (self.scale(0, local) + self.scale(1, whole)) / 2
-            return F.pad(map[:, None], (left, right, top, bottom), "replicate")[:, 0]
-
-        return self.each(scaled, x.to(self.device))
+        local, whole = self._differences(x)
+        map = (self.scale(0, local) + self.scale(1, whole)) / 2
+        return F.pad(map[:, None], (left, right, top, bottom), "replicate")[:, 0]
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
         """Take what :meth:`state` gave, the teacher from there too."""
@@ -172,22 +179,10 @@ class EfficientAD(TrainedDetector):
     def _taught(self, x: torch.Tensor, *, kept: bool = True) -> torch.Tensor:
         """Features ``(B, D, h, w)`` of the teacher, float32; of exposed images none are `kept` in a cache."""
         with torch.no_grad():
-            if self.extractor is None:
+            if not self.uses_features:
                 return cast(torch.Tensor, self.teacher(x))
             features = self.extractor(x) if kept else self.extractor.extract(x)
             return on_pdn_grid(features, x.shape[2], x.shape[3]).clone()
-
-    def _read_penalty(self) -> torch.Tensor:
-        """Images of the penalty folder, float16 ``(N, C, H, W)`` like the normals."""
-        if not self.config.penalty:
-            return torch.empty(0)
-        channels, height, width = self.shape
-        settings = Preprocessing(size=max(height, width), aspect="stretch", multiple=self.multiple)
-        frames = frames_of(self.config.penalty, settings, PENALTY_IMAGES)
-        images = [F.interpolate(b.x, (height, width)).expand(-1, channels, -1, -1).half() for b in frames.batches(8)]
-        if not images:
-            raise InputError(f'penalty "{self.config.penalty}": none of {len(frames)} images could be read')
-        return torch.cat(images)
 
 
 class Scale(nn.Module):

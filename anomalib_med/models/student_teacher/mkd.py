@@ -22,8 +22,8 @@ from anomalib_med.models.student_teacher.teaching import (
     teacher_layers,
     unfold,
 )
-from anomalib_med.models.training.config import FeatureTrainingConfig
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.schedule import FeatureTrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 MEAN, STD = 0.5, 0.25  # of the cloner's input
@@ -39,6 +39,7 @@ class MKD(TrainedDetector):
 
     name = "mkd"
     title = "MKD, multiresolution knowledge distillation (Salehi et al., CVPR 2021)"
+    at_once = 0
 
     class Config(FeatureTrainingConfig):
         """Settings of MKD. `neighbourhood` is 1: the features are compared as they are.
@@ -69,7 +70,6 @@ class MKD(TrainedDetector):
 
     def build(self, shape: tuple[int, ...]) -> None:
         """The cloner."""
-        assert self.extractor is not None
         b = self.extractor.backbone
         folded = sum(c * (b.strides[-1] // s) ** 2 for c, s in zip(b.channels, b.strides, strict=True))
         image = (shape[0] - folded) // b.strides[-1] ** 2
@@ -77,20 +77,17 @@ class MKD(TrainedDetector):
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
         """Images and the teacher's features of them, see :func:`fold`."""
-        assert self.extractor is not None
         return fold([x.to(self.device).half(), *teacher_layers(self.extractor, x)], self.extractor.multiple)
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Distance of the directions and of the values, summed over the layers, mean over the images."""
-        assert self.extractor is not None
         b = self.extractor.backbone
         image, *given = unfold(batch.x, b.channels, b.strides)
         cloned = self.cloner(image)
         return {key: loss.mean() for key, loss in self._losses(given, cloned).items()}
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Summed distances ``(B, h, w)`` of the directions, on the grid of the finest layer."""
-        self._check_trained()
         maps = [joined([cosine_distance(t, s) for t, s in pairs], lambda m: m.sum(0)) for pairs in self._pairs(x)]
         return torch.cat(maps)
 
@@ -98,7 +95,6 @@ class MKD(TrainedDetector):
         """The loss ``(B,)`` of each image over its valid cells, or the pooled map."""
         if self.config.score == "map":
             return super().image_score(x, maps, valid)
-        self._check_trained()
         scores = []
         for pairs, area in zip(self._pairs(x), valid, strict=True):
             cells = [valid_cells(area[None], (t.shape[2], t.shape[3]))[:, None].to(t.device) for t, _ in pairs]
@@ -125,7 +121,6 @@ class MKD(TrainedDetector):
     def _pairs(self, x: torch.Tensor) -> list[list[Pair]]:
         """Features of teacher and cloner for each image; map and score of one batch cost one pass."""
         if self._compared is None or self._compared[0] is not x:
-            assert self.extractor is not None
             parts = [x.to(self.device).half(), *teacher_layers(self.extractor, x)]
             found = []
             for one in zip(*parts, strict=True):

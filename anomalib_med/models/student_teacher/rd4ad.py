@@ -13,19 +13,19 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
+from anomalib_med.features.extractor import CPU_BATCH
 from anomalib_med.models.blocks import ConvBlock
 from anomalib_med.models.student_teacher.teaching import (
     ScoringNetwork,
     cosine_distance,
-    few_at_a_time,
     flat_cosine_distance,
     fold,
     joined,
     teacher_layers,
     unfold,
 )
-from anomalib_med.models.training.config import FeatureTrainingConfig
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.schedule import FeatureTrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 BETAS = (0.5, 0.999)
@@ -39,6 +39,7 @@ class RD4AD(TrainedDetector):
 
     name = "rd4ad"
     title = "RD4AD, reverse distillation (Deng and Li, CVPR 2022)"
+    at_once = CPU_BATCH
 
     class Config(FeatureTrainingConfig):
         """Settings of reverse distillation. `neighbourhood` is 1: the features are compared as they are.
@@ -65,12 +66,10 @@ class RD4AD(TrainedDetector):
     @property
     def multiple(self) -> int:
         """The embedding lies at twice the stride of the coarsest layer."""
-        assert self.extractor is not None
         return 2 * self.extractor.multiple
 
     def build(self, shape: tuple[int, ...]) -> None:
         """The bottleneck and the decoder."""
-        assert self.extractor is not None
         b = self.extractor.backbone
         width = self.config.width or 2 * b.channels[-1]
         self.bottleneck = Bottleneck(b.channels, b.strides, width)
@@ -78,7 +77,6 @@ class RD4AD(TrainedDetector):
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
         """The teacher's features, see :func:`fold`: they are all that training needs."""
-        assert self.extractor is not None
         return fold(teacher_layers(self.extractor, x), self.extractor.multiple)
 
     def optimisers(self) -> dict[str, Optimizer]:
@@ -93,21 +91,15 @@ class RD4AD(TrainedDetector):
         distance = flat_cosine_distance if self.config.loss == "flat" else cosine_distance
         return {"distance": torch.stack([distance(t, s).mean() for t, s in zip(given, returned, strict=True)]).sum()}
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Summed distances ``(B, h, w)`` on the grid of the finest layer."""
-        self._check_trained()
-
-        assert self.extractor is not None
-        return few_at_a_time(self._map, teacher_layers(self.extractor, x), self.extractor.batch_size)
-
-    def _map(self, given: list[torch.Tensor]) -> torch.Tensor:
+        given = [layer.float() for layer in teacher_layers(self.extractor, x)]
         returned = self.decoder.score(self.bottleneck.score(given))
         maps = [cosine_distance(t, s) for t, s in zip(given, returned, strict=True)]
         return joined(maps, lambda maps: maps.sum(0))
 
     def _pass(self, folded: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Features of the teacher and those of the decoder, finest layer first."""
-        assert self.extractor is not None
         b = self.extractor.backbone
         given = unfold(folded, b.channels, b.strides)
         return given, self.decoder(self.bottleneck(given))

@@ -13,16 +13,16 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
+from anomalib_med.features.extractor import CPU_BATCH
 from anomalib_med.models.student_teacher.rd4ad import BETAS, Bottleneck, FeatureDecoder
 from anomalib_med.models.student_teacher.teaching import (
     cosine_distance,
-    few_at_a_time,
     flat_cosine_distance,
     joined,
     teacher_layers,
 )
-from anomalib_med.models.training.config import FeatureTrainingConfig
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.schedule import FeatureTrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 RECONSTRUCTION, CONTRAST, TOTAL = 0.01, 0.1, 1.11  # weights of the projection losses, official code
@@ -40,6 +40,7 @@ class RDPlusPlus(TrainedDetector):
 
     name = "rdpp"
     title = "RD++, revisiting reverse distillation (Tien et al., CVPR 2023)"
+    at_once = CPU_BATCH
 
     class Config(FeatureTrainingConfig):
         """Settings of RD++. `neighbourhood` is 1: the features are compared as they are.
@@ -72,12 +73,10 @@ class RDPlusPlus(TrainedDetector):
     @property
     def multiple(self) -> int:
         """The embedding lies at twice the stride of the coarsest layer, and instance norms need more than one cell."""
-        assert self.extractor is not None
         return 2 * self.extractor.multiple
 
     def build(self, shape: tuple[int, ...]) -> None:
         """Projections, bottleneck and decoder."""
-        assert self.extractor is not None
         b = self.extractor.backbone
         width = self.config.width or 2 * b.channels[-1]
         self.projections = nn.ModuleList(Projection(channels) for channels in b.channels)
@@ -112,13 +111,9 @@ class RDPlusPlus(TrainedDetector):
             "contrast": weight * CONTRAST * apart.mean(),
         }
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Summed distances ``(B, h, w)`` on the grid of the finest layer."""
-        self._check_trained()
-        assert self.extractor is not None
-        return few_at_a_time(self._map, teacher_layers(self.extractor, x), self.extractor.batch_size)
-
-    def _map(self, given: list[torch.Tensor]) -> torch.Tensor:
+        given = [layer.float() for layer in teacher_layers(self.extractor, x)]
         # Image by image: instance norms round differently in batches.
         projected = [
             torch.cat([projection(one[None]) for one in layer])
@@ -129,7 +124,6 @@ class RDPlusPlus(TrainedDetector):
         return joined(maps, lambda maps: maps.sum(0))
 
     def _taught(self, x: torch.Tensor) -> list[torch.Tensor]:
-        assert self.extractor is not None
         # A copy: what comes out of inference mode cannot be trained on.
         return [layer.clone() for layer in teacher_layers(self.extractor, x)]
 

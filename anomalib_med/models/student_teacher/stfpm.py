@@ -10,17 +10,17 @@ import torch
 from pydantic import Field
 from torch.optim import Optimizer
 
+from anomalib_med.features.extractor import CPU_BATCH
 from anomalib_med.models.student_teacher.teaching import (
     Student,
     cosine_distance,
-    few_at_a_time,
     fold,
     joined,
     teacher_layers,
     unfold,
 )
-from anomalib_med.models.training.config import FeatureTrainingConfig
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.schedule import FeatureTrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 MOMENTUM = 0.9
@@ -34,6 +34,7 @@ class STFPM(TrainedDetector):
 
     name = "stfpm"
     title = "STFPM, student-teacher feature pyramid matching (Wang et al., BMVC 2021)"
+    at_once = CPU_BATCH
 
     class Config(FeatureTrainingConfig):
         """Settings of STFPM. `neighbourhood` is 1: the features are compared as they are.
@@ -58,12 +59,10 @@ class STFPM(TrainedDetector):
 
     def build(self, shape: tuple[int, ...]) -> None:
         """The student."""
-        assert self.extractor is not None
         self.student = Student(self.extractor, self.config.seed)
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
         """Images and the teacher's features of them, see :func:`fold`."""
-        assert self.extractor is not None
         return fold([x.to(self.device).half(), *teacher_layers(self.extractor, x)], self.extractor.multiple)
 
     def optimisers(self) -> dict[str, Optimizer]:
@@ -77,20 +76,14 @@ class STFPM(TrainedDetector):
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Mean distance over the positions of each layer, summed over the layers."""
-        assert self.extractor is not None
         b = self.extractor.backbone
         image, *teacher = unfold(batch.x, b.channels, b.strides)
         maps = [cosine_distance(t, s) for t, s in zip(teacher, self.student(image), strict=True)]
         return {"distance": torch.stack([map.mean() for map in maps]).sum()}
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Joined distances ``(B, h, w)`` on the grid of the finest layer."""
-        self._check_trained()
-        assert self.extractor is not None
-        image = x.to(self.device).half()  # as it was trained on
-        return few_at_a_time(self._map, [image, *teacher_layers(self.extractor, x)], self.extractor.batch_size)
-
-    def _map(self, parts: list[torch.Tensor]) -> torch.Tensor:
-        image, *teacher = parts
+        image = x.half().float()  # as it was trained on
+        teacher = [layer.float() for layer in teacher_layers(self.extractor, x)]
         maps = [cosine_distance(t, s) for t, s in zip(teacher, self.student.score(image), strict=True)]
         return joined(maps, lambda maps: maps.prod(0) if self.config.combine == "mul" else maps.sum(0))

@@ -22,30 +22,6 @@ def teacher_layers(teacher: FeatureExtractor, x: torch.Tensor) -> list[torch.Ten
     return [torch.cat(layer).half() for layer in zip(*parts, strict=True)]
 
 
-def few_at_a_time(
-    function: Callable[[list[torch.Tensor]], torch.Tensor], parts: Sequence[torch.Tensor], size: int
-) -> torch.Tensor:
-    """`function` of images and what belongs to them, some at a time; each is computed alike whatever the batch.
-
-    Parameters
-    ----------
-    function
-        Of float32 ``(b, ...)`` for each of `parts`; gives ``(b, h, w)``.
-    parts
-        ``(B, ...)`` each, of any type.
-    size
-        Images that suit the device; on a CPU more than
-        :data:`anomalib_med.features.extractor.CPU_BATCH` would round differently.
-    """
-    results = []
-    for group in zip(*(torch.split(part, size) for part in parts), strict=True):
-        count = len(group[0])
-        # For one small image alone the CPU's convolutions take another path, which rounds differently.
-        held = [part.float() if count > 1 else part.float().expand(2, *part.shape[1:]) for part in group]
-        results.append(function(held)[:count])
-    return torch.cat(results)
-
-
 def fold(parts: Sequence[torch.Tensor], coarsest: int) -> torch.Tensor:
     """Arrays of several resolutions as one on the coarsest grid, by moving blocks of cells to channels.
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from anomalib_med.errors import ConfigError, FitError, OutputError
-from anomalib_med.models.base import TrainingFrames
+from anomalib_med.preprocessing import Frames
 from anomalib_med.preprocessing.augment import ChestAugmentation
 
 Prepare = Callable[[torch.Tensor], torch.Tensor]
@@ -67,9 +67,7 @@ class Normals:
         SHA-256 of the values.
     """
 
-    def __init__(
-        self, frames: TrainingFrames, prepare: Prepare, batch_size: int, *, augment: bool, memory_mb: float
-    ) -> None:
+    def __init__(self, frames: Frames, prepare: Prepare, batch_size: int, *, augment: bool, memory_mb: float) -> None:
         self.prepare = prepare
         self.augmentation = ChestAugmentation() if augment else None
         self.patients: list[str] = []

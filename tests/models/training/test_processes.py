@@ -6,16 +6,14 @@ import sys
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.models.test_trainer import PICTURES, SMALL, Tiny, fitted
 
 from anomalib_med import fit, load
 from anomalib_med.errors import ConfigError
-from anomalib_med.models.training import trainer
 from tests.cli.command import anomed, assert_refused
+from tests.models.training.test_trainer import PICTURES, SMALL, Tiny, fitted
 
 TOP = Path(__file__).parents[3]
 
@@ -32,7 +30,7 @@ class Plain(Tiny):
     def training_step(self, batch):  # type: ignore[no-untyped-def]
         return {"l2": ((self.net(batch.x) - batch.x) ** 2).mean()}
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         return (self.net(x) - x).abs().mean(1)
 
 
@@ -51,7 +49,7 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
         script.write_text(
             "from anomalib_med import processes\n"
             "from safetensors.torch import save_file\n"
-            "from tests.models.test_processes import Plain, Tiny, fitted\n"
+            "from tests.models.training.test_processes import Plain, Tiny, fitted\n"
             f"model = fitted({kind}(batch_size=6, steps=5))\n"
             f"save_file(model.detector.state()[0], f'{kind}{{processes.number()}}.safetensors')\n"
         )
@@ -82,5 +80,5 @@ def test_what_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_p
     with pytest.raises(ConfigError, match="knn is not trained step by step: fit it in one process"):
         fit("knn", PICTURES, preprocessing=SMALL, device="cpu")
     with pytest.raises(ConfigError, match="steps of 3 images are too small for 2 processes"):
-        next(trainer._batches(None, np.arange(9), Tiny.Config(), 0, 4, torch.device("cpu")))  # type: ignore[arg-type]
+        fitted(Tiny(batch_size=3))
     assert_refused(anomed("score", tmp_path, tmp_path, "-o", tmp_path / "out"), "anomed score runs in one process")

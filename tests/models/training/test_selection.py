@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.models.test_trainer import PICTURES, Killed, Tiny, equal, every_step, fitted, kill_after, training
 
 from anomalib_med import fit, load
 from anomalib_med.errors import ConfigError, InputError, OutputError
 from anomalib_med.evaluation import aucp, image_auroc
 from tests.conftest import abnormal_picture, normal_picture
+from tests.models.training.test_trainer import PICTURES, Killed, Tiny, equal, every_step, fitted, kill_after, training
 
 HEALTHY = [normal_picture(50 + i, (40, 40)) for i in range(6)]
 SICK = [abnormal_picture(90 + i, (48, 48))[0][:40, :40] for i in range(6)]

@@ -15,13 +15,13 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
-from anomalib_med import FittedModel, Preprocessing, Sample, fit, load
+from anomalib_med import FittedModel, Preprocessing, Sample, checkpoints, fit, load
 from anomalib_med.errors import ConfigError, FitError, OutputError
 from anomalib_med.models.blocks import Decoder, Encoder
-from anomalib_med.models.training import checkpoint as checkpoint_module
-from anomalib_med.models.training import trainer
-from anomalib_med.models.training.config import TrainingConfig, rate
+from anomalib_med.models.training import loop
 from anomalib_med.models.training.normals import Normals, StepBatch
+from anomalib_med.models.training.run import Training
+from anomalib_med.models.training.schedule import TrainingConfig, rate
 from anomalib_med.models.training.trainer import TrainedDetector
 from anomalib_med.preprocessing import Frames
 from tests.conftest import normal_picture
@@ -51,8 +51,7 @@ class Tiny(TrainedDetector):
         noisy = batch.x + 0.1 * torch.randn_like(batch.x)
         return {"l2": ((self.decoder(self.encoder(noisy)) - batch.x) ** 2).mean()}
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
-        self._check_trained()
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         return self.each(lambda one: (self.decoder(self.encoder(one)) - one).abs().mean(1), x.to(self.device))
 
 
@@ -96,7 +95,7 @@ def equal(a: FittedModel, b: FittedModel) -> bool:
     return all(torch.equal(value, weights(b)[key]) for key, value in weights(a).items())
 
 
-def training(model: FittedModel) -> trainer.Training:
+def training(model: FittedModel) -> Training:
     assert isinstance(model.detector, TrainedDetector) and model.detector.training is not None
     return model.detector.training
 
@@ -104,8 +103,8 @@ def training(model: FittedModel) -> trainer.Training:
 @pytest.fixture
 def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Progress and a checkpoint after each step."""
-    monkeypatch.setattr(trainer, "CHECKPOINT_EVERY", 0.0)
-    monkeypatch.setattr(trainer, "SAY_EVERY", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(loop, "SAY_EVERY", 0.0)
 
 
 class Killed(BaseException):
@@ -159,9 +158,9 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
 
 KILLED_RUN = """
 import os, signal, sys
-from anomalib_med.models.training import trainer
-from tests.models.test_trainer import fitted
-trainer.CHECKPOINT_EVERY = trainer.SAY_EVERY = 0.0
+from anomalib_med.models.training import loop
+from tests.models.training.test_trainer import fitted
+loop.CHECKPOINT_EVERY = loop.SAY_EVERY = 0.0
 
 def progress(stage, done, *rest):
     if stage == "training" and done == int(sys.argv[2]):
@@ -198,9 +197,8 @@ def test_the_checkpoint_of_another_training_is_refused_or_replaced(tmp_path: Pat
         fitted(Tiny(learning_rate=0.01), checkpoint=file)
     with pytest.raises(OutputError, match=r"another training \(images differ\)"):
         fit(Tiny(), PICTURES[1:], preprocessing=SMALL, device="cpu", calibration=0, checkpoint=file)
-    detector = Tiny(learning_rate=0.01)
-    detector.discard_other = True
-    assert equal(fitted(detector, checkpoint=file), fitted(Tiny(learning_rate=0.01)))
+    replaced = fitted(Tiny(learning_rate=0.01), checkpoint=file, replace_checkpoint=True)
+    assert equal(replaced, fitted(Tiny(learning_rate=0.01)))
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -229,7 +227,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_keeps_the_last_checkpoi
     file = tmp_path / "training"
     with pytest.raises(FitError, match=r'step 7 of 16 \(epoch 2\): loss "extra" is nan; lower learning_rate.*kept in'):
         fitted(Poisoned(), checkpoint=file)
-    found = checkpoint_module.read_checkpoint(file)
+    found = checkpoints.CheckpointFile(file).read()
     assert found is not None
     assert found[1]["training"]["step"] == 6  # type: ignore[index, call-overload]
     assert all(value.isfinite().all() for value in found[0].values())
@@ -256,7 +254,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_step: None
 ) -> None:
     file, count = tmp_path / "training", 0
-    original = checkpoint_module.save_file
+    original = checkpoints.save_file
 
     def full(tensors: dict[str, torch.Tensor], path: Path, header: dict[str, str]) -> None:
         nonlocal count
@@ -266,7 +264,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         original(tensors, path, header)
 
-    monkeypatch.setattr(checkpoint_module, "save_file", full)
+    monkeypatch.setattr(checkpoints, "save_file", full)
     with pytest.raises(OutputError, match=r"No space left on device.*the checkpoint before it is kept"):
         fitted(checkpoint=file)
     assert [entry.name for entry in tmp_path.iterdir()] == ["training"]
@@ -350,7 +348,7 @@ class Steep(TrainedDetector):
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         return {"steep": 1000 * self.line.weight.sum()}
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean(1)
 
 

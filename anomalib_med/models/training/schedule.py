@@ -18,8 +18,8 @@ class TrainingConfig(DetectorConfig):
     steps
         Steps of the optimiser, in place of `epochs`; 0: as `epochs` says.
     max_minutes
-        Stop after this time, with a model of the steps done by then; 0: never. What it took before an interruption
-        counts.
+        The training stops after this time, with a model of the steps done by then; 0: no limit. The time before an
+        interruption counts.
     batch_size
         Images in a step.
     learning_rate, weight_decay

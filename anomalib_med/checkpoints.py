@@ -1,0 +1,79 @@
+"""The state of an unfinished training as one safetensors file, replaced as a whole or not at all."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import JsonValue
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from anomalib_med.errors import OutputError
+
+FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """A checkpoint in a file; its folder is made where it is absent."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def write(self, tensors: Mapping[str, torch.Tensor], description: Mapping[str, JsonValue]) -> None:
+        """Write a checkpoint; the one before it stays until the new one is complete.
+
+        Parameters
+        ----------
+        tensors
+            Weights and states of optimisers, on any device.
+        description
+            What else is needed to continue, as JSON in the header of the file.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written, such as on a full disk; the checkpoint before it is kept.
+        """
+        path = self.path
+        temporary = path.with_name(f".{path.name}.new")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+            save_file(held, temporary, {"format": FORMAT, "training": json.dumps(description)})
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            kept = "the checkpoint before it is kept: free space and run the same command to continue from there"
+            lost = "there is none before it: free space and run again"
+            raise OutputError(
+                f"{path}: the checkpoint cannot be written ({error}); {kept if path.exists() else lost}"
+            ) from error
+
+    def read(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]] | None:
+        """Tensors and description of the checkpoint; None where there is none.
+
+        Raises
+        ------
+        OutputError
+            The file is no checkpoint of this version, or damaged.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                header = file.metadata() or {}
+                if header.get("format") != FORMAT:
+                    raise ValueError("it is no checkpoint of this version")
+                return {key: file.get_tensor(key) for key in file.keys()}, json.loads(header["training"])  # noqa: SIM118
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            raise OutputError(
+                f"{self.path}: cannot be read as a checkpoint ({error}); delete it to start anew"
+            ) from error

@@ -1,0 +1,373 @@
+"""The loop of a training: from the first step to the last, in the order in which things happen.
+
+All randomness of a step (order of the images, augmentation, dropout, what a detector draws) follows from the seed and
+the number of the step. So a checkpoint needs no state of a generator, and an interrupted training ends with the same
+weights as one that was not interrupted.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import lru_cache
+from typing import ClassVar, Protocol, cast
+
+import numpy as np
+import torch
+from pydantic import JsonValue
+from torch import nn
+from torch.optim import Optimizer
+
+from anomalib_med import processes
+from anomalib_med.errors import ConfigError, FitError, OutputError
+from anomalib_med.features import FeatureExtractor
+from anomalib_med.models.training.normals import Normals, StepBatch
+from anomalib_med.models.training.run import Training, TrainingRun
+from anomalib_med.models.training.schedule import TrainingConfig, rate
+
+VALIDATION_SHARE = 0.1  # of the patients, where training may stop early
+PLATEAU = 1e-3  # a validation loss that falls by less than this share of itself has not fallen
+SAY_EVERY = 0.2  # seconds between two calls of progress
+CHECKPOINT_EVERY = 60.0  # seconds
+
+
+class Trainee(Protocol):
+    """What the loop knows of a detector, see :class:`.trainer.TrainedDetector`."""
+
+    name: ClassVar[str]
+    holds_out: ClassVar[bool]
+    config: TrainingConfig
+    device: torch.device
+
+    @property
+    def uses_features(self) -> bool: ...  # noqa: D102
+    @property
+    def extractor(self) -> FeatureExtractor: ...  # noqa: D102
+    def modules(self) -> dict[str, nn.Module]: ...  # noqa: D102
+    def optimisers(self) -> dict[str, Optimizer]: ...  # noqa: D102
+    def before_training(self, batches: Iterator[StepBatch]) -> None: ...  # noqa: D102
+    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]: ...  # noqa: D102
+    def after_training(self, batches: Iterator[StepBatch]) -> None: ...  # noqa: D102
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]]: ...  # noqa: D102
+    def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None: ...  # noqa: D102
+
+
+class Loop:
+    """One training of a detector whose networks are built.
+
+    Parameters
+    ----------
+    detector
+        What is trained.
+    normals
+        What it learns from.
+    run
+        Checkpoint, choice of the epoch and progress.
+    """
+
+    def __init__(self, detector: Trainee, normals: Normals, run: TrainingRun) -> None:
+        c = detector.config
+        self.detector, self.normals, self.settings, self.given = detector, normals, c, run
+        everything = np.arange(len(normals))
+        hold_out = c.patience or (detector.holds_out and len(set(normals.patients)) > 1)
+        self.learnt: np.ndarray
+        self.judged: np.ndarray
+        self.learnt, self.judged = normals.split(VALIDATION_SHARE, c.seed) if hold_out else (everything, everything[:0])
+        self.per_epoch = max(1, len(self.learnt) // c.batch_size)
+        self.training = Training(c.steps or c.epochs * self.per_epoch)
+        self.selected: dict[str, torch.Tensor] = {}  # weights of the best epoch so far, where one is chosen
+
+    def run(self) -> Training:
+        """Train; afterwards the detector holds the weights that are kept, in evaluation mode."""
+        detector = self.detector
+        detector.before_training(self._in_order(self.learnt))
+        self.optimisers = detector.optimisers()
+        self._resume()
+        self._share_state()
+        self._steps()
+        if self.given.selection is not None:
+            detector.load_weights(self.selected)
+        self._finish()
+        return self.training
+
+    def _steps(self) -> None:
+        """Step until the planned steps, the time or the patience are at an end."""
+        training, run = self.training, self.given
+        if training.stopped == "time" and not self._out_of_time():
+            training.stopped = ""  # a checkpoint that ran out of time is given more of it
+        written = said = time.monotonic()
+        self._set_mode(training=True)
+        batches = self._batches()
+        while not training.stopped:
+            start = time.monotonic()
+            self._one_step(next(batches))
+            training.step += 1
+            if self.settings.patience and training.step % self.per_epoch == 0:
+                self._judge()
+            training.seconds += time.monotonic() - start
+            self._agree()
+            training.stopped = self._why_stop()
+            if run.selection is not None and (training.step % self.per_epoch == 0 or training.stopped):
+                self._select()
+            now = time.monotonic()
+            if now - said >= SAY_EVERY or training.stopped:
+                said = now
+                planned = training.step if training.stopped else training.steps  # a stage ends when all of it is done
+                run.progress("training", training.step, planned, f"loss {sum(training.losses.values()):.4g}")
+            if now - written >= CHECKPOINT_EVERY or training.stopped:
+                self._keep()
+                written = time.monotonic()
+
+    def _one_step(self, batch: StepBatch) -> None:
+        """One step of every optimizer; weights change only where losses and gradients are finite."""
+        c, training, detector = self.settings, self.training, self.detector
+        own = [processes.number()] if processes.number() else []
+        _start_random(_seed(c.seed, training.step, *own), detector.device)
+        training.losses = {}
+        for turn, optimiser in self.optimisers.items():
+            with torch.autocast(detector.device.type, dtype=torch.bfloat16, enabled=self._halved()):
+                losses = detector.training_step(replace(batch, turn=turn))
+            if not losses:
+                continue
+            total = torch.stack([loss.float() for loss in losses.values()]).sum()
+            for each in self.optimisers.values():
+                each.zero_grad(set_to_none=True)
+            weights = [p for group in optimiser.param_groups for p in group["params"]]
+            total.backward(inputs=weights)  # type: ignore[no-untyped-call]
+            found = torch.stack([loss.detach().float() for loss in losses.values()])
+            if processes.count() > 1:
+                processes.average([found, *(p.grad for p in weights if p.grad is not None)])
+            values = dict(zip(losses, found.tolist(), strict=True))
+            training.losses |= values
+            for name, value in values.items():
+                if not math.isfinite(value):
+                    raise self._not_finite(f'loss "{name}" is {value}', training.step)
+            if c.clip_norm:
+                norm = float(nn.utils.clip_grad_norm_(weights, c.clip_norm))
+                if not math.isfinite(norm):
+                    raise self._not_finite(f"the norm of the gradient is {norm}", training.step)
+            for group in optimiser.param_groups:
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate(c, training.step, training.steps)
+            optimiser.step()
+        self._share_state(buffers_alone=True)
+
+    def _share_state(self, *, buffers_alone: bool = False) -> None:
+        """Have every process continue with the weights and buffers of the first: means of a batch norm differ."""
+        if processes.count() == 1:
+            return
+        modules = self.detector.modules().values()
+        own = [tensor for module in modules for tensor in module.buffers()]
+        processes.spread(own if buffers_alone else [*own, *(p for module in modules for p in module.parameters())])
+
+    def _agree(self) -> None:
+        """Have every process stop when the first one does."""
+        if processes.count() == 1 or not (self.settings.max_minutes or self.settings.patience):
+            return
+        training = self.training
+        shared = torch.tensor([training.seconds, training.best, training.stale], dtype=torch.float64)
+        shared = shared.to(self.detector.device)
+        processes.spread([shared])
+        training.seconds, training.best, stale = shared.tolist()
+        training.stale = int(stale)
+
+    def _not_finite(self, what: str, step: int) -> FitError:
+        kept, checkpoint = "", self.given.checkpoint
+        if checkpoint is not None and checkpoint.read() is not None:
+            kept = f"; the last good checkpoint is kept in {checkpoint}"
+        return FitError(
+            f"training stopped at step {step + 1} of {self.training.steps} (epoch {step // self.per_epoch + 1}): "
+            f"{what}; lower learning_rate, set clip_norm=1, or look for damaged images{kept}"
+        )
+
+    def _in_order(self, rows: np.ndarray) -> Iterator[StepBatch]:
+        return self.normals.batches(rows, self.settings.batch_size, self.detector.device)
+
+    def _batches(self) -> Iterator[StepBatch]:
+        """The batches of the steps that are left; where it takes time, the next is made while one is in use."""
+        c, rows, normals, device = self.settings, self.learnt, self.normals, self.detector.device
+        # What does not fill a batch is left out of that epoch.
+        size = step_size(c, len(rows))
+        number, several = processes.number(), processes.count()
+
+        @lru_cache(1)
+        def order_of(epoch: int) -> np.ndarray:
+            return np.random.default_rng((c.seed, epoch)).permutation(rows)
+
+        def make(step: int) -> StepBatch:
+            epoch, place = divmod(step, self.per_epoch)
+            order = order_of(epoch)
+            chosen = np.resize(order, max(size, len(order)))[place * size : (place + 1) * size]
+            seeds = np.random.default_rng((c.seed, epoch, place)).integers(2**32, size=size)
+            chosen, seeds = chosen[number::several], seeds[number::several]
+            return replace(normals.batch(chosen, device, seeds), step=step, steps=self.training.steps)
+
+        left = range(self.training.step, self.training.steps)
+        if not normals.slow:
+            yield from map(make, left)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="anomed-batch") as pool:
+            upcoming = pool.submit(make, left.start)
+            for now in left:
+                ready = upcoming.result()
+                if now + 1 < left.stop:
+                    upcoming = pool.submit(make, now + 1)
+                yield ready
+
+    def _judge(self) -> None:
+        """Take the validation loss, that of the first optimizer, and whether it has fallen."""
+        detector, training = self.detector, self.training
+        self._set_mode(training=False)
+        _start_random(_seed(self.settings.seed, -1), detector.device)
+        total, count, turn = 0.0, 0, next(iter(self.optimisers))
+        with torch.no_grad():
+            for batch in self._in_order(self.judged):
+                losses = detector.training_step(replace(batch, turn=turn, step=training.step - 1, steps=training.steps))
+                total += sum(float(loss) for loss in losses.values()) * len(batch.x)
+                count += len(batch.x)
+        self._set_mode(training=True)
+        loss = total / count
+        fallen = loss < training.best - PLATEAU * abs(training.best) or math.isinf(training.best)
+        training.best, training.stale = (loss, 0) if fallen else (training.best, training.stale + 1)
+
+    def _select(self) -> None:
+        """Keep the weights where they are better than those of the epochs before; the last ones may end within one."""
+        selection, training = self.given.selection, self.training
+        assert selection is not None
+        start = time.monotonic()
+        self._finish()
+        value = selection.value()
+        training.seconds += time.monotonic() - start
+        if value > training.selected_value:
+            training.selected_step, training.selected_value = training.step, value
+            self.selected = {key: tensor.clone() for key, tensor in self.detector.state()[0].items()}
+        self._set_mode(training=True)
+
+    def _finish(self) -> None:
+        """Make the detector ready to score."""
+        self._set_mode(training=False)
+        with torch.no_grad():
+            self.detector.after_training(self._in_order(self.judged if len(self.judged) else self.learnt))
+
+    def _why_stop(self) -> str:
+        training, c = self.training, self.settings
+        if training.step >= training.steps:
+            return "finished"
+        if c.patience and training.stale >= c.patience:
+            return "plateau"
+        return "time" if self._out_of_time() else ""
+
+    def _out_of_time(self) -> bool:
+        limit = 60 * self.settings.max_minutes
+        return bool(limit) and self.training.seconds >= limit
+
+    def _keep(self) -> None:
+        """Write a checkpoint, of finite weights only."""
+        if self.given.checkpoint is None or processes.number():
+            return
+        tensors = {f"weights.{key}": value for key, value in self.detector.state()[0].items()}
+        tensors |= {f"selected.{key}": value for key, value in self.selected.items()}
+        if not all(bool(v.isfinite().all()) for v in tensors.values() if v.is_floating_point()):
+            raise self._not_finite("weights are not finite", self.training.step - 1)
+        description = {"identity": self._identity(), "training": asdict(self.training)}
+        self.given.checkpoint.write(tensors | _optimiser_tensors(self.optimisers), description)
+
+    def _resume(self) -> None:
+        """Continue from the checkpoint where there is one of this training."""
+        checkpoint = self.given.checkpoint
+        found = None if checkpoint is None else checkpoint.read()
+        if found is None:
+            return
+        tensors, description = found
+        own, other = self._identity(), cast(dict[str, JsonValue], description["identity"])
+        if own != other:
+            if self.given.replace_other:
+                return
+            changed = ", ".join(key for key in own if own[key] != other.get(key)) or "version"
+            raise OutputError(
+                f"{checkpoint} is the checkpoint of another training ({changed} differ): run that command again "
+                "to continue it, or delete the file"
+            )
+        self.detector.load_weights(named("weights.", tensors))
+        self.selected = named("selected.", tensors)
+        _load_optimisers(self.optimisers, tensors)
+        self.training = Training(**cast(dict[str, object], description["training"]))  # type: ignore[arg-type]
+
+    def _identity(self) -> dict[str, JsonValue]:
+        """What must be equal for two trainings to be the same one."""
+        detector = self.detector
+        settings = self.settings.model_dump(mode="json", exclude={"max_minutes", "memory_mb", "pooling", "smoothing"})
+        backbone = detector.extractor.key() if detector.uses_features else ""
+        known = {"detector": detector.name, **settings, "backbone weights": backbone, "images": self.normals.digest}
+        if self.given.selection is not None:
+            known["selection"] = self.given.selection.images
+        return cast(dict[str, JsonValue], json.loads(json.dumps(known)))
+
+    def _set_mode(self, *, training: bool) -> None:
+        for module in self.detector.modules().values():
+            module.train(training)
+
+    def _halved(self) -> bool:
+        on_gpu = self.detector.device.type == "cuda"
+        return self.settings.mixed_precision and on_gpu and torch.cuda.is_bf16_supported()
+
+
+def step_size(c: TrainingConfig, images: int) -> int:
+    """How many images a step takes; a single one is doubled, as batch norms need two.
+
+    Raises
+    ------
+    ConfigError
+        Fewer than two for each process.
+    """
+    size, several = min(c.batch_size, max(2, images)), processes.count()
+    if several > 1 and size < 2 * several:
+        raise ConfigError(f"steps of {size} images are too small for {several} processes: each needs two images")
+    return size
+
+
+def named(start: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with `start`, without it."""
+    return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+
+
+def _optimiser_tensors(optimisers: Mapping[str, Optimizer]) -> dict[str, torch.Tensor]:
+    """What the optimizers remember, by optimizer, number of the weight and kind. Their settings are not in it."""
+    return {
+        f"optimiser.{name}.{number}.{kind}": value
+        for name, optimiser in optimisers.items()
+        for number, values in optimiser.state_dict()["state"].items()
+        for kind, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def _load_optimisers(optimisers: Mapping[str, Optimizer], tensors: Mapping[str, torch.Tensor]) -> None:
+    for name, optimiser in optimisers.items():
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in named(f"optimiser.{name}.", tensors).items():
+            number, _, kind = key.partition(".")
+            state.setdefault(int(number), {})[kind] = value
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+
+
+def _seed(*numbers: int) -> int:
+    """One seed from several numbers."""
+    return int(np.random.SeedSequence([n % 2**32 for n in numbers]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _start_random(seed: int, device: torch.device) -> None:
+    """Seed the generators that a step may draw from; torch.manual_seed takes half a millisecond to seek others."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+@contextmanager
+def reproducible(device: torch.device) -> Iterator[None]:
+    """Leave the caller's random state alone, and use no algorithm of a GPU whose result varies."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+        yield

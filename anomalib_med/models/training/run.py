@@ -1,0 +1,101 @@
+"""What a training is given from outside, and what it tells: checkpoint, choice of an epoch, progress."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from pydantic import JsonValue
+
+from anomalib_med.records import Progress, silent
+
+Description = Mapping[str, JsonValue]
+
+
+class Checkpoint(Protocol):
+    """Keeps the state of an unfinished training, see :class:`anomalib_med.checkpoints.CheckpointFile`."""
+
+    def read(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]] | None:
+        """The tensors and the description that were written last, or None."""
+
+    def write(self, tensors: Mapping[str, torch.Tensor], description: Description) -> None:
+        """Replace what was written before by this."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Keep the weights of the epoch with the highest value, the first of equals, in place of the last ones.
+
+    A training goes the same way with it and without; only what is kept of it differs.
+
+    Parameters
+    ----------
+    images
+        What tells the images that `value` looks at from others: an interrupted training continues with the same ones.
+    value
+        Called after each epoch and at the end of the training, while the detector is ready to score; higher is better.
+    """
+
+    images: str
+    value: Callable[[], float]
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What a training is given beside the normals and the settings of its detector.
+
+    Parameters
+    ----------
+    checkpoint
+        Keeps the unfinished training, which is continued from there; None for none.
+    replace_other
+        Whether the checkpoint of another training may be replaced.
+    selection
+        How the weights of an epoch are chosen; None for those of the last step.
+    progress
+        Called with the stage, the steps done, the steps in all and the loss.
+    weights, images
+        Tensors of the weight files, and float32 images ``(N, C, H, W)``, that the settings in `TrainedDetector.reads`
+        name, by setting.
+    """
+
+    checkpoint: Checkpoint | None = None
+    replace_other: bool = False
+    selection: Selection | None = None
+    progress: Progress = silent
+    weights: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    images: Mapping[str, Sequence[torch.Tensor]] = field(default_factory=dict)
+
+
+@dataclass
+class Training:
+    """How far a training is; what a checkpoint holds beside weights.
+
+    Parameters
+    ----------
+    steps
+        Of the whole training.
+    step
+        Done so far.
+    seconds
+        Spent on them.
+    losses
+        By name, of the last step.
+    best, stale
+        Lowest validation loss, and epochs since.
+    stopped
+        Why it came to an end: "" while it has not, "finished", "time" or "plateau".
+    selected_step, selected_value
+        Steps of the weights that are the best so far where they are chosen by epoch, and what for; 0 and -inf: none.
+    """
+
+    steps: int
+    step: int = 0
+    seconds: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+    best: float = math.inf
+    stale: int = 0
+    stopped: str = ""
+    selected_step: int = 0
+    selected_value: float = -math.inf
