@@ -1,7 +1,6 @@
 """The state of an unfinished training as one safetensors file, replaced as a whole or not at all."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from anomalib_med.errors import OutputError
+from anomalib_med.files import replacing
 
 FORMAT = "1"
 
@@ -41,16 +41,12 @@ class CheckpointFile:
             It cannot be written, such as on a full disk; the checkpoint before it is kept.
         """
         path = self.path
-        temporary = path.with_name(f".{path.name}.new")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-            save_file(held, temporary, {"format": FORMAT, "training": json.dumps(description)})
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            with replacing(path, sync=True) as temporary:
+                save_file(held, temporary, {"format": FORMAT, "training": json.dumps(description)})
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
             kept = "the checkpoint before it is kept: free space and run the same command to continue from there"
             lost = "there is none before it: free space and run again"
             raise OutputError(

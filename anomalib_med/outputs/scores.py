@@ -9,7 +9,7 @@ import numpy as np
 from anomalib_med.datasets.volumes import volumes_of
 from anomalib_med.files import write_atomic
 from anomalib_med.outputs.run import open_run, report_run
-from anomalib_med.outputs.tables import SCORES, csv_record, score_values
+from anomalib_med.outputs.tables import SCORES
 from anomalib_med.preprocessing import Frames, Preprocessing
 from anomalib_med.records import Candidate, Frame, PatientResult, Result, RunInfo, Sample, VolumeResult
 
@@ -95,7 +95,7 @@ class Scores(Sequence[Result]):
         OutputError
             Where the file cannot be written.
         """
-        rows = [csv_record(SCORES), *(csv_record(score_values(result)) for result in self.results if result.ok)]
+        rows = [SCORES.header, *(SCORES.line(result) for result in self.results if result.ok)]
         write_atomic(Path(path), b"".join(rows))
         return Path(path)
 

@@ -29,7 +29,7 @@ from anomalib_med.outputs.dicom_maps import DicomMaps, is_dicom_series
 from anomalib_med.outputs.maps import VolumeMaps, png_scale, write_npy, write_png
 from anomalib_med.outputs.names import safe_stem
 from anomalib_med.outputs.overlay import write_overlay
-from anomalib_med.outputs.tables import FAILURES, SCORES, convert_scores, csv_record, failure_values, score_values
+from anomalib_med.outputs.tables import FAILURES, SCORES
 from anomalib_med.outputs.volume_tables import (
     CANDIDATES,
     CANDIDATES_CSV,
@@ -37,10 +37,7 @@ from anomalib_med.outputs.volume_tables import (
     PATIENTS_CSV,
     VOLUMES,
     VOLUMES_CSV,
-    candidate_values,
-    patient_values,
     read_volumes,
-    volume_values,
 )
 from anomalib_med.records import PatientResult, Result, Volume, VolumeResult
 
@@ -145,7 +142,7 @@ class ResultWriter:
         """
         self._go_to(self._volume_of.get(result.id))
         if not result.ok:
-            self._failures.append(csv_record(failure_values(result)))
+            self._failures.append(FAILURES.line(result))
             self.counts["failed"] += 1
             return result
         shown = display if self._overlays else None
@@ -194,8 +191,7 @@ class ResultWriter:
             The file cannot be written.
         """
         if self._tables:
-            rows = [PATIENTS, *map(patient_values, patients)]
-            write_atomic(self.out / PATIENTS_CSV, *map(csv_record, rows))
+            write_atomic(self.out / PATIENTS_CSV, PATIENTS.header, *map(PATIENTS.line, patients))
 
     def finish(self) -> None:
         """Make the other tables and mark the run as complete.
@@ -211,7 +207,7 @@ class ResultWriter:
         for kind in ("parquet", "jsonl"):
             # One made by an earlier run is made again: it must not differ from scores.csv.
             if kind == self._table or table.with_suffix(f".{kind}").exists():
-                convert_scores(table, kind)
+                SCORES.convert(table, kind)
         self._write_run(complete=True)
 
     def close(self) -> None:
@@ -252,15 +248,15 @@ class ResultWriter:
         self.counts["clipped_pixels"] = kept.clipped
         self._scores = AppendFile(self.out / resume.SCORES_CSV, keep=kept.scores_end)
         if not kept.scores_end:
-            self._scores.append(csv_record(SCORES))
+            self._scores.append(SCORES.header)
         self._failures = AppendFile(self.out / resume.FAILURES_CSV)
-        self._failures.append(b"".join(map(csv_record, (FAILURES, *map(failure_values, kept.failures)))))
-        tables = {VOLUMES_CSV: VOLUMES, CANDIDATES_CSV: CANDIDATES} if self._volume_of else {}
+        self._failures.append(b"".join([FAILURES.header, *map(FAILURES.line, kept.failures)]))
+        tables = {VOLUMES_CSV: VOLUMES.header, CANDIDATES_CSV: CANDIDATES.header} if self._volume_of else {}
         there = kept.volumes and all((self.out / name).exists() for name in tables)
         self.volumes = [v for v in read_volumes(self.out) if v.id in kept.volumes] if there else []
         self._tables = {name: AppendFile(self.out / name) for name in tables}
-        for name, columns in tables.items():
-            self._tables[name].append(csv_record(columns))
+        for name, header in tables.items():
+            self._tables[name].append(header)
         for volume in self.volumes:
             self._append_volume(volume)
 
@@ -312,11 +308,10 @@ class ResultWriter:
         return f"{resume.MAPS}/{name}"
 
     def _append_volume(self, volume: VolumeResult) -> None:
-        candidates = b"".join(csv_record(candidate_values(candidate)) for candidate in volume.candidates)
-        self._tables[CANDIDATES_CSV].append(candidates)
-        self._tables[VOLUMES_CSV].append(csv_record(volume_values(volume)))
+        self._tables[CANDIDATES_CSV].append(b"".join(map(CANDIDATES.line, volume.candidates)))
+        self._tables[VOLUMES_CSV].append(VOLUMES.line(volume))
 
     def _write_rows(self, results: list[Result]) -> None:
-        self._scores.append(b"".join(csv_record(score_values(result)) for result in results))
+        self._scores.append(b"".join(SCORES.line(result) for result in results))
         self.counts["scored"] += len(results)
         self.counts["flagged"] += sum(bool(result.flagged) for result in results)

@@ -32,12 +32,12 @@ def interrupt_after(images: int, error: type[BaseException]) -> Write:
     written = 0
     original = ResultWriter.write
 
-    def write(self: ResultWriter, result: Result, *pictures: np.ndarray | None) -> Result:
+    def write(self: ResultWriter, result: Result, *pictures: object) -> Result:
         nonlocal written
         if written == images:
             raise error
         written += 1
-        return original(self, result, *pictures)
+        return original(self, result, *pictures)  # type: ignore[arg-type]
 
     return write
 
@@ -217,7 +217,7 @@ def test_ctrl_c_while_training_and_the_same_command_again_give_what_one_run_give
 ) -> None:
     assert anomed("fit", normals_folder, "-o", tmp_path / "whole", *TRAINED_FIT).code == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anomalib_med.models.training.trainer.CHECKPOINT_EVERY", 0.0)
+        patch.setattr("anomalib_med.models.training.loop.CHECKPOINT_EVERY", 0.0)
         original = Autoencoder.training_step
 
         def interrupted(self: Autoencoder, batch: StepBatch) -> dict[str, torch.Tensor]:

@@ -15,8 +15,7 @@ from anomalib_med.errors import InputError
 from anomalib_med.evaluation.candidate_froc import Lesion, candidate_froc, found_candidates, read_lesions
 from anomalib_med.evaluation.evaluate import evaluate_model
 from anomalib_med.evaluation.froc import MISSED
-from anomalib_med.outputs.tables import csv_record
-from anomalib_med.outputs.volume_tables import CANDIDATES, VOLUMES, candidate_values, read_volumes, volume_values
+from anomalib_med.outputs.volume_tables import CANDIDATES, VOLUMES, read_volumes
 from anomalib_med.records import Candidate, VolumeResult
 from tests.cli.command import anomed
 from tests.datasets.layout_files import metaimage
@@ -44,12 +43,9 @@ def scored(candidates: list[tuple[str, float, float, float, float]], volumes: tu
 def write_run(out: Path, volumes: list[VolumeResult]) -> Path:
     """The tables of `anomed score` with these volumes."""
     out.mkdir()
-    candidates = [candidate_values(c) for volume in volumes for c in volume.candidates]
-    for name, rows in (
-        ("volumes.csv", [VOLUMES, *map(volume_values, volumes)]),
-        ("candidates.csv", [CANDIDATES, *candidates]),
-    ):
-        (out / name).write_bytes(b"".join(map(csv_record, rows)))
+    candidates = [CANDIDATES.line(c) for volume in volumes for c in volume.candidates]
+    (out / "volumes.csv").write_bytes(b"".join([VOLUMES.header, *map(VOLUMES.line, volumes)]))
+    (out / "candidates.csv").write_bytes(b"".join([CANDIDATES.header, *candidates]))
     return out
 
 

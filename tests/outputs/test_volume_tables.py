@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from anomalib_med.errors import OutputError
-from anomalib_med.outputs.tables import csv_record
-from anomalib_med.outputs.volume_tables import CANDIDATES, VOLUMES, candidate_values, read_volumes, volume_values
+from anomalib_med.outputs.volume_tables import CANDIDATES, VOLUMES, read_volumes
 from anomalib_med.records import Candidate, VolumeResult
 
 CANDIDATE = Candidate("a", "=p", 1, (1.25, -2.5, 3.0), 0.125, 1 / 3, 0.2, ("a#1", 3, 4), 2)
@@ -17,9 +16,9 @@ VOLUMES_FOUND = [
 
 
 def write(out: Path, volumes: list[VolumeResult]) -> None:
-    candidates = [candidate_values(c) for volume in volumes for c in volume.candidates]
-    (out / "volumes.csv").write_bytes(b"".join(map(csv_record, [VOLUMES, *map(volume_values, volumes)])))
-    (out / "candidates.csv").write_bytes(b"".join(map(csv_record, [CANDIDATES, *candidates])))
+    candidates = [CANDIDATES.line(c) for volume in volumes for c in volume.candidates]
+    (out / "volumes.csv").write_bytes(b"".join([VOLUMES.header, *map(VOLUMES.line, volumes)]))
+    (out / "candidates.csv").write_bytes(b"".join([CANDIDATES.header, *candidates]))
 
 
 def test_records_come_back(tmp_path: Path) -> None:
