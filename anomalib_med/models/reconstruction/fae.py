@@ -80,7 +80,8 @@ class FeatureAutoencoder(TrainedDetector):
                 return features
             return F.interpolate(features.float(), (side, side), mode="bilinear", align_corners=False).half()
 
-        return self.each(resized, self.features(x))
+        # Image by image: in a batch the interpolation rounds differently.
+        return torch.cat([resized(features[None]) for features in self.features(x)])
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """The error of the reconstruction."""
