@@ -5,8 +5,9 @@ leads back, Result is what came of it. A Volume joins slices, VolumeResult and P
 on its patient, and a Candidate is a region of its map. RunInfo says what a run was made with.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
@@ -25,6 +26,12 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int, note: str = "", /) -> None:
     """The progress callback that shows nothing."""
+
+
+def counter(progress: Progress, stage: str, total: int) -> Callable[[], None]:
+    """A function that tells `progress` at each call that one more of `total` is done."""
+    done = count(1)
+    return lambda: progress(stage, next(done), total)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ Examples:
 @click.option(
     "--backbone",
     metavar="NAME",
-    help="Of a detector on frozen features: radlite (built in) or a timm network.  [default: radlite]",
+    help="Network of a detector on frozen features: radlite (built in) or one of timm.  [default: radlite]",
 )
 @click.option("--weights", metavar="FILE", help="safetensors file, `pretrained` (cache or hub) or `random`.")
 @click.option("--layers", metavar="A,B", help="Layers of the backbone, by name.")
@@ -84,22 +84,23 @@ Examples:
 @click.option(
     "--volume-score",
     metavar="HOW",
-    help="From slices to a volume: max, mean, top<k>, run<mm>mm, or auto: chosen on held-out normals.  [default: auto]",
+    help="How slices make the score of a volume: max, mean, top<k>, run<mm>mm, or auto: chosen on held-out normals.  "
+    "[default: auto]",
 )
-@click.option("--seed", type=int, help="Of every random choice.  [default: 0]")
+@click.option("--seed", type=int, help="Seed of every random choice.  [default: 0]")
 @click.option("--cache", type=FOLDER, help="Folder that keeps backbone features for the next fit.")
 @click.option(
     "--max-minutes",
     type=float,
     metavar="MINUTES",
-    help="Of a trained detector: stop after this time, with the model of the steps done by then.",
+    help="Stop the training of a trained detector after this time, with the model of the steps done by then.",
 )
 @click.option(
     "--unlabelled",
     type=EXISTING_OR_GLOB,
     metavar="IMAGES",
-    help="Of a trained detector: keep the epoch with the highest AUCp, training normals against these images. "
-    "Transductive, and noted in the model.  [default: the last epoch]",
+    help="Keep the epoch of a trained detector that has the highest AUCp, training normals against these images. "
+    "This is transductive, and noted in the model.  [default: the last epoch]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a model that is already there.")
 @patient_option
@@ -135,6 +136,7 @@ def command(
     from anomalib_med.calibration import AUTO
     from anomalib_med.cards import read_recipe
     from anomalib_med.config import parse_config
+    from anomalib_med.evaluation import AUCp
     from anomalib_med.fitting import fit
     from anomalib_med.model_file import check_writable
     from anomalib_med.models.registry import detector_class
@@ -171,7 +173,7 @@ def command(
             cache=cache,
             checkpoint=checkpoint,
             replace_checkpoint=overwrite,
-            unlabelled=unlabelled,
+            epoch_choice=None if unlabelled is None else AUCp(unlabelled, patient_pattern=patient_pattern),
             patient_pattern=patient_pattern,
             progress=progress,
         )
