@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from anomalib_med import FittedModel, PatchCore, Preprocessing, fit, load, score_to_folder
+from anomalib_med import FittedModel, PatchCore, Preprocessing, fit, load, merge_models, score_to_folder
 from anomalib_med.datasets.folder import discover
 from anomalib_med.datasets.readers import read
 from anomalib_med.datasets.volumes import volumes_of
@@ -259,6 +259,15 @@ def test_a_report_of_scores_in_memory_has_the_tables_of_volumes(
     score_to_folder(model, scan[0], tmp_path / "b")
     for table in ("scores.csv", "volumes.csv", "candidates.csv", "patients.csv"):
         assert (tmp_path / "a" / table).read_bytes() == (tmp_path / "b" / table).read_bytes()
+
+
+def test_a_merged_model_without_calibration_judges_no_volume(
+    model: FittedModel, scan: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    merged = merge_models(model, model, device="cpu")
+    (volume,) = load(merged.save(tmp_path / "model"), device="cpu").score(scan[0]).volumes
+    assert np.isfinite(volume.score)
+    assert (volume.p_value, volume.flagged) == (None, None)
 
 
 def rounded(volume: VolumeResult) -> tuple[Candidate, ...]:
