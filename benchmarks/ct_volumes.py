@@ -26,7 +26,7 @@ from anomalib_med.datasets.folder import discover
 from anomalib_med.evaluation.candidate_froc import Lesion, candidate_froc, found_candidates
 from anomalib_med.evaluation.evaluate import evaluate_model
 from anomalib_med.evaluation.froc import Found
-from anomalib_med.evaluation.replicates import Measured
+from anomalib_med.evaluation.intervals import Measured
 from anomalib_med.phantoms.ct_lungs import lungs_of_ct
 
 PIXEL, NODULES, REPLICATES = 0.7, 8, 200

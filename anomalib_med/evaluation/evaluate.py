@@ -13,13 +13,12 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from anomalib_med.datasets.masks import has_mask
-from anomalib_med.errors import InputError
+from anomalib_med.datasets.masks import has_mask, read_mask
+from anomalib_med.errors import InputError, ReadError
 from anomalib_med.evaluation.image_statistics import image_statistics
-from anomalib_med.evaluation.intervals import LEVEL, Interval
+from anomalib_med.evaluation.intervals import LEVEL, Interval, Measured, replicated
 from anomalib_med.evaluation.map_statistics import MapStatistics
 from anomalib_med.evaluation.patients import aggregated_share
-from anomalib_med.evaluation.replicates import Measured, replicated
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel
 from anomalib_med.records import Progress, Result, Sample, silent
 
@@ -146,7 +145,7 @@ def evaluate_results(
     whose = np.unique([sample.patient for sample in samples], return_inverse=True)[1]
     with TemporaryDirectory(prefix="anomed-maps-") as folder:
         maps = MapStatistics(Path(folder), samples, tasks, map_threshold) if _located(samples, tasks) else None
-        scored, seconds = _scored(results, maps)
+        scored, unmasked, seconds = _scored(results, samples, maps)
         kept = np.array([i for i, result in enumerate(scored) if result.ok], int)
         scores = np.array([scored[i].score for i in kept])
         decided = all(scored[i].flagged is not None for i in kept)
@@ -164,7 +163,7 @@ def evaluate_results(
         scores,
         flagged,
         replicated(labels, whose, statistics, replicates, level),
-        failures | ({} if maps is None else maps.failures),
+        failures | unmasked,
         seconds,
     )
 
@@ -183,16 +182,24 @@ def _located(samples: Sequence[Sample], tasks: Sequence[str]) -> bool:
     return bool({"pixel", "box"} & set(tasks)) and any(s.label == 1 and has_mask(s) for s in samples)
 
 
-def _scored(results: Iterable[Result], maps: MapStatistics | None) -> tuple[list[Result], float]:
-    """Results without their maps, which go to `maps`; and the seconds that scoring took."""
+def _scored(
+    results: Iterable[Result], samples: Sequence[Sample], maps: MapStatistics | None
+) -> tuple[list[Result], dict[str, str], float]:
+    """Results without their maps, which go to `maps`; masks that cannot be read; and the seconds that scoring took."""
     scored: list[Result] = []
+    unmasked: dict[str, str] = {}
     seconds = 0.0
     start = time.perf_counter()
     for index, result in enumerate(results):
         map = result.anomaly_map() if result.ok and result.grid is not None else None
         seconds += time.perf_counter() - start
         if maps is not None and map is not None:
-            maps.add(index, result, map)
+            try:
+                mask = read_mask(samples[index], (map.shape[0], map.shape[1]))
+                if mask is not None:
+                    maps.add(index, result, map, mask)
+            except ReadError as error:
+                unmasked[samples[index].id] = f"left out of the metrics of maps: {error}"
         scored.append(replace(result, grid=None, geometry=None))  # the map would be held for nothing
         start = time.perf_counter()
-    return scored, seconds
+    return scored, unmasked, seconds

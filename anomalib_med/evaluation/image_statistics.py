@@ -6,16 +6,9 @@ from typing import TypeVar
 import numpy as np
 
 from anomalib_med.evaluation import patients
-from anomalib_med.evaluation.curves import Floats, curve_of, replicate_values
-from anomalib_med.evaluation.image_metrics import (
-    ECE_BINS,
-    RANKING_METRICS,
-    brier_score,
-    expected_calibration_error,
-)
-from anomalib_med.evaluation.intervals import patient_counts
-from anomalib_med.evaluation.probabilities import cross_fitted
-from anomalib_med.evaluation.replicates import BRIER, ECE, Statistic
+from anomalib_med.evaluation.curves import RANKING_METRICS, Floats, curve_of, replicate_values, values_of
+from anomalib_med.evaluation.intervals import BRIER, ECE, Statistic, patient_counts
+from anomalib_med.evaluation.probabilities import ECE_BINS, cross_fitted, expected_calibration_error
 
 PTP_METRICS = ("ap", "f1_max (oracle)")
 """Metrics that depend on the prevalence, and are given at nine normal patients to one abnormal as well."""
@@ -36,11 +29,11 @@ def image_statistics(
     Parameters
     ----------
     labels, scores, flagged, whose
-        Of each image that was scored ``(n,)``; `flagged` is None without calibration.
+        Arrays ``(n,)`` of the images that were scored; `flagged` is None without calibration.
     kept
-        Their places among all images, which the weights are of.
+        Places of these images among all images, for which the weights are drawn.
     aggregation
-        From images to patients, see :func:`.patients.aggregate`.
+        How scores of images become one of a patient, see :func:`.patients.aggregate`.
     """
     counts = patient_counts(labels, whose)
     rarer = min(counts)
@@ -48,9 +41,7 @@ def image_statistics(
     def ranked(rows: Floats) -> Mapping[str, Floats]:
         return replicate_values(RANKING_METRICS, curve_of(labels, scores, rows[:, kept]))
 
-    whole = curve_of(labels, scores)
-    exact = {name: float(metric(whole)) for name, metric in RANKING_METRICS.items()}
-    statistics = [Statistic(ranked, rarer, exact)]
+    statistics = [Statistic(ranked, rarer, values_of(RANKING_METRICS, curve_of(labels, scores)))]
     if flagged is not None:
         statistics += _decided(labels.astype(float), flagged.astype(float), kept, counts)
     probabilities = cross_fitted(labels, scores, whose, np.ones((1, len(labels))))
@@ -65,7 +56,7 @@ def image_statistics(
 
 
 def _decided(y: Floats, f: Floats, kept: np.ndarray, counts: list[int]) -> list[Statistic]:
-    """Of decisions at a threshold that was fixed beforehand."""
+    """Numbers of decisions at a threshold that was fixed beforehand."""
 
     def abnormal(rows: Floats) -> Mapping[str, Floats]:
         return {"sensitivity": rows[:, kept] @ (y * f) / (rows[:, kept] @ y)}
@@ -88,7 +79,7 @@ def _decided(y: Floats, f: Floats, kept: np.ndarray, counts: list[int]) -> list[
 def _calibrated(
     labels: np.ndarray, scores: np.ndarray, whose: np.ndarray, kept: np.ndarray, probabilities: Floats, cases: int
 ) -> Statistic:
-    """Of probabilities; each replicate fits them anew, since other patients would have given another curve."""
+    """Numbers of probabilities: each replicate fits them anew, since other patients would have given another curve."""
     bins = np.minimum((probabilities * ECE_BINS).astype(int), ECE_BINS - 1)
     member = np.zeros((len(bins), ECE_BINS))
     member[np.arange(len(bins)), bins] = 1
@@ -102,11 +93,8 @@ def _calibrated(
         noise = np.abs((share * off) @ member - gaps).sum(axis=1)
         return {ECE: noise, BRIER: (share * off**2).sum(axis=1)}
 
-    exact = {
-        ECE: expected_calibration_error(labels, probabilities),
-        BRIER: brier_score(labels, probabilities),
-    }
-    return Statistic(values, cases, exact)
+    brier = float(np.mean((probabilities - labels) ** 2))  # scikit-learn's `brier_score_loss`; Brier 1950
+    return Statistic(values, cases, {ECE: expected_calibration_error(labels, probabilities), BRIER: brier})
 
 
 def _of_patients(joined: patients.PatientScores, kept: np.ndarray, cases: int) -> Statistic:
@@ -119,11 +107,7 @@ def _of_patients(joined: patients.PatientScores, kept: np.ndarray, cases: int) -
         return _prefixed(plain, ptp)
 
     plain, ptp = (curve_of(joined.labels, joined.scores, w) for w in (None, ptp_weights))
-    exact = _prefixed(
-        {name: float(metric(plain)) for name, metric in RANKING_METRICS.items()},
-        {name: float(metric(ptp)) for name, metric in ptp_metrics.items()},
-    )
-    return Statistic(values, cases, exact)
+    return Statistic(values, cases, _prefixed(values_of(RANKING_METRICS, plain), values_of(ptp_metrics, ptp)))
 
 
 def _prefixed(plain: Mapping[str, T], ptp: Mapping[str, T]) -> dict[str, T]:

@@ -5,14 +5,13 @@ table: "max", "mean", "top<q>%" (mean of the highest q % of the images, at least
 for probabilities). Every metric of images is then one of patients.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from anomalib_med.errors import ConfigError
-from anomalib_med.evaluation.curves import Metric, check
-from anomalib_med.evaluation.intervals import LEVEL, REPLICATES, Interval, bootstrap
+from anomalib_med.evaluation.curves import check
 
 PTP_RATIO = 9.0
 
@@ -77,36 +76,6 @@ def prevalence_weights(labels: np.ndarray, ratio: float = PTP_RATIO) -> np.ndarr
     y = np.asarray(labels, bool)
     weights: np.ndarray = np.where(y, (~y).sum() / (ratio * max(1, y.sum())), 1.0)
     return weights
-
-
-def patient_metrics(
-    scores: PatientScores,
-    metrics: Mapping[str, Metric],
-    *,
-    ratio: float | None = None,
-    replicates: int = REPLICATES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Metrics of patients with their intervals.
-
-    Parameters
-    ----------
-    scores
-        From `aggregate`.
-    metrics
-        Functions of a curve by name, such as :data:`.image_metrics.RANKING_METRICS`.
-    ratio
-        Normal patients to one abnormal. 9 is the patient-to-patient protocol (PTP): metrics that depend on the
-        prevalence, such as AP and F1, are those of a clinic with one abnormal patient in ten. None keeps the
-        prevalence of the test set.
-    replicates, level, seed
-        As for :func:`.intervals.bootstrap`.
-    """
-    weights = None if ratio is None else prevalence_weights(scores.labels, ratio)
-    return bootstrap(
-        scores.labels, scores.scores, metrics, weights=weights, replicates=replicates, level=level, seed=seed
-    )
 
 
 def aggregated_share(how: str) -> float:

@@ -5,8 +5,9 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from anomalib_med.errors import ConfigError
-from anomalib_med.evaluation.image_metrics import RANKING_METRICS
-from anomalib_med.evaluation.patients import aggregate, patient_metrics, prevalence_weights
+from anomalib_med.evaluation.image_statistics import image_statistics
+from anomalib_med.evaluation.intervals import replicated
+from anomalib_med.evaluation.patients import aggregate, prevalence_weights
 
 LABELS = [0, 0, 0, 1, 0, 1]
 SCORES = [0.1, 0.2, 0.6, 0.4, 0.3, 0.5]
@@ -50,10 +51,12 @@ def test_nine_normals_to_one_abnormal() -> None:
     scores = labels + rng.normal(size=90)
     weights = prevalence_weights(labels)
     assert weights[labels == 0].sum() == pytest.approx(9 * weights[labels == 1].sum())
-    patients = aggregate(labels, scores, [f"{i:03}" for i in range(90)])
-    metrics = {name: RANKING_METRICS[name] for name in ("auroc", "ap")}
-    ptp = patient_metrics(patients, metrics, ratio=9, replicates=200)
-    plain = patient_metrics(patients, metrics, replicates=200)
-    assert ptp["ap"].value == pytest.approx(average_precision_score(labels, scores, sample_weight=weights))
-    assert ptp["ap"].low < ptp["ap"].value < ptp["ap"].high < plain["ap"].value
-    assert ptp["auroc"].value == pytest.approx(plain["auroc"].value)  # does not depend on the prevalence
+    # Two images of each patient, the second with a lower score: a patient's score is that of the first.
+    whose = np.tile(np.arange(90), 2)
+    twice = np.tile(labels, 2), np.concatenate([scores, scores - 1])
+    statistics = image_statistics(*twice, None, whose, np.arange(180), "max")
+    found = replicated(twice[0], whose, statistics, replicates=200).metrics
+    ptp, plain = found["ptp_ap"], found["patient_ap"]
+    assert ptp.value == pytest.approx(average_precision_score(labels, scores, sample_weight=weights))
+    assert ptp.low < ptp.value < ptp.high < plain.value
+    assert plain.value == pytest.approx(average_precision_score(labels, scores))
