@@ -26,7 +26,7 @@ from anomalib_med.datasets.folder import discover
 from anomalib_med.evaluation.candidate_froc import Lesion, candidate_froc, found_candidates
 from anomalib_med.evaluation.evaluate import evaluate_model
 from anomalib_med.evaluation.froc import Found
-from anomalib_med.evaluation.replicates import Measured
+from anomalib_med.evaluation.intervals import Measured
 from anomalib_med.outputs.volume_tables import read_volumes
 from anomalib_med.phantoms.ct_lungs import lungs_of_ct
 

@@ -14,7 +14,7 @@ import numpy as np
 from anomalib_med.datasets.masks import has_mask
 from anomalib_med.datasets.readers import read
 from anomalib_med.errors import ReadError
-from anomalib_med.evaluation.image_metrics import image_auroc
+from anomalib_med.evaluation import image_auroc
 from anomalib_med.records import Geometry, Image, Progress, Result, Sample, silent
 
 SIDE = 64  # of the images that are compared with their mean

@@ -11,8 +11,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from anomalib_med.errors import OutputError
-from anomalib_med.evaluation.intervals import Interval
-from anomalib_med.evaluation.replicates import Measured
+from anomalib_med.evaluation.intervals import Interval, Measured
 from anomalib_med.files import output_errors, write_atomic
 
 Json = dict[str, JsonValue]

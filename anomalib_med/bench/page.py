@@ -65,7 +65,7 @@ def write_bench_report(
     first = next((cell for row in rows for cell in row.cells), None)
     machine = first.info.get("machine") if first else None
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("anomalib_med.evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("anomalib_med.bench"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template("bench.html.j2").render(
         sections=sections,

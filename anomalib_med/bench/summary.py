@@ -10,8 +10,7 @@ from anomalib_med.bench.baselines import SCORES_FROM
 from anomalib_med.bench.cells import Cell
 from anomalib_med.bench.comparisons import Spread, holm, over_seeds
 from anomalib_med.evaluation.delong import delong_contrast
-from anomalib_med.evaluation.intervals import LEVEL, Interval, difference_of
-from anomalib_med.evaluation.replicates import interval_of
+from anomalib_med.evaluation.intervals import LEVEL, Interval, difference_of, interval_of
 
 ALPHA = 0.05
 COMPARED = ("auroc", "ap", "pixel_auroc", "pixel_ap", "aupro@0.3")

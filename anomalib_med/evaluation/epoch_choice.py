@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from anomalib_med.datasets.folder import Source, discover
 from anomalib_med.errors import InputError, ReadError
-from anomalib_med.evaluation.image_metrics import aucp
+from anomalib_med.evaluation.curves import aucp
 from anomalib_med.models.base import Detector
 from anomalib_med.models.scored import score_frames
 from anomalib_med.preprocessing import Frames, Preprocessing
@@ -30,7 +30,7 @@ class AUCp:
         self.images: Sequence[Sample] = discover(unlabelled, patient_pattern=patient_pattern)
 
     def value(self, detector: Detector, preprocessing: Preprocessing, normals: Sequence[Sample]) -> float:
-        """AUCp of a detector, see :func:`.image_metrics.aucp`.
+        """AUCp of a detector, see :func:`.curves.aucp`.
 
         Raises
         ------

@@ -8,21 +8,20 @@ so replicates of two models on the same images are paired.
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from anomalib_med.calibration import VolumeJudge, VolumeRule
-from anomalib_med.datasets.masks import has_mask
+from anomalib_med.datasets.masks import has_mask, read_mask
 from anomalib_med.datasets.volumes import volumes_of
-from anomalib_med.errors import InputError
+from anomalib_med.errors import InputError, ReadError
 from anomalib_med.evaluation.image_statistics import image_statistics
-from anomalib_med.evaluation.intervals import LEVEL, Interval
+from anomalib_med.evaluation.intervals import LEVEL, Interval, Measured, replicated
 from anomalib_med.evaluation.map_statistics import MapStatistics
 from anomalib_med.evaluation.patients import aggregated_share
-from anomalib_med.evaluation.replicates import Measured, replicated
 from anomalib_med.evaluation.volume_statistics import volume_statistics
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel
 from anomalib_med.records import PatientResult, Progress, Result, Sample, VolumeResult, silent
@@ -164,7 +163,8 @@ def evaluate_results(
     judge = VolumeJudge(replace(rule or VolumeRule(), threshold=None), false_alarm_rate, volumes)
     with TemporaryDirectory(prefix="anomed-maps-") as folder:
         maps = MapStatistics(Path(folder), samples, tasks, map_threshold) if _located(samples, tasks) else None
-        scored, judged, seconds = _scored(results, maps, judge)
+        seen = _seen(results, samples, maps, judge)
+        scored = seen.results
         kept = np.array([i for i, result in enumerate(scored) if result.ok], int)
         scores = np.array([scored[i].score for i in kept])
         decided = all(scored[i].flagged is not None for i in kept)
@@ -172,7 +172,7 @@ def evaluate_results(
         statistics = [] if maps is None else maps.statistics(progress)
     if "image" in tasks and len(np.unique(labels[kept])) == 2:
         images = image_statistics(labels[kept], scores, flagged, whose[kept], kept, None if volumes else aggregation)
-        scans = volume_statistics(samples, volumes, judged, judge.patients()) if volumes else []
+        scans = volume_statistics(samples, volumes, seen.volumes, judge.patients()) if volumes else []
         statistics = images + scans + statistics
     failures = {result.id: result.status for result in scored if not result.ok}
     if not statistics or ("image" in tasks and len(np.unique(labels[kept])) < 2):
@@ -183,11 +183,11 @@ def evaluate_results(
         whose[kept],
         scores,
         flagged,
-        judged,
+        seen.volumes,
         judge.patients(),
         replicated(labels, whose, statistics, replicates, level),
-        failures | ({} if maps is None else maps.failures),
-        seconds,
+        failures | seen.unmasked,
+        seen.seconds,
     )
 
 
@@ -205,22 +205,35 @@ def _located(samples: Sequence[Sample], tasks: Sequence[str]) -> bool:
     return bool({"pixel", "box"} & set(tasks)) and any(s.label == 1 and has_mask(s) for s in samples)
 
 
-def _scored(
-    results: Iterable[Result], maps: MapStatistics | None, judge: VolumeJudge
-) -> tuple[list[Result], list[VolumeResult], float]:
-    """Results without their maps, which go to `maps`; the volumes; and the seconds that scoring took."""
-    scored: list[Result] = []
-    volumes: list[VolumeResult] = []
-    seconds = 0.0
+@dataclass
+class _Seen:
+    """What is kept of a pass over the results: they without their maps, the volumes, and masks that cannot be read."""
+
+    results: list[Result] = field(default_factory=list)
+    volumes: list[VolumeResult] = field(default_factory=list)
+    unmasked: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0  # of scoring
+
+
+def _seen(
+    results: Iterable[Result], samples: Sequence[Sample], maps: MapStatistics | None, judge: VolumeJudge
+) -> _Seen:
+    """Go through the results once; their maps are given to `maps` and forgotten."""
+    seen = _Seen()
     start = time.perf_counter()
     for index, result in enumerate(results):
         map = result.anomaly_map() if result.ok and result.grid is not None else None
-        seconds += time.perf_counter() - start
+        seen.seconds += time.perf_counter() - start
         if maps is not None and map is not None:
-            maps.add(index, result, map)
-        scored.append(replace(result, grid=None, geometry=None))  # the map would be held for nothing
+            try:
+                mask = read_mask(samples[index], (map.shape[0], map.shape[1]))
+                if mask is not None:
+                    maps.add(index, result, map, mask)
+            except ReadError as error:
+                seen.unmasked[samples[index].id] = f"left out of the metrics of maps: {error}"
+        seen.results.append(replace(result, grid=None, geometry=None))  # the map would be held for nothing
         volume = judge.add(result)
         if volume is not None:
-            volumes.append(volume)
+            seen.volumes.append(volume)
         start = time.perf_counter()
-    return scored, volumes, seconds
+    return seen

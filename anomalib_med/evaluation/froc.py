@@ -35,7 +35,7 @@ class Found:
     Parameters
     ----------
     lesions
-        float64 ``(L,)``: of each lesion the score of the best detection that hits it, minus infinity where none does.
+        float64 ``(L,)``: score of the best detection that hits each lesion, minus infinity where none does.
     sizes
         float64 ``(L,)``: pixels of each lesion (of a box its area), or its share of the image.
     false
@@ -45,6 +45,15 @@ class Found:
     lesions: np.ndarray
     sizes: np.ndarray
     false: np.ndarray
+
+    def of_size(self, low: float, high: float) -> "Found":
+        """Only the lesions of a size from `low` to below `high`, with the false detections of the whole image."""
+        chosen = (self.sizes >= low) & (self.sizes < high)
+        return Found(self.lesions[chosen], self.sizes[chosen], self.false)
+
+    def relative_to(self, pixels: int) -> "Found":
+        """The same with sizes as shares of an image of so many pixels."""
+        return Found(self.lesions, self.sizes / pixels, self.false)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,12 +198,6 @@ def sensitivity_at(curve: FrocCurve, false_per_image: float) -> Floats:
 def cpm(curve: FrocCurve, points: Sequence[float] = FALSE_DETECTIONS) -> Floats:
     """Mean sensitivity at the given numbers of false detections an image: LUNA16's competition metric."""
     return np.asarray(np.mean([sensitivity_at(curve, point) for point in points], axis=0))
-
-
-def of_size(found: Found, low: float, high: float) -> Found:
-    """Only the lesions of a size from `low` to below `high`, with the false detections of the whole image."""
-    chosen = (found.sizes >= low) & (found.sizes < high)
-    return Found(found.lesions[chosen], found.sizes[chosen], found.false)
 
 
 def _regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from anomalib_med.datasets.masks import read_mask
-from anomalib_med.errors import ReadError
 from anomalib_med.evaluation import froc
-from anomalib_med.evaluation.curves import Floats
-from anomalib_med.evaluation.intervals import patient_counts
-from anomalib_med.evaluation.pixel_histograms import choose_edges, histogram, replicate_curve
-from anomalib_med.evaluation.pixel_metrics import PIXEL_METRICS, PixelMetrics, best_dice_of_image
-from anomalib_med.evaluation.replicates import Statistic
-from anomalib_med.records import Progress, Result, Sample
+from anomalib_med.evaluation.curves import Floats, values_of
+from anomalib_med.evaluation.intervals import Statistic, patient_counts
+from anomalib_med.evaluation.pixel_metrics import (
+    PIXEL_METRICS,
+    PixelMetrics,
+    best_dice_of_image,
+    choose_edges,
+    histogram,
+    replicate_curve,
+)
+from anomalib_med.records import Geometry, Progress, Result, Sample
 
 _PEAK_RADIUS = 1 / 50  # of the longer side of the image: peaks nearer than that are one detection
 SIZES = (("< 0.5 %", 0.0, 0.005), ("0.5-2 %", 0.005, 0.02), ("> 2 %", 0.02, np.inf))
@@ -33,90 +36,70 @@ class MapStatistics:
     tasks
         "pixel": pixel metrics are wanted besides those of lesions.
     threshold
-        Of the components of FROC's convention "overlap"; None leaves that out.
-
-    Attributes
-    ----------
-    failures
-        Images whose mask cannot be read, and why.
+        Threshold of the components of FROC's convention "overlap"; None leaves that out.
     """
 
     def __init__(self, folder: Path, samples: Sequence[Sample], tasks: Sequence[str], threshold: float | None) -> None:
         self.folder, self.samples, self.tasks, self.threshold = folder, samples, tasks, threshold
-        self.failures: dict[str, str] = {}
         self._metrics = PixelMetrics()
-        self._kept: list[tuple[int, Result]] = []
+        self._kept: dict[int, tuple[Geometry, float]] = {}  # what brings the copy of a map back to its image
         self._dice: dict[int, float] = {}
         self._peaks: dict[int, froc.Found] = {}
         self._overlaps: dict[int, froc.Found] = {}
 
-    def add(self, index: int, result: Result, map: np.ndarray) -> None:
-        """Take the map of one image; one whose lesion is not known to lie anywhere is left out."""
-        sample = self.samples[index]
-        try:
-            mask = read_mask(sample, (map.shape[0], map.shape[1]))
-        except ReadError as error:
-            self.failures[sample.id] = f"left out of the metrics of maps: {error}"
-            return
-        if mask is None:
-            return
-        lesions = list(sample.boxes) if sample.boxes else mask
+    def add(self, index: int, result: Result, map: np.ndarray, mask: np.ndarray) -> None:
+        """Take the map of sample number `index` and the mask of its lesions, both ``(H, W)``."""
+        boxes = self.samples[index].boxes
+        lesions = list(boxes) if boxes else mask
         radius = max(2, round(_PEAK_RADIUS * max(map.shape)))
-        self._peaks[index] = _relative(froc.found_by_peaks(map, lesions, radius), map.size)
+        self._peaks[index] = froc.found_by_peaks(map, lesions, radius).relative_to(map.size)
         if self.threshold is not None:
-            self._overlaps[index] = _relative(froc.found_by_overlap(map, lesions, self.threshold), map.size)
+            self._overlaps[index] = froc.found_by_overlap(map, lesions, self.threshold).relative_to(map.size)
         if "pixel" in self.tasks:
             self._metrics.add(map, mask if mask.any() else None)
             if mask.any():
                 self._dice[index] = best_dice_of_image(map, mask)
-            assert result.grid is not None
-            np.save(self.folder / f"{index}.npy", result.grid)
-            light = Result(result.id, "", None, "", 0.0, geometry=result.geometry, smoothing=result.smoothing)
-            self._kept.append((index, light))
+            assert result.grid is not None and result.geometry is not None
+            np.save(self.folder / f"{index}-map.npy", result.grid)
+            np.save(self.folder / f"{index}-mask.npy", np.packbits(mask))
+            self._kept[index] = result.geometry, result.smoothing
 
     def statistics(self, progress: Progress) -> list[Statistic]:
         """Statistics of the maps taken; empty where no lesion was among them."""
         statistics = []
         at = np.array(sorted(self._peaks), int)
-        peaks = [self._peaks[i] for i in at]
-        with_lesions = [i for i in at if len(self._peaks[i].lesions)]
-        if with_lesions:
-            cases = self._patients(with_lesions)
-            statistics.append(Statistic(lambda rows: _detected(peaks, rows[:, at]), cases))
-            statistics += self._by_size(peaks, at)
-            if self._overlaps:
-                overlaps = [self._overlaps[i] for i in at]
-                statistics.append(Statistic(lambda rows: _overlapped(overlaps, rows[:, at]), cases))
+        peaks, overlaps = ([found[i] for i in at if i in found] for found in (self._peaks, self._overlaps))
+        cases = self._patients(at, peaks)
+        if cases:
+            statistics.append(Statistic(partial(_detected, peaks, at), cases))
+            for name, low, high in SIZES:
+                chosen = [found.of_size(low, high) for found in peaks]
+                if few := self._patients(at, chosen):
+                    named = f"sensitivity@1fp/image (lesions {name})"
+                    statistics.append(Statistic(partial(_at_one, named, chosen, at), few))
+            if overlaps:
+                statistics.append(Statistic(partial(_overlapped, overlaps, at), cases))
         if self._dice:
             statistics.append(self._pooled(progress))
             marked, values = np.array(list(self._dice)), np.array(list(self._dice.values()))
-            cases = self._patients(marked)
-            statistics.append(Statistic(lambda rows: {"dice_img (oracle)": _mean(rows[:, marked], values)}, cases))
+            cases = len({self.samples[i].patient for i in marked})
+            statistics.append(Statistic(partial(_mean_dice, values, marked), cases))
         return statistics
 
-    def _by_size(self, images: Sequence[froc.Found], at: np.ndarray) -> list[Statistic]:
-        statistics = []
-        for name, low, high in SIZES:
-            chosen = [froc.of_size(found, low, high) for found in images]
-            cases = self._patients([i for i, found in zip(at, chosen, strict=True) if len(found.lesions)])
-            if cases:
-                named = f"sensitivity@1fp/image (lesions {name})"
-                statistics.append(Statistic(partial(_at_one, named, chosen, at), cases))
-        return statistics
+    def _patients(self, at: np.ndarray, images: Sequence[froc.Found]) -> int:
+        """Patients with a lesion."""
+        return len({self.samples[i].patient for i, found in zip(at, images, strict=True) if len(found.lesions)})
 
     def _pooled(self, progress: Progress) -> Statistic:
         curve = self._metrics.curve()
         edges = choose_edges(curve)
         histograms = []
-        for done, (index, result) in enumerate(self._kept, 1):
-            assert result.geometry is not None
-            grid = np.load(self.folder / f"{index}.npy", allow_pickle=False)
-            map = result.geometry.to_original(grid, result.smoothing)
-            mask = read_mask(self.samples[index], (map.shape[0], map.shape[1]))
-            assert mask is not None
-            histograms.append(histogram(map, mask, edges))
+        for done, (index, (geometry, smoothing)) in enumerate(self._kept.items(), 1):
+            map = geometry.to_original(np.load(self.folder / f"{index}-map.npy", allow_pickle=False), smoothing)
+            bits = np.load(self.folder / f"{index}-mask.npy", allow_pickle=False)
+            histograms.append(histogram(map, np.unpackbits(bits, count=map.size).reshape(map.shape), edges))
             progress("intervals of maps", done, len(self._kept))
-        at = np.array([index for index, _ in self._kept])
+        at = np.array(list(self._kept))
         labels = np.array([self.samples[i].label for i in at])
         cases = min(patient_counts(labels, [self.samples[i].patient for i in at]))
 
@@ -124,19 +107,11 @@ class MapStatistics:
             drawn = replicate_curve(histograms, edges, rows[:, at])
             return {name: metric(drawn) for name, metric in PIXEL_METRICS.items()}
 
-        return Statistic(pooled, cases, {name: float(metric(curve)) for name, metric in PIXEL_METRICS.items()})
-
-    def _patients(self, indices: Sequence[int] | np.ndarray) -> int:
-        return len({self.samples[i].patient for i in indices})
+        return Statistic(pooled, cases, values_of(PIXEL_METRICS, curve))
 
 
-def _relative(found: froc.Found, pixels: int) -> froc.Found:
-    """Sizes as shares of the image."""
-    return froc.Found(found.lesions, found.sizes / pixels, found.false)
-
-
-def _detected(images: Sequence[froc.Found], rows: Floats) -> Mapping[str, Floats]:
-    curve = froc.froc_curve(images, rows)
+def _detected(images: Sequence[froc.Found], at: np.ndarray, rows: Floats) -> Mapping[str, Floats]:
+    curve = froc.froc_curve(images, rows[:, at])
     return {"froc_cpm": froc.cpm(curve), "sensitivity@1fp/image": froc.sensitivity_at(curve, 1.0)}
 
 
@@ -144,10 +119,10 @@ def _at_one(name: str, images: Sequence[froc.Found], at: np.ndarray, rows: Float
     return {name: froc.sensitivity_at(froc.froc_curve(images, rows[:, at]), 1.0)}
 
 
-def _overlapped(images: Sequence[froc.Found], rows: Floats) -> Mapping[str, Floats]:
-    return {"froc_cpm (overlap)": froc.cpm(froc.froc_curve(images, rows))}
+def _overlapped(images: Sequence[froc.Found], at: np.ndarray, rows: Floats) -> Mapping[str, Floats]:
+    return {"froc_cpm (overlap)": froc.cpm(froc.froc_curve(images, rows[:, at]))}
 
 
-def _mean(rows: Floats, values: np.ndarray) -> Floats:
+def _mean_dice(values: np.ndarray, at: np.ndarray, rows: Floats) -> Mapping[str, Floats]:
     with np.errstate(invalid="ignore"):
-        return np.asarray((rows @ values) / rows.sum(axis=1))
+        return {"dice_img (oracle)": np.asarray((rows[:, at] @ values) / rows[:, at].sum(axis=1))}

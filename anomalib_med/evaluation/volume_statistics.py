@@ -6,9 +6,7 @@ import numpy as np
 
 from anomalib_med.evaluation.curves import Floats
 from anomalib_med.evaluation.image_statistics import decided, of_patients, ranked
-from anomalib_med.evaluation.intervals import patient_counts
-from anomalib_med.evaluation.patients import PatientScores
-from anomalib_med.evaluation.replicates import Statistic
+from anomalib_med.evaluation.intervals import Statistic, patient_counts
 from anomalib_med.records import PatientResult, Sample, Volume, VolumeResult
 
 
@@ -48,8 +46,8 @@ def _of_patients(
     y = np.array([any(label[id] for id in ids) for ids in own.values()], int)
     at = np.array([first[ids[0]] for ids in own.values()], int)
     counts = patient_counts(y)
-    joined = PatientScores(list(own), y, np.array([result.score for result in known]))
-    statistics = [of_patients(joined, at, min(counts))] if len(counts) == 2 else []
+    scores = np.array([result.score for result in known])
+    statistics = [of_patients(y, scores, at, min(counts))] if len(counts) == 2 else []
     decisions = _decided(y, [result.flagged for result in known], at, counts)
     return statistics + [_named("patient_", statistic) for statistic in decisions]
 

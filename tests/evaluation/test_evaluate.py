@@ -9,8 +9,8 @@ import pytest
 
 from anomalib_med import FittedModel, Sample
 from anomalib_med.errors import InputError
+from anomalib_med.evaluation import image_auroc
 from anomalib_med.evaluation.evaluate import evaluate_model
-from anomalib_med.evaluation.image_metrics import image_auroc
 from anomalib_med.evaluation.pixel_metrics import PIXEL_METRICS, pixel_metrics
 from tests.conftest import abnormal_picture, normal_picture
 
