@@ -116,21 +116,12 @@ def fit(
         use_cache(detector, cache)
     with _first_features(detector, used=not held_out):
         failures = fit_detector(detector, preprocessing, kept, progress, run)
-        normal = calibrate(
-            detector, preprocessing, held_out, kept, volume_score=volume_score, seed=seed, progress=progress
-        )
+        normal = calibrate(detector, preprocessing, held_out, kept, volume_score, seed, progress=progress)
     failures |= normal.failures
     training = training_record(samples, kept, held_out, failures, detector, seed, epoch_choice)
-    return FittedModel(
-        detector,
-        preprocessing,
-        normal.calibration,
-        normal.map_range,
-        normal.volume_rule,
-        training,
-        notes_on(detector, training, normal.calibration),
-        failures,
-    )
+    notes = notes_on(detector, training, normal.calibration)
+    scores, scale, rule = normal.calibration, normal.map_range, normal.volume_rule
+    return FittedModel(detector, preprocessing, scores, scale, rule, training, notes, failures)
 
 
 def check_share(calibration: float) -> None:

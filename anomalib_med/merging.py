@@ -8,6 +8,7 @@ on, or there is none.
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import cast
 
@@ -72,12 +73,8 @@ def add_normals(
     part = _unfitted(detector)
     failures = fit_detector(part, model.preprocessing, kept, progress)
     detector.merge(part)
-    normal = _calibrated(detector, model, held_out, kept, progress)
-    failures |= normal.failures
-    record = training_record(samples, kept, held_out, failures, detector, seed)
-    return _built(
-        detector, model, normal, _joint_record(model.training, record), failures, "the normals that were added last"
-    )
+    whose = "the normals that were added last"
+    return _finished(detector, model, [model.training], samples, held_out, kept, failures, whose, progress)
 
 
 def merge_models(
@@ -114,48 +111,40 @@ def merge_models(
     detector = _copy(first.detector, device, cache)
     detector.merge(_copy(second.detector, device, None))
     low, high = zip(first.map_range, second.map_range, strict=True)
-    # Nothing is known of the scores of normal volumes until they are calibrated anew.
-    normal = Normal(None, (min(low), max(high)), replace(first.volume_rule, scores=None, peaks=None), {})
-    if samples:
-        normal = _calibrated(detector, first, samples, [], progress)
-    record = training_record(samples, [], samples, normal.failures, detector, first.detector.config.seed)
-    training = _joint_record(_joint_record(first.training, second.training), record)
-    return _built(detector, first, normal, training, normal.failures, "the normals given for it")
+    like, whose = replace(first, map_range=(min(low), max(high))), "the normals given for it"
+    return _finished(detector, like, [first.training, second.training], samples, samples, [], {}, whose, progress)
 
 
-def _calibrated(
-    detector: Detector, model: FittedModel, held_out: Sequence[Sample], kept: Sequence[Sample], progress: Progress
-) -> Normal:
-    """Calibrate a detector with the volume rule of a model, which is not chosen again."""
-    return calibrate(
-        detector,
-        model.preprocessing,
-        held_out,
-        kept,
-        volume_score=model.volume_rule.how,
-        seed=detector.config.seed,
-        compared=model.volume_rule.compared,
-        progress=progress,
-    )
-
-
-def _built(
-    detector: Detector, model: FittedModel, normal: Normal, training: Json, failures: Mapping[str, str], whose: str
+def _finished(
+    detector: Detector,
+    like: FittedModel,
+    trainings: Sequence[Json],
+    samples: Sequence[Sample],
+    held_out: Sequence[Sample],
+    kept: Sequence[Sample],
+    failures: Mapping[str, str],
+    whose: str,
+    progress: Progress,
 ) -> FittedModel:
-    """A detector with what is normal of `whose` scores, as a model with the preprocessing of another one."""
+    """A merged detector as a model with the preprocessing and the volume rule of another one; nothing is chosen again.
+
+    It is calibrated on `held_out`, whose description is `whose`, and scaled on `kept` where there are none. Without
+    either nothing is known of its scores on normals.
+    """
+    rule = like.volume_rule
+    normal = Normal(None, like.map_range, replace(rule, scores=None, peaks=None), {})
+    seed = detector.config.seed
+    if held_out or kept:
+        how, compared = rule.how, rule.compared
+        normal = calibrate(detector, like.preprocessing, held_out, kept, how, seed, compared, progress=progress)
+    failures = {**failures, **normal.failures}
+    record = training_record(samples, kept, held_out, failures, detector, seed)
+    training = reduce(_joint_record, [*trainings, record])
     notes = notes_on(detector, training, normal.calibration)
     if normal.calibration is not None:
         notes += (f"merged: p-values come from {whose} alone, and hold for patients like those",)
-    return FittedModel(
-        detector,
-        model.preprocessing,
-        normal.calibration,
-        normal.map_range,
-        normal.volume_rule,
-        training,
-        notes,
-        failures,
-    )
+    scores, scale, rule = normal.calibration, normal.map_range, normal.volume_rule
+    return FittedModel(detector, like.preprocessing, scores, scale, rule, training, notes, failures)
 
 
 def _copy(detector: Detector, device: str, cache: str | Path | None) -> Detector:

@@ -10,8 +10,8 @@ from anomalib_med.datasets.folder import Source, discover
 from anomalib_med.datasets.volumes import volumes_of
 from anomalib_med.errors import InputError
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel, check_rate
-from anomalib_med.outputs.run import open_run, report_run
-from anomalib_med.outputs.writer import MapKind, TableKind
+from anomalib_med.outputs.run import fingerprint, report_run
+from anomalib_med.outputs.writer import MapKind, ResultWriter, TableKind
 from anomalib_med.records import Progress, Sample, silent
 
 
@@ -86,7 +86,16 @@ def score_to_folder(
     samples = _outside(found, out)
     volumes, run = volumes_of(samples), model.run_info(false_alarm_rate)
     shown = overlays or report
-    with open_run(out, run, samples, volumes, table=table, maps=maps, overlays=shown, overwrite=overwrite) as writer:
+    with ResultWriter(
+        out,
+        fingerprint=fingerprint(run, samples),
+        colour_range=run.colour_range,
+        table=table,
+        maps=maps,
+        overlays=shown,
+        volumes=volumes,
+        overwrite=overwrite,
+    ) as writer:
         judge = VolumeJudge(model.volume_rule, false_alarm_rate, volumes, writer.volumes)
         left = [sample for sample in samples if sample.id not in writer.done]
         offset = len(samples) - len(left)

@@ -59,10 +59,10 @@ def calibrate(
     preprocessing: Preprocessing,
     held_out: Sequence[Sample],
     kept: Sequence[Sample],
-    *,
     volume_score: str,
     seed: int,
     compared: Mapping[str, float] | None = None,
+    *,
     progress: Progress,
 ) -> Normal:
     """Score held-out normals for p-values and the colour scale of maps; where there are none, training normals.

@@ -3,23 +3,18 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anomalib_med.datasets.splits import ids_hash
+from anomalib_med.evaluation.evaluate import Evaluation
 from anomalib_med.files import output_errors, write_atomic
+from anomalib_med.fitted import FittedModel
 from anomalib_med.outputs.tables import csv_record
 from anomalib_med.records import Sample
 
-if TYPE_CHECKING:
-    from anomalib_med.evaluation.evaluate import Evaluation
-    from anomalib_med.fitted import FittedModel
 
-
-def write_evaluation(
-    out: Path, evaluation: "Evaluation", model: "FittedModel", samples: Sequence[Sample]
-) -> list[Path]:
+def write_evaluation(out: Path, evaluation: Evaluation, model: FittedModel, samples: Sequence[Sample]) -> list[Path]:
     """Write the three files.
 
     Returns

@@ -1,8 +1,9 @@
 """What an output folder already holds: the rows a resumed run keeps, and the files that an overwrite removes."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from anomalib_med.files import TEMPORARY, output_errors
@@ -68,12 +69,14 @@ def kept_rows(out: Path, volume_of: Mapping[str, str], *, complete: bool) -> Kep
     kept = Kept()
     table = out / SCORES_CSV
     if table.exists():
-        rows = _rows_with_maps(out)
-        rows = _whole_volumes(rows, volume_of, table.stat().st_size if complete else -1)
+        size = table.stat().st_size
+        mapped = takewhile(lambda row: not row[0].map or (out / row[0].map).is_file(), SCORES.rows(table))
+        rows = _whole_volumes(mapped, volume_of, size if complete else -1)
         for result, end in rows:
             _count(kept, out, result, volume_of)
             kept.scores_end = end
-        kept.scores_end = kept.scores_end or _header_end(table)
+        if not kept.scores_end and size >= len(SCORES.header):
+            kept.scores_end = len(SCORES.header)
     if kept.volumes and (out / FAILURES_CSV).exists():
         failures = FAILURES.read(out / FAILURES_CSV)
         kept.failures = [failure for failure in failures if volume_of.get(failure.id) in kept.volumes]
@@ -141,15 +144,8 @@ def _remove_map(folder: Path, name: str) -> None:
         file.parent.rmdir()
 
 
-def _rows_with_maps(out: Path) -> Iterator[tuple[Result, int]]:
-    for result, end in SCORES.rows(out / SCORES_CSV):
-        if result.map and not (out / result.map).is_file():
-            return
-        yield result, end
-
-
 def _whole_volumes(
-    rows: Iterator[tuple[Result, int]], volume_of: Mapping[str, str], whole: int
+    rows: Iterable[tuple[Result, int]], volume_of: Mapping[str, str], whole: int
 ) -> Iterator[tuple[Result, int]]:
     """All rows but those of a volume at the end, unless the rows end where a complete table does."""
     group: list[tuple[Result, int]] = []
@@ -172,7 +168,3 @@ def _count(kept: Kept, out: Path, result: Result, volume_of: Mapping[str, str]) 
         kept.volumes.add(volume_of[result.id])
     if result.map.endswith(".png"):
         kept.clipped += clipped_pixels(out / result.map)
-
-
-def _header_end(table: Path) -> int:
-    return next((end for _, end in iter_records(table, SCORES.names)), 0)

@@ -1,4 +1,4 @@
-"""A run into a folder: its writer, which knows the run from others, and its report."""
+"""A run into a folder: what tells it from others, and its report."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -7,33 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from anomalib_med.outputs.report import write_report
-from anomalib_med.outputs.writer import MapKind, ResultWriter, TableKind
-from anomalib_med.records import RunInfo, Sample, Volume
+from anomalib_med.records import RunInfo, Sample
 
 
-def open_run(
-    out: Path,
-    run: RunInfo,
-    samples: Sequence[Sample],
-    volumes: Sequence[Volume],
-    *,
-    table: TableKind = "csv",
-    maps: MapKind = "npy",
-    overlays: bool = True,
-    overwrite: bool = False,
-) -> ResultWriter:
-    """The writer of a run, which resumes an interrupted one of the same model, images and false-alarm rate."""
+def fingerprint(run: RunInfo, samples: Sequence[Sample]) -> dict[str, str]:
+    """What tells a run from others, for its :class:`.writer.ResultWriter`."""
     rate = repr(run.false_alarm_rate)
-    return ResultWriter(
-        out,
-        fingerprint={"model": run.fingerprint, "images": _images_hash(samples), "false_alarm_rate": rate},
-        colour_range=run.colour_range,
-        table=table,
-        maps=maps,
-        overlays=overlays,
-        volumes=volumes,
-        overwrite=overwrite,
-    )
+    return {"model": run.fingerprint, "images": _images_hash(samples), "false_alarm_rate": rate}
 
 
 def report_run(out: Path, run: RunInfo, samples: Sequence[Sample]) -> Path:

@@ -1,6 +1,6 @@
 """Scores: the results of scoring in Python, with the arrays a person asks for by name."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
@@ -8,8 +8,9 @@ import numpy as np
 
 from anomalib_med.datasets.volumes import volumes_of
 from anomalib_med.files import write_atomic
-from anomalib_med.outputs.run import open_run, report_run
+from anomalib_med.outputs.run import fingerprint, report_run
 from anomalib_med.outputs.tables import SCORES
+from anomalib_med.outputs.writer import ResultWriter
 from anomalib_med.preprocessing import Frames, Preprocessing
 from anomalib_med.records import Candidate, Frame, PatientResult, Result, RunInfo, Sample, VolumeResult
 
@@ -111,7 +112,8 @@ class Scores(Sequence[Result]):
         ends = {volume.samples[-1].id: volume.id for volume in volumes}
         judged = {volume.id: volume for volume in self.volumes}
         frames = Frames(self.samples, self._preprocessing, display=True)  # read again for their pictures
-        with open_run(out, self.run, self.samples, volumes) as writer:
+        known = fingerprint(self.run, self.samples)
+        with ResultWriter(out, fingerprint=known, colour_range=self.run.colour_range, volumes=volumes) as writer:
             for result, (_, frame) in zip(self.results, frames.outcomes(), strict=True):
                 if result.id in writer.done:
                     continue
@@ -140,6 +142,3 @@ class Maps(Sequence[np.ndarray]):
         if isinstance(index, slice):
             return [result.anomaly_map() for result in self._results[index]]
         return self._results[index].anomaly_map()
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (result.anomaly_map() for result in self._results)

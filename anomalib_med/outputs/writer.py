@@ -262,7 +262,8 @@ class ResultWriter:
 
     def _write_run(self, *, complete: bool) -> None:
         counts = self.counts if complete else {}
-        runfile.write_run(self.out, runfile.Run(self._fingerprint, self._outputs, complete, counts))
+        run = runfile.Run(complete=complete, counts=counts, fingerprint=self._fingerprint, outputs=self._outputs)
+        runfile.write_run(self.out, run)
 
     def _make_folders(self) -> None:
         with output_errors(self.out):
