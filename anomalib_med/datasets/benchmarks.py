@@ -7,11 +7,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from anomalib_med.datasets.layout.card import Card, Published, card_paths, read_card
-from anomalib_med.datasets.layout.cubes import cube_samples
-from anomalib_med.datasets.layout.groups import card_samples
-from anomalib_med.datasets.layout.lidc import reading_samples
-from anomalib_med.datasets.layout.nodules import nodule_samples
-from anomalib_med.datasets.layout.rows import compiled, fill, matches
+from anomalib_med.datasets.layout.rows import Condition, fill
+from anomalib_med.datasets.layout.samples import card_samples
 from anomalib_med.datasets.layout.tree import Tree
 from anomalib_med.datasets.masks import has_mask
 from anomalib_med.datasets.readers import read
@@ -203,17 +200,7 @@ def _collected(card: Card, root: Path) -> tuple[Tree, list[Sample], list[Sample]
     if not root.is_dir():
         raise InputError(f"{card.name}: no folder {root}: give the folder of the data set, or the one that holds it")
     tree = Tree(next((root / name for name in card.folder if (root / name).is_dir()), root))
-    return tree, *_samples(card, tree)
-
-
-def _samples(card: Card, tree: Tree) -> tuple[list[Sample], list[Sample]]:
-    if card.nodules:
-        return nodule_samples(card.nodules, tree)
-    if card.readings:
-        return reading_samples(card.readings, tree)
-    if card.cubes:
-        return cube_samples(card.cubes, tree)
-    return card_samples(card, tree)
+    return tree, *card_samples(card, tree)
 
 
 def _shared_patients(train: Iterable[Sample], test: Iterable[Sample]) -> list[str]:
@@ -231,8 +218,8 @@ def _counts(card: Card, train: list[Sample], test: list[Sample]) -> dict[str, tu
 
 def _found(item: Published, tree: Tree) -> int:
     """Rows of a table, or different texts in them, to be compared with what was published."""
-    where = compiled(item.where)
-    rows = [row for row in tree.table(item.table)[0] if matches(row, where)]
+    where = Condition(item.where)
+    rows = [row for row in tree.table(item.table)[0] if where.matched(row) is not None]
     return len({fill(item.distinct, row) for row in rows}) if item.distinct else len(rows)
 
 

@@ -9,8 +9,7 @@ from threading import RLock
 import numpy as np
 
 from anomalib_med.datasets.readers import header, read
-from anomalib_med.datasets.series import normal
-from anomalib_med.datasets.volumes import volumes_of
+from anomalib_med.datasets.scans import normal, volumes_of
 from anomalib_med.errors import ReadError
 from anomalib_med.preprocessing.lungs import lung_field
 from anomalib_med.preprocessing.prepare import is_hounsfield, resize
