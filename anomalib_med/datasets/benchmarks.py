@@ -18,63 +18,42 @@ from anomalib_med.records import Sample
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A data set in one protocol, opened.
-
-    Parameters
-    ----------
-    name, protocol, title, modality
-        As in the card.
-    tasks
-        ``image``, ``pixel``, ``box``: on what it can be judged.
-    train
-        Normals to fit on.
-    test
-        Normals and abnormals, label 0 and 1, with mask or boxes where they are known.
-    split_hash
-        SHA-256 of which image is on which side with which label: equal hashes, equal split.
-    notes
-        Known traps, to be shown beside every result.
-    """
+    """A data set in one protocol, opened."""
 
     name: str
     protocol: str
     title: str
     modality: str
     tasks: tuple[str, ...]
+    """``image``, ``pixel``, ``box``: on what it can be judged."""
     train: tuple[Sample, ...]
+    """Normals to fit on."""
     test: tuple[Sample, ...]
+    """Normals and abnormals, label 0 and 1, with mask or boxes where they are known."""
     split_hash: str
+    """SHA-256 of which image is on which side with which label: equal hashes, equal split."""
     notes: tuple[str, ...]
+    """Known traps, to be shown beside every result."""
 
 
 @dataclass(frozen=True)
 class BenchmarkCheck:
-    """What was found of a data set against what its card says.
-
-    Parameters
-    ----------
-    counts
-        Found and expected number by name; expected 0 is not known.
-    missing
-        Files and tables that were expected, and where.
-    shared_patients
-        Patients on both sides of the split.
-    unlocated
-        Ids of abnormal test images without mask or box, in a set that has them.
-    unreadable
-        What reading said of the images that could not be read.
-    read
-        Number of images that were read.
-    """
+    """What was found of a data set against what its card says."""
 
     name: str
     root: Path
     counts: dict[str, tuple[int, int]]
+    """Found and expected number by name; an expected 0 is not known."""
     missing: tuple[str, ...]
+    """Files and tables that were expected, and where."""
     shared_patients: tuple[str, ...]
+    """Patients on both sides of the split."""
     unlocated: tuple[str, ...]
+    """Ids of abnormal test images without mask or box, in a set that has them."""
     unreadable: tuple[str, ...]
+    """What reading said of the images that could not be read."""
     read: int
+    """Number of images that were read."""
 
     @property
     def ok(self) -> bool:
@@ -210,9 +189,9 @@ def _shared_patients(train: Iterable[Sample], test: Iterable[Sample]) -> list[st
 def _counts(card: Card, train: list[Sample], test: list[Sample]) -> dict[str, tuple[int, int]]:
     abnormal = sum(s.label == 1 for s in test)
     return {
-        "train": (len(train), card.counts.train),
-        "test normal": (len(test) - abnormal, card.counts.test_normal),
-        "test abnormal": (abnormal, card.counts.test_abnormal),
+        "train": (len(train), card.counts.get("train", 0)),
+        "test normal": (len(test) - abnormal, card.counts.get("test_normal", 0)),
+        "test abnormal": (abnormal, card.counts.get("test_abnormal", 0)),
     }
 
 

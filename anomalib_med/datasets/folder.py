@@ -112,7 +112,7 @@ def _from_path(source: str | Path) -> list[Listed]:
     if path.exists():
         if not is_image(path):
             raise InputError(f"{path}: not an image ({FORMATS}), nor a folder or a CSV table of images")
-        return [Listed(path, path.name)]
+        return [(Sample(path.name, path), False)]
     if not glob.has_magic(str(path)):
         raise InputError(f"{path}: no such file or folder: check the path for a typing error")
     matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - an absolute pattern
@@ -131,7 +131,7 @@ def _from_paths(paths: list[Path]) -> list[Listed]:
     absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - links are kept as they are named
     root = _shared_folder(absolute)
     listed = [
-        Listed(file, file.relative_to(root).as_posix())
+        (Sample(file.relative_to(root).as_posix(), file), False)
         for path in absolute
         for file in (sorted(_walk(path), key=lambda f: _natural(f.as_posix())) if path.is_dir() else [path])
     ]
@@ -149,7 +149,7 @@ def _named(files: Iterable[Path], root: Path, empty: str) -> list[Listed]:
     names = {file.relative_to(root).as_posix(): file for file in files}
     if not names:
         raise InputError(empty)
-    return [Listed(names[name], name) for name in sorted(names, key=_natural)]
+    return [(Sample(name, names[name]), False) for name in sorted(names, key=_natural)]
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:
@@ -191,7 +191,8 @@ def _empty(folder: Path) -> str:
 def _expanded(listed: list[Listed], pattern: re.Pattern[str] | None, keep_patient_ids: bool) -> Iterator[Sample]:
     """One sample for each image of each file."""
     headers: dict[Path, HeaderInfo] = {}
-    for item in listed:
+    for item, patient_is_known in listed:
+        assert item.path is not None
         if item.path not in headers:
             headers[item.path] = _header(item.path, keep_patient_ids)
         info = headers[item.path]
@@ -200,20 +201,14 @@ def _expanded(listed: list[Listed], pattern: re.Pattern[str] | None, keep_patien
         is_slice = many and item.crop is None and item.path.name.lower().endswith(VOLUME_SUFFIXES)
         frames: Iterable[int | None] = range(info.frames) if info.frames != 1 and item.frame is None else (item.frame,)
         for frame in frames:
-            yield Sample(
+            yield dataclasses.replace(
+                item,
                 id=image_id(item.id, frame, item.crop, width=max(3, len(str(info.frames - 1)))),
-                path=item.path,
                 frame=frame,
-                patient=item.patient or _matched(pattern, item.id) or info.patient or item.id,
+                patient=item.patient if patient_is_known else _matched(pattern, item.id) or info.patient or item.id,
                 study=item.study or info.study or None,
-                label=item.label,
-                mask=item.mask,
-                boxes=item.boxes,
                 place=info.place if info.modality else None,
                 volume=item.id if is_slice else "",
-                area=item.area,
-                crop=item.crop,
-                lesion=item.lesion,
                 meta={name: text for name, text in known.items() if text} | dict(item.meta),
             )
 

@@ -6,43 +6,23 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from anomalib_med.errors import InputError
-from anomalib_med.records import Box, Lesion
+from anomalib_med.records import Box, Lesion, Sample
 
 COLUMNS = ("path", "id", "patient", "study", "label", "mask", "frame", "boxes", "area", "crop", "runs")
 LABELS = {"0": 0, "0.0": 0, "normal": 0, "1": 1, "1.0": 1, "abnormal": 1, "": None}
 
 Crop = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """One file as it was found or as a row of a table lists it."""
-
-    path: Path
-    id: str
-    patient: str = ""
-    study: str | None = None
-    label: int | None = None
-    mask: Path | None = None
-    frame: int | None = None
-    boxes: tuple[Box, ...] = ()
-    area: Path | None = None
-    crop: Crop | None = None
-    lesion: Lesion | None = None
-    meta: Mapping[str, str] = field(default_factory=dict)
+Listed = tuple[Sample, bool]
+"""A file as it was found or as a row of a table lists it, and whether its patient is known."""
 
 
 def image_id(name: str, frame: int | None, crop: Crop | None = None, *, width: int = 3) -> str:
-    """The id of an image inside a file: ``<name>#<frame>``, and ``@<top>,<left>,<height>,<width>`` for a part of it."""
-    return (
-        name
-        + ("" if frame is None else f"#{frame:0{width}d}")
-        + ("" if crop is None else f"@{','.join(map(str, crop))}")
-    )
+    """The id of an image in a file: ``<name>#<frame>``, and ``@<top>,<left>,<height>,<width>`` for a part of it."""
+    part = "" if crop is None else f"@{','.join(map(str, crop))}"
+    return name + ("" if frame is None else f"#{frame:0{width}d}") + part
 
 
 def read_image_table(table: Path) -> list[Listed]:
@@ -76,7 +56,8 @@ def read_image_table(table: Path) -> list[Listed]:
         ) from error
     if not listed:
         raise InputError(f"{table}: the table has a header and no row: list at least one image")
-    for what, files in (("file", [row.path for row in listed]), ("mask", [row.mask for row in listed if row.mask])):
+    for what, all_files in (("file", [row.path for row, _ in listed]), ("mask", [row.mask for row, _ in listed])):
+        files = [file for file in all_files if file is not None]
         absent = [file for file in files if not file.is_file()]
         if absent:
             raise InputError(f"{table}: no such {what}: {absent[0]} ({len(absent)} of {len(files)} are missing)")
@@ -105,20 +86,21 @@ def listed_row(cells: Mapping[str, str], root: Path, where: str) -> Listed:
     if frame and not re.fullmatch(r"[0-9]+(\.0)?", frame):
         raise InputError(f"{where}: frame {frame!r} is not a whole number from 0")
     files = {name: root / Path(cells[name]).expanduser() for name in ("path", "mask", "area") if cells.get(name)}
-    return Listed(
-        path=files["path"],
+    sample = Sample(
         id=cells.get("id") or _below(files["path"], root),
+        path=files["path"],
+        frame=int(float(frame)) if frame else None,
         patient=cells.get("patient", ""),
         study=cells.get("study") or None,
         label=LABELS[label],
         mask=files.get("mask"),
-        frame=int(float(frame)) if frame else None,
         boxes=_boxes(cells.get("boxes", ""), where),
-        area=files.get("area"),
         crop=_crop(cells.get("crop", ""), where),
+        area=files.get("area"),
         lesion=Lesion(runs=(cells["runs"],)) if cells.get("runs") else None,
         meta={name: cell for name, cell in cells.items() if name not in COLUMNS and name and cell},
     )
+    return sample, bool(cells.get("patient"))
 
 
 def _below(path: Path, root: Path) -> str:

@@ -1,15 +1,15 @@
 """The schema of ``datasets/<name>/dataset.toml``: a data set described well enough to need no reader of its own.
 
-Text in braces is filled in from the row of an image: ``{Patient ID}`` is a column of the table, ``{subject_id[:2]}``
-its first two characters, ``{file.stem}``, ``{file.name}``, ``{file.folder}`` and ``{file.path}`` belong to the file
-itself, and the named groups of `Group.pattern` and `Group.where` are there by their names.
+Text in braces is filled in from the row of an image: ``{Patient ID}`` is a column of the table, ``{file.stem}``,
+``{file.name}``, ``{file.folder}`` and ``{file.path}`` belong to the file itself, and the named groups of
+`Group.pattern` and `Group.where` are there by their names.
 """
 
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from anomalib_med.cards import cards_folder
 from anomalib_med.errors import ConfigError
@@ -125,14 +125,6 @@ class Marks(_Strict):
     """What the mark shows, for ``meta["finding"]``."""
 
 
-class Counts(_Strict):
-    """Number of images on each side; 0 where it is not known."""
-
-    train: int = 0
-    test_normal: int = 0
-    test_abnormal: int = 0
-
-
 class Published(_Strict):
     """A number that the publication states of a table, to be compared with the table at hand."""
 
@@ -170,8 +162,8 @@ class Card(_Strict):
     """A function of the card's own script that lists the images, ``manifest.py#<function>``, see `layout.manifest`."""
     marks: tuple[Marks, ...] = ()
     """Where the lesions are, where no mask file says it."""
-    counts: Counts = Field(default_factory=Counts)
-    """How many images there should be."""
+    counts: dict[Literal["train", "test_normal", "test_abnormal"], int] = {}
+    """How many images there should be, where it is known."""
     published: tuple[Published, ...] = ()
     """How many rows the tables should have."""
 

@@ -9,6 +9,7 @@ import csv
 import importlib.util
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -32,21 +33,8 @@ def manifest_samples(card: Card, tree: Tree) -> Iterator[tuple[str, Sample]]:
     spec.loader.exec_module(script)
     for number, row in enumerate(getattr(script, function)(tree), 1):
         split = row.pop("split")
-        item = listed_row(row, tree.root, f"{path}, row {number}")
-        yield (
-            split,
-            Sample(
-                id=image_id(item.id, item.frame, item.crop),
-                path=item.path,
-                frame=item.frame,
-                patient=item.patient,
-                study=item.study,
-                label=item.label,
-                boxes=item.boxes,
-                crop=item.crop,
-                lesion=item.lesion,
-            ),
-        )
+        sample, _ = listed_row(row, tree.root, f"{path}, row {number}")
+        yield split, replace(sample, id=image_id(sample.id, sample.frame, sample.crop))
 
 
 def run_alone(*protocols: Callable[[Tree], Iterable[Row]]) -> None:

@@ -15,7 +15,7 @@ from anomalib_med.errors import InputError
 
 Row = dict[str, str]
 
-_FIELD = re.compile(r"\{([^{}\[\]]+)(?:\[:(\d+)\])?\}|\{([^{}]+)\}")
+_FIELD = re.compile(r"\{([^{}]+)\}")
 
 
 def read_rows(path: Path, keys: str = "") -> list[Row]:
@@ -84,17 +84,12 @@ def _cells(item: JsonValue) -> Row:
 
 def fields(template: str) -> set[str]:
     """Names in braces."""
-    return {match[1] or match[3] for match in _FIELD.finditer(template)}
+    return set(_FIELD.findall(template))
 
 
 def fill(template: str, row: Mapping[str, str]) -> str:
     """Put the cells of a row in for the names in braces; raises KeyError where there is no such cell."""
-
-    def cell(match: re.Match[str]) -> str:
-        text = row[match[1] or match[3]]
-        return text[: int(match[2])] if match[2] else text
-
-    return _FIELD.sub(cell, template)
+    return _FIELD.sub(lambda match: row[match[1]], template)
 
 
 def check_columns(rows: list[Row], names: Iterable[str], path: Path) -> None:
