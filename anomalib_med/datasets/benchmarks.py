@@ -139,16 +139,16 @@ def check_benchmark(name: str, root: Path, *, images: int | None = 60) -> Benchm
     Parameters
     ----------
     name, root
-        As `open_benchmark`.
+        The data set and its folder, as for `open_benchmark`.
     images
-        Number of images to read, spread evenly over the set; None for all.
+        Number of images that are read, spread evenly over the set; None for all.
 
     Raises
     ------
     ConfigError
         No such data set.
     InputError
-        A table is not the one that was expected, a name does not follow the data set; the top folder is missing.
+        A table is not the one that was expected, a file's name is not one of this data set, or the folder is missing.
     """
     card = benchmark_card(name)
     tree, train, test = _collected(card, root)
@@ -203,6 +203,7 @@ def _found(item: Published, tree: Tree) -> int:
 
 
 def _unreadable(sample: Sample) -> str:
+    """Why an image cannot be read, or ""."""
     try:
         read(sample)
     except ReadError as error:

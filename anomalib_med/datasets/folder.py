@@ -2,6 +2,7 @@
 
 import dataclasses
 import glob
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -119,7 +120,7 @@ def _from_path(source: str | Path) -> list[Listed]:
     if not matches:
         raise InputError(f"{path}: the pattern matches nothing: quote it, and check it with ls")
     found = {file for match in matches for file in (_walk(match) if match.is_dir() else _images([match]))}
-    fixed = [part for part in path.parts[: next(i for i, p in enumerate(path.parts) if glob.has_magic(p))]]
+    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
     return _named(found, Path(*fixed), f"{path}: {len(matches)} matches, none of them an image ({FORMATS})")
 
 
@@ -129,7 +130,7 @@ def _from_paths(paths: list[Path]) -> list[Listed]:
     if absent:
         raise InputError(f"{absent[0]}: no such file or folder ({len(absent)} of {len(paths)} in the list are missing)")
     absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - links are kept as they are named
-    root = _shared_folder(absolute)
+    root = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in absolute]))
     listed = [
         (Sample(file.relative_to(root).as_posix(), file), False)
         for path in absolute
@@ -138,10 +139,6 @@ def _from_paths(paths: list[Path]) -> list[Listed]:
     if not listed:
         raise InputError(f"{paths[0]}: no image in the folders of the list ({FORMATS} are read)")
     return listed
-
-
-def _shared_folder(paths: Iterable[Path]) -> Path:
-    return Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
 
 
 def _named(files: Iterable[Path], root: Path, empty: str) -> list[Listed]:

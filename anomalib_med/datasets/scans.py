@@ -31,7 +31,7 @@ def assembled(samples: Sequence[Sample]) -> list[Sample]:
     Parameters
     ----------
     samples
-        As listed, DICOM files with their `Sample.place`.
+        The images as listed, DICOM files with their `Sample.place`.
 
     Returns
     -------

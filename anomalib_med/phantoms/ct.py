@@ -92,7 +92,7 @@ def add_ct_lesion(
     pixels
         float32 ``(H, W)`` in Hounsfield units; not changed.
     lungs, rng, contrast, size
-        As for `add_lesion`; any lung that is not empty will do.
+        The same as for `add_lesion`; any lung that is not empty will do.
     kind
         ``nodule`` (about 0 to 60 HU) or ``ground_glass`` (250 to 450 HU above the lung, vessels still seen).
 

@@ -44,7 +44,7 @@ def lungs_of_ct(hounsfield: Float) -> Mask:
 
 
 def _two_largest(mask: Mask) -> Mask:
-    """Without the slivers above the shoulders and beside the chest."""
+    """The two largest parts of a mask, without the slivers above the shoulders and beside the chest."""
     _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     order = 1 + np.argsort(stats[1:, cv2.CC_STAT_AREA])[::-1][:2]
     return np.isin(parts, order)

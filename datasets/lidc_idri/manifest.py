@@ -37,7 +37,7 @@ _CT_READING = "LidcReadMessage"  # the one of a chest radiograph is an IdriReadM
 
 @dataclass(frozen=True, slots=True)
 class _Outline:
-    """Of one nodule on one slice: points ``(n, 2)``, column and row; what is inside belongs to it, or does not."""
+    """The outline of a nodule on one slice: points ``(n, 2)``, column and row, with the nodule inside or outside."""
 
     points: np.ndarray
     inside: bool

@@ -51,7 +51,7 @@ class _Plan:
         return (pixels * slope + intercept).astype(np.float32) if self.modality == "ct" else pixels
 
     def stored(self, values: Float, *, deep: bool) -> Stored:
-        """As a PNG of 8 or 16 bits; everything of one data set alike."""
+        """Values of a PNG of 8 or 16 bits; everything of one data set alike."""
         if self.modality == "ct":
             return np.clip(np.round((values + _HU_OFFSET) * _HU_STEPS), 0, 65535).astype(np.uint16)
         if deep:

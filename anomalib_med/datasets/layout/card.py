@@ -83,9 +83,10 @@ class Group(_Strict):
     pattern: str | None = None
     """A regular expression with named groups, searched in the path below the root."""
     patient: str | None = None
-    """Whose image it is; by default the column or named group ``patient``, or else the file."""
-    study: str | None = None
-    """Which study of the patient it is."""
+    """Whose image it is; by default the column or named group ``patient``, or else the file.
+
+    The study of the patient is always the column or named group ``study``.
+    """
     meta: dict[str, str] = {}
     """What else is known, by name."""
     part: Share = (0.0, 1.0)

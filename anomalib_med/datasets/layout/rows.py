@@ -123,5 +123,6 @@ class Condition:
             match = pattern.fullmatch(fill(column, row) if "{" in column else row.get(column, ""))
             if match is None:
                 return None
-            row = row | {name: text or "" for name, text in match.groupdict().items()}
+            if groups := match.groupdict():
+                row = row | {name: text or "" for name, text in groups.items()}
         return row

@@ -13,7 +13,7 @@ from anomalib_med.datasets.layout.manifest import manifest_samples
 from anomalib_med.datasets.layout.rows import Condition, Row, check_columns, fields, fill
 from anomalib_med.datasets.layout.slices import slice_samples
 from anomalib_med.datasets.layout.tree import Tree
-from anomalib_med.errors import ConfigError, InputError
+from anomalib_med.errors import InputError
 from anomalib_med.records import Box, Lesion, Sample
 
 
@@ -66,7 +66,7 @@ def _sample(row: Row, group: Group, tree: Tree) -> Sample:
         id=name,
         path=tree.root / name,
         patient=_patient(row, group),
-        study=fill(group.study, row) if group.study else None,
+        study=row.get("study") or None,
         label=group.label,
         mask=tree.root / mask if mask else None,
         meta={key: text for key, text in meta.items() if text},
@@ -87,10 +87,7 @@ def _file_cells(name: str) -> Row:
 def _with_pattern(row: Row, group: Group, tree: Tree) -> Row:
     if group.pattern is None:
         return row
-    try:
-        found = re.search(group.pattern, row["file.path"])
-    except re.error as error:
-        raise ConfigError(f"pattern {group.pattern!r}: not a regular expression ({error})") from error
+    found = re.search(group.pattern, row["file.path"])
     if found is None:
         raise InputError(
             f"{tree.root / row['file.path']}: not a name of this data set ({group.pattern}): move the file away"
@@ -100,15 +97,13 @@ def _with_pattern(row: Row, group: Group, tree: Tree) -> Row:
 
 def _table_rows(group: Group, tree: Tree) -> list[Row]:
     rows, table = tree.table(group.table)
-    if not rows:
-        return []
     for join in group.join:
         rows = _joined(rows, join, table, tree)
+    if not rows:
+        return []
     where = Condition(group.where)
-    templates = [*group.path, *group.meta.values(), *(text for text in (group.patient, group.study) if text)]
-    made = where.groups | set(re.compile(group.pattern or "").groupindex)
-    if rows:
-        check_columns(rows, (where.columns | {name for text in templates for name in fields(text)}) - made, table)
+    used = where.columns.union(*map(fields, [*group.path, *group.meta.values(), group.patient or ""]))
+    check_columns(rows, used - where.groups - set(re.compile(group.pattern or "").groupindex), table)
     kept: dict[tuple[str, ...], Row] = {}
     for row in rows:
         matched = where.matched(row)

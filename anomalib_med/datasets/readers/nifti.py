@@ -74,7 +74,7 @@ def read_volume(path: Path) -> np.ndarray:
     Raises
     ------
     ReadError
-        As `read`.
+        The volume cannot be read, see `read`.
     """
     try:
         volume = _open(path)
@@ -91,7 +91,7 @@ def slice_affine(path: Path) -> np.ndarray:
     Raises
     ------
     ReadError
-        As `count_frames`.
+        Not a NIfTI file, or not one volume.
     """
     volume = _open(path)
     orientation = _orientation(volume)
@@ -104,7 +104,7 @@ def slice_affine(path: Path) -> np.ndarray:
 
 
 def write_slices(maps: np.ndarray, affine: np.ndarray, out: Path) -> None:
-    """Write maps ``(slices, H, W)`` of a scan that is no NIfTI file, with the affine of `slice_affine`'s kind.
+    """Write maps ``(slices, H, W)`` of a scan that is no NIfTI file, with an affine as from `slice_affine`.
 
     Raises
     ------
