@@ -52,13 +52,7 @@ class MetaImageHeader:
 
 
 def slice_affine(path: Path) -> np.ndarray:
-    """The affine ``(4, 4)`` from ``(column, row, slice)``, as `read` gives them, to mm in the patient (RAS).
-
-    Raises
-    ------
-    ReadError
-        The header cannot be read, see `read_header`.
-    """
+    """The affine ``(4, 4)`` from ``(column, row, slice)``, as `read` gives them, to mm in the patient (RAS)."""
     header = read_header(path)
     affine = np.eye(4)
     for axis, sign in enumerate((-1, -1, 1)):  # MetaImage counts to the left and to the back, RAS does not
@@ -93,13 +87,7 @@ def read(sample: Sample, path: Path) -> Image:
 
 
 def read_header(path: Path) -> MetaImageHeader:
-    """Read the header of a volume.
-
-    Raises
-    ------
-    ReadError
-        A field is missing or has a value that is not supported.
-    """
+    """The header of a volume; raises ReadError where a field is missing or has a value that is not supported."""
     return _header(path, path.stat().st_mtime_ns)
 
 

@@ -30,13 +30,7 @@ _Page = dict[int, tuple[int, ...]]
 
 
 def count_frames(path: Path) -> int:
-    """Pages of a TIFF, 1 for every other format. Only the directories of a TIFF are read, and nothing of the others.
-
-    Raises
-    ------
-    ReadError
-        Where the directory of a TIFF is damaged.
-    """
+    """Pages of a TIFF, 1 for every other format. Only the directories of a TIFF are read, and nothing of the others."""
     if path.suffix.lower() not in (".tif", ".tiff"):
         return 1
     data = _mapped(path)
