@@ -18,7 +18,7 @@ from anomalib_med.datasets.image_table import COLUMNS, image_id, listed_row
 from anomalib_med.datasets.layout.card import Card, card_paths
 from anomalib_med.datasets.layout.rows import Row
 from anomalib_med.datasets.layout.tree import Tree
-from anomalib_med.errors import InputError
+from anomalib_med.errors import AnomedError
 from anomalib_med.records import Sample
 
 
@@ -43,13 +43,15 @@ def run_alone(*protocols: Callable[[Tree], Iterable[Row]]) -> None:
 
     @click.command(help="List the images of the data set in the folder ROOT in a table.")
     @click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path))
-    @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), default="manifest.csv")
-    @click.option("-p", "--protocol", type=click.Choice(list(names)), default=next(iter(names)), show_default=True)
+    @click.option(
+        "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), default="manifest.csv", help="The table."
+    )
+    @click.option("-p", "--protocol", type=click.Choice(list(names)), default=next(iter(names)), help="What is listed.")
     def command(root: Path, out: Path, protocol: str) -> None:
         tree = Tree(root)
         try:
             rows = list(names[protocol](tree))
-        except InputError as error:
+        except AnomedError as error:
             raise click.ClickException(str(error)) from error
         if tree.missing:
             raise click.ClickException("\n".join(tree.missing))
