@@ -27,8 +27,8 @@ from anomalib_med.calibration.judge import CANDIDATE_SHARE
 from anomalib_med.checkpoints import CheckpointFile
 from anomalib_med.datasets.folder import Source, discover
 from anomalib_med.datasets.readers import read
+from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.datasets.splits import ids_hash, split_by_patient
-from anomalib_med.datasets.volumes import volumes_of
 from anomalib_med.device import choose_device
 from anomalib_med.errors import ConfigError, FitError, InputError, ReadError
 from anomalib_med.evaluation import aucp

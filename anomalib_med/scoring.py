@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from anomalib_med.datasets.folder import Source, discover
-from anomalib_med.datasets.volumes import volumes_of
+from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.errors import InputError
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel, check_rate
 from anomalib_med.outputs.report import write_report

@@ -12,7 +12,7 @@ import pytest
 from anomalib_med import FittedModel, PatchCore, Preprocessing, fit, load, score_to_folder
 from anomalib_med.datasets.folder import discover
 from anomalib_med.datasets.readers import read
-from anomalib_med.datasets.volumes import volumes_of
+from anomalib_med.datasets.scans import volumes_of
 from tests.cli.command import anomed
 from tests.made_up_files import write_nifti
 from tests.made_up_series import chest_volume, write_capture, write_series, write_slice
