@@ -15,7 +15,7 @@ import torch
 from anomalib_med.calibration import Calibration, VolumeJudge, VolumeRule
 from anomalib_med.calibration.stored import dump_rule, dump_scores, load_rule, load_scores
 from anomalib_med.datasets.folder import Source, discover
-from anomalib_med.datasets.volumes import volumes_of
+from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.device import choose_device
 from anomalib_med.errors import ConfigError, ModelError, ReadError
 from anomalib_med.features import FeatureCache

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from anomalib_med.calibration import VolumeJudge
 from anomalib_med.datasets.folder import Source, discover
-from anomalib_med.datasets.volumes import volumes_of
+from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.errors import InputError
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel, check_rate
 from anomalib_med.outputs.run import fingerprint, report_run

@@ -13,7 +13,7 @@ import pytest
 from anomalib_med import FittedModel, PatchCore, Preprocessing, fit, load, merge_models, score_to_folder
 from anomalib_med.datasets.folder import discover
 from anomalib_med.datasets.readers import read
-from anomalib_med.datasets.volumes import volumes_of
+from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.evaluation.evaluate import evaluate_model
 from anomalib_med.outputs.volume_tables import read_volumes
 from anomalib_med.records import Candidate, VolumeResult

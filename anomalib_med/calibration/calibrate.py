@@ -9,7 +9,7 @@ import torch
 from anomalib_med.calibration.conformal import Calibration
 from anomalib_med.calibration.rule import VolumeRule
 from anomalib_med.calibration.rule_choice import CANDIDATE_SHARE, NormalVolume, calibrated_rule
-from anomalib_med.datasets.volumes import volumes_of
+from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.errors import FitError, ReadError
 from anomalib_med.models.base import Detector
 from anomalib_med.models.pooling import valid_cells

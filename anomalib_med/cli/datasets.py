@@ -47,9 +47,8 @@ def show(name: str) -> int:
         ("folder", " or ".join(described.folder) or "the root"),
     ):
         click.echo(f"  {what:<10} {text}")
-    for what, number in described.counts.model_dump().items():
-        if number:
-            click.echo(f"  {what.replace('_', ' '):<14} {number}")
+    for what, number in described.counts.items():
+        click.echo(f"  {what.replace('_', ' '):<14} {number}")
     click.echo("\ntraps:")
     for note in described.notes:
         click.echo(f"  - {note}")

@@ -16,7 +16,7 @@ import numpy as np
 
 from anomalib_med.calibration import VolumeJudge, VolumeRule
 from anomalib_med.datasets.masks import has_mask, read_mask
-from anomalib_med.datasets.volumes import volumes_of
+from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.errors import InputError, ReadError
 from anomalib_med.evaluation.image_statistics import image_statistics
 from anomalib_med.evaluation.intervals import LEVEL, Interval, Measured, replicated

@@ -6,7 +6,7 @@ from typing import overload
 
 import numpy as np
 
-from anomalib_med.datasets.volumes import volumes_of
+from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.files import write_atomic
 from anomalib_med.outputs.run import fingerprint, report_run
 from anomalib_med.outputs.tables import SCORES

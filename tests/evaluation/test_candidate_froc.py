@@ -10,7 +10,7 @@ from anomalib_med import PatchCore, Preprocessing, fit, score_to_folder
 from anomalib_med.calibration import VolumeRule
 from anomalib_med.datasets.benchmarks import open_benchmark
 from anomalib_med.datasets.folder import discover
-from anomalib_med.datasets.volumes import volumes_of
+from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.errors import InputError
 from anomalib_med.evaluation.candidate_froc import Lesion, candidate_froc, found_candidates, read_lesions
 from anomalib_med.evaluation.evaluate import evaluate_model
