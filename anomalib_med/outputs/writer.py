@@ -15,7 +15,7 @@ disk: a killed process loses nothing, a power cut may lose the last rows, and th
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -29,7 +29,7 @@ from anomalib_med.outputs.dicom_maps import DicomMaps, is_dicom_series
 from anomalib_med.outputs.maps import VolumeMaps, png_scale, write_npy, write_png
 from anomalib_med.outputs.names import safe_stem
 from anomalib_med.outputs.overlay import write_overlay
-from anomalib_med.outputs.tables import FAILURES, SCORES
+from anomalib_med.outputs.tables import FAILURES, SCORES, R, Table
 from anomalib_med.outputs.volume_tables import (
     CANDIDATES,
     CANDIDATES_CSV,
@@ -37,12 +37,20 @@ from anomalib_med.outputs.volume_tables import (
     PATIENTS_CSV,
     VOLUMES,
     VOLUMES_CSV,
-    read_volumes,
 )
 from anomalib_med.records import PatientResult, Result, Volume, VolumeResult
 
 TableKind = Literal["csv", "parquet", "jsonl"]
 MapKind = Literal["npy", "png", "nifti", "dicom", "none"]
+
+
+@dataclass
+class _Begun:
+    """The volume whose slices are coming, with their map and their rows."""
+
+    volume: Volume
+    maps: VolumeMaps | DicomMaps | None
+    rows: list[Result] = field(default_factory=list)
 
 
 class ResultWriter:
@@ -86,7 +94,8 @@ class ResultWriter:
     Raises
     ------
     OutputError
-        The folder holds another run or foreign files, is not writable, or its tables were edited.
+        The folder holds another run or foreign files, is not writable, or its tables were edited. Every method: the
+        disk is full or a file cannot be written; what was written before stays valid.
     ConfigError
         `colour_range` is not two finite, ascending numbers.
     """
@@ -111,9 +120,7 @@ class ResultWriter:
         self._fingerprint = dict(fingerprint)
         self._outputs = {"maps": maps, "overlays": str(overlays).lower(), "colour_range": f"{lo!r} {hi!r}"}
         self._volume_of = {sample.id: volume for volume in volumes for sample in volume.samples}
-        self._volume: Volume | None = None  # whose slices are coming, with their map and their rows
-        self._volume_map: VolumeMaps | DicomMaps | None = None
-        self._rows: list[Result] = []
+        self._begun: _Begun | None = None
         self._open(overwrite)
         self._finished = {volume.id for volume in self.volumes}
 
@@ -137,8 +144,7 @@ class ResultWriter:
         Raises
         ------
         OutputError
-            The slices of a volume do not come one after the other; the disk is full or a file cannot be written; what
-            was written before stays valid.
+            The slices of a volume do not come one after the other.
         """
         self._go_to(self._volume_of.get(result.id))
         if not result.ok:
@@ -151,10 +157,10 @@ class ResultWriter:
             result = replace(result, map=self._write_map(result.id, map))
             if shown is not None:
                 write_overlay(self.out / resume.OVERLAYS / f"{safe_stem(result.id)}.jpg", shown, map, self._colours)
-        if self._volume is None:
+        if self._begun is None:
             self._write_rows([result])
         else:
-            self._rows.append(replace(result, grid=None))
+            self._begun.rows.append(replace(result, grid=None))
         return result
 
     def write_volume(self, volume: VolumeResult) -> VolumeResult:
@@ -163,58 +169,41 @@ class ResultWriter:
         Returns
         -------
         The volume with `map` filled in, and with a note where pixels lie beyond the scale of the map.
-
-        Raises
-        ------
-        OutputError
-            A file cannot be written.
         """
-        assert self._volume is not None and self._volume.id == volume.id
-        rows, maps = self._rows, self._volume_map
-        if maps is not None:
-            maps.write()
-            clipped = [f"{maps.clipped} pixels of the map lie beyond its scale"] * bool(maps.clipped)
-            written = f"{resume.MAPS}/{maps.out.name}" if rows else ""
+        begun, self._begun = self._begun, None
+        assert begun is not None and begun.volume.id == volume.id
+        if begun.maps is not None:
+            begun.maps.write()
+            clipped = [f"{begun.maps.clipped} pixels of the map lie beyond its scale"] * bool(begun.maps.clipped)
+            written = f"{resume.MAPS}/{begun.maps.out.name}" if begun.rows else ""
             volume = replace(volume, map=written, note="; ".join([volume.note] * bool(volume.note) + clipped))
-        self._append_volume(volume)
+        self._tables[CANDIDATES_CSV].append(b"".join(map(CANDIDATES.line, volume.candidates)))
+        self._tables[VOLUMES_CSV].append(VOLUMES.line(volume))
         self._finished.add(volume.id)
-        self._volume, self._volume_map, self._rows = None, None, []
-        self._write_rows(rows)
+        self._write_rows(begun.rows)
         return volume
 
     def write_patients(self, patients: Sequence[PatientResult]) -> None:
-        """Write patients.csv where there are volumes.
-
-        Raises
-        ------
-        OutputError
-            The file cannot be written.
-        """
+        """Write patients.csv where there are volumes."""
         if self._tables:
             write_atomic(self.out / PATIENTS_CSV, PATIENTS.header, *map(PATIENTS.line, patients))
 
     def finish(self) -> None:
-        """Make the other tables and mark the run as complete.
-
-        Raises
-        ------
-        OutputError
-            A file cannot be written.
-        """
-        assert self._volume is None, "the last volume was not written"
+        """Make the other tables and mark the run as complete."""
+        assert self._begun is None, "the last volume was not written"
         self.close()
         table = self.out / resume.SCORES_CSV
         for kind in ("parquet", "jsonl"):
             # One made by an earlier run is made again: it must not differ from scores.csv.
             if kind == self._table or table.with_suffix(f".{kind}").exists():
                 SCORES.convert(table, kind)
-        self._write_run(complete=True)
+        self._write_run(complete=True, counts=self.counts)
 
     def close(self) -> None:
         """Close the files; the slices of an unfinished volume are forgotten and will be scored again."""
-        if self._volume_map is not None:
-            self._volume_map.discard()
-        self._volume, self._volume_map, self._rows = None, None, []
+        if self._begun is not None and self._begun.maps is not None:
+            self._begun.maps.discard()
+        self._begun = None
         for table in (*self._tables.values(), self._scores, self._failures):
             table.close()
 
@@ -233,37 +222,35 @@ class ResultWriter:
     def _open(self, overwrite: bool) -> None:
         """Resume what is there."""
         kept = resume.Kept()
-        self.counts: dict[str, int] = {}
         if overwrite and (self.out / runfile.NAME).exists():
             resume.remove_results(self.out)
-            self._write_run(complete=False)
+            self._write_run()
         elif runfile.claim(self.out, self._fingerprint, self._outputs) == "resume":
             resume.remove_temporary(self.out)
             volume_of = {id: volume.id for id, volume in self._volume_of.items()}
             kept = resume.kept_rows(self.out, volume_of, complete=runfile.read_run(self.out).complete)
-            self._write_run(complete=False)
+            self._write_run()
         self._make_folders()
-        self.done, failed = kept.done, len(kept.failures)
-        self.counts |= {"scored": kept.scored, "flagged": kept.flagged, "failed": failed}
-        self.counts["clipped_pixels"] = kept.clipped
+        self.done, self.counts, self.volumes = kept.done, kept.counts, kept.volumes
         self._scores = AppendFile(self.out / resume.SCORES_CSV, keep=kept.scores_end)
         if not kept.scores_end:
             self._scores.append(SCORES.header)
-        self._failures = AppendFile(self.out / resume.FAILURES_CSV)
-        self._failures.append(b"".join([FAILURES.header, *map(FAILURES.line, kept.failures)]))
-        tables = {VOLUMES_CSV: VOLUMES.header, CANDIDATES_CSV: CANDIDATES.header} if self._volume_of else {}
-        there = kept.volumes and all((self.out / name).exists() for name in tables)
-        self.volumes = [v for v in read_volumes(self.out) if v.id in kept.volumes] if there else []
-        self._tables = {name: AppendFile(self.out / name) for name in tables}
-        for name, header in tables.items():
-            self._tables[name].append(header)
-        for volume in self.volumes:
-            self._append_volume(volume)
+        self._failures = self._table_of(resume.FAILURES_CSV, FAILURES, kept.failures)
+        self._tables: dict[str, AppendFile] = {}
+        if self._volume_of:
+            candidates = [candidate for volume in kept.volumes for candidate in volume.candidates]
+            self._tables[CANDIDATES_CSV] = self._table_of(CANDIDATES_CSV, CANDIDATES, candidates)
+            self._tables[VOLUMES_CSV] = self._table_of(VOLUMES_CSV, VOLUMES, kept.volumes)
 
-    def _write_run(self, *, complete: bool) -> None:
-        counts = self.counts if complete else {}
-        run = runfile.Run(complete=complete, counts=counts, fingerprint=self._fingerprint, outputs=self._outputs)
-        runfile.write_run(self.out, run)
+    def _table_of(self, name: str, table: Table[R], records: Sequence[R]) -> AppendFile:
+        """A table that holds these records and grows."""
+        file = AppendFile(self.out / name)
+        file.append(b"".join([table.header, *map(table.line, records)]))
+        return file
+
+    def _write_run(self, **done: object) -> None:
+        run = runfile.Run(fingerprint=self._fingerprint, outputs=self._outputs)
+        runfile.write_run(self.out, run.model_copy(update=done))
 
     def _make_folders(self) -> None:
         with output_errors(self.out):
@@ -279,27 +266,31 @@ class ResultWriter:
 
     def _go_to(self, volume: Volume | None) -> None:
         """Begin the volume of the next image where it is another one."""
-        if volume is self._volume:
+        current = self._begun and self._begun.volume
+        if volume is current:
             return
-        broken = self._volume or volume
+        broken = current or volume
         assert broken is not None
-        if self._volume is not None or broken.id in self._finished:
+        if current is not None or broken.id in self._finished:
             raise OutputError(f"{broken.id}: its slices do not come one after the other: list them so")
-        folder, stem = self.out / resume.MAPS, safe_stem(broken.id)
-        self._volume = broken
-        if self._maps == "dicom" and is_dicom_series(broken):
-            run = self._fingerprint.get("model", "")
-            self._volume_map = DicomMaps(broken, folder / stem, self._scale, self._colours, run)
-        elif self._maps in ("nifti", "dicom") and broken.affine is not None:
-            self._volume_map = VolumeMaps(broken, folder / f"{stem}.nii.gz")
+        self._begun = _Begun(broken, self._maps_of(broken))
+
+    def _maps_of(self, volume: Volume) -> VolumeMaps | DicomMaps | None:
+        """What takes the maps of a volume; None where each slice has its own."""
+        folder, stem = self.out / resume.MAPS, safe_stem(volume.id)
+        if self._maps == "dicom" and is_dicom_series(volume):
+            return DicomMaps(volume, folder / stem, self._scale, self._colours, self._fingerprint.get("model", ""))
+        if self._maps in ("nifti", "dicom") and volume.affine is not None:
+            return VolumeMaps(volume, folder / f"{stem}.nii.gz")
+        return None
 
     def _write_map(self, id: str, map: np.ndarray) -> str:
         """Write a map, and return where it is."""
         if self._maps == "none":
             return ""
-        if self._volume_map is not None:
-            self._volume_map.add(id, map)
-            return f"{resume.MAPS}/{self._volume_map.name(id)}"
+        if self._begun is not None and self._begun.maps is not None:
+            self._begun.maps.add(id, map)
+            return f"{resume.MAPS}/{self._begun.maps.name(id)}"
         name = f"{safe_stem(id)}.{'png' if self._maps == 'png' else 'npy'}"
         path = self.out / resume.MAPS / name
         if self._maps == "png":
@@ -307,10 +298,6 @@ class ResultWriter:
         else:
             write_npy(path, map)
         return f"{resume.MAPS}/{name}"
-
-    def _append_volume(self, volume: VolumeResult) -> None:
-        self._tables[CANDIDATES_CSV].append(b"".join(map(CANDIDATES.line, volume.candidates)))
-        self._tables[VOLUMES_CSV].append(VOLUMES.line(volume))
 
     def _write_rows(self, results: list[Result]) -> None:
         self._scores.append(b"".join(SCORES.line(result) for result in results))
