@@ -252,6 +252,22 @@ def test_python_the_tables_and_the_evaluation_judge_alike(
     assert values["auroc"] < 1  # that of slices stands beside them: the ball is seen in those that are labelled normal
 
 
+def test_scans_of_the_same_names_are_evaluated_as_volumes(model: FittedModel, tmp_path: Path) -> None:
+    for i in range(2):
+        for kind, hu in (("normal", chest(50 + i)), ("abnormal", with_sphere(chest(60 + i), world(42, 64, 6), 14))):
+            uid = f"1.2.{int(kind == 'normal')}.{i}"
+            tags = {"SeriesInstanceUID": uid, "StudyInstanceUID": uid, "PatientID": uid}
+            write_series(tmp_path / kind / f"scan{i}", hu, spacing=SPACING, origin=ORIGIN, axes=AXES, **tags)
+    folders = ("--normal", tmp_path / "normal", "--abnormal", tmp_path / "abnormal", "--replicates", 100)
+    done = anomed(
+        "evaluate", model.save(tmp_path / "model"), *folders, "--false-alarm-rate", 0.3, "-o", tmp_path / "out"
+    )
+    assert done.code == 0, done.err
+    assert "4 volumes of 4 patients, judged as anomed score does" in done.out
+    metrics = {row["metric"]: float(row["value"]) for row in rows(tmp_path / "out/metrics.csv")}
+    assert metrics["volume_auroc"] == metrics["patient_auroc"] == metrics["volume_sensitivity"] == 1
+
+
 def test_a_report_of_scores_in_memory_has_the_tables_of_volumes(
     model: FittedModel, scan: tuple[Path, np.ndarray], tmp_path: Path
 ) -> None:

@@ -113,6 +113,9 @@ def _print(evaluation: "Evaluation", notes: Sequence[str]) -> None:
         f"{(labels == 0).sum()} normal and {(labels == 1).sum()} abnormal images of "
         f"{len(set(evaluation.patients.tolist()))} patients; 95 % intervals by patient"
     )
+    if evaluation.volumes:
+        count = len(evaluation.volumes)
+        click.echo(f"{count} volumes of {len(evaluation.volume_patients)} patients, judged as anomed score does")
     width = max(map(len, evaluation.metrics))
     for name, interval in evaluation.metrics.items():
         click.echo(f"  {name:<{width}}  {interval}")
