@@ -25,7 +25,7 @@ from anomalib_med.models.registry import detector_class, detectors
 from anomalib_med.models.training.run import EpochChoice, Selection, TrainingRun
 from anomalib_med.models.training.trainer import NO_RUN, TrainedDetector
 from anomalib_med.preprocessing import Frames, Preprocessing
-from anomalib_med.records import Image, Progress, Sample, counter, silent
+from anomalib_med.records import Image, Progress, Sample, silent
 from anomalib_med.training_record import notes_on, training_record
 
 LOOKED_AT = 16  # images that the window is chosen from
@@ -162,7 +162,7 @@ def fit_detector(
 ) -> dict[str, str]:
     """Fit a detector on samples; returns why those that could not be read were left out, by their id."""
     detector.progress = progress
-    frames = Frames(kept, preprocessing, known_height=True, progress=counter(progress, "reading normals", len(kept)))
+    frames = Frames(kept, preprocessing, known_height=True, stage="reading normals", progress=progress)
     try:
         if isinstance(detector, TrainedDetector):
             detector.fit(frames, _with_inputs(run, detector, preprocessing))

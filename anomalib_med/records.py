@@ -5,9 +5,8 @@ leads back, Result is what came of it. A Volume joins slices, VolumeResult and P
 on its patient, and a Candidate is a region of its map. RunInfo says what a run was made with.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
@@ -26,12 +25,6 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int, note: str = "", /) -> None:
     """The progress callback that shows nothing."""
-
-
-def counter(progress: Progress, stage: str, total: int) -> Callable[[], None]:
-    """A function that tells `progress` at each call that one more of `total` is done."""
-    done = count(1)
-    return lambda: progress(stage, next(done), total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +290,7 @@ class Result:
     smoothing
         Standard deviation of the Gaussian applied to the map, in pixels of the model input.
     area
-        What was looked at, see :class:`anomalib_med.preprocessing.Frame`.
+        What was looked at, see :class:`Frame`.
     map
         Where the map was written, relative to the output folder, or "".
     """

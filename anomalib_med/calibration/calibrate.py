@@ -15,7 +15,7 @@ from anomalib_med.models.base import Detector
 from anomalib_med.models.pooling import valid_cells
 from anomalib_med.models.scored import ScoredFrame, score_frames
 from anomalib_med.preprocessing import Frames, Preprocessing
-from anomalib_med.records import Geometry, Progress, Sample, counter
+from anomalib_med.records import Geometry, Progress, Sample
 
 SCALED_ON = 64  # training normals that maps are scaled on where none are held out
 
@@ -85,7 +85,7 @@ def calibrate(
     """
     normals = list(held_out or kept[:SCALED_ON])
     stage = "scoring held-out normals" if held_out else "scaling maps"
-    frames = Frames(normals, preprocessing, progress=counter(progress, stage, len(normals)))
+    frames = Frames(normals, preprocessing, stage=stage, progress=progress)
     smoothing = detector.config.smoothing
     found = [_measured(s, o, smoothing) for s, o in score_frames(detector, frames) if not isinstance(o, ReadError)]
     if not found:

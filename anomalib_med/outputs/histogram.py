@@ -46,7 +46,7 @@ class Histogram:
         """An empty histogram for calibration scores, and scores from `lowest` to `highest` (inf, -inf where there are
         none); None where nothing is finite.
 
-        The axis ends at four times the spread of the normals above them, lest one wild score squeeze the rest together.
+        The axis ends at four times the spread of the normals above them, so that one wild score squeezes nothing.
         """
         known = [value for value in (*normals.tolist(), threshold) if value is not None and math.isfinite(value)]
         lo, hi = min([lowest, *known]), max([highest, *known])

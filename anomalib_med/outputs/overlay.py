@@ -85,7 +85,7 @@ def write_overlay(path: Path, display: np.ndarray, map: np.ndarray, colour_range
     OutputError
         The file cannot be written.
     ValueError
-        As for `triptych`.
+        The image is not uint8.
     """
     picture = triptych(display, map, colour_range)[..., ::-1]
     encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]

@@ -22,16 +22,6 @@ from anomalib_med.version import __version__
 _FAILURES_SHOWN = 200
 
 
-@dataclass(frozen=True, slots=True)
-class _Card:
-    """One image of the page: its rank from 1, its row, its label where known, and its overlay in base64 or ""."""
-
-    rank: int
-    result: Result
-    label: int | None
-    picture: str
-
-
 @dataclass(slots=True)
 class _Counts:
     scored: int = 0
@@ -117,7 +107,7 @@ def write_report(
         false_alarm_rate=false_alarm_rate,
         histogram=_histogram(out, counts, calibration_scores, threshold, labels),
         groups=GROUPS,
-        cards=[_Card(rank, r, labels.get(r.id), _picture(out, r)) for rank, r in enumerate(ranked, start=1)],
+        cards=[(result, labels.get(result.id), _picture(out, result)) for result in ranked],
         failures=shown,
     )
     path = out / REPORT
@@ -153,6 +143,7 @@ def _histogram(
 
 
 def _picture(out: Path, result: Result) -> str:
+    """The overlay JPEG in base64, or "" where there is none."""
     path = out / OVERLAYS / f"{safe_stem(result.id)}.jpg"
     if not path.is_file():
         return ""

@@ -90,7 +90,7 @@ class Table(Generic[R]):
     Parameters
     ----------
     columns
-        In the order in which they are written.
+        The columns, in the order in which they are written.
     make
         Makes a record of the values of a row, which it gets by the names of the columns.
     """
