@@ -161,7 +161,6 @@ def fit_detector(
     run: TrainingRun = NO_RUN,
 ) -> dict[str, str]:
     """Fit a detector on samples; returns why those that could not be read were left out, by their id."""
-    detector.progress = progress
     frames = Frames(kept, preprocessing, known_height=True, stage="reading normals", progress=progress)
     try:
         if isinstance(detector, TrainedDetector):

@@ -91,9 +91,9 @@ def test_bank_of_cluster_centres_lies_nearer_to_the_patches_than_a_random_one() 
 
 def test_kmeans_weighs_points() -> None:
     points = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
-    centres = kmeans(points, 2, weights=torch.tensor([3.0, 1.0, 1.0, 1.0]), seed=1)
+    centres = kmeans(points, 2, torch.tensor([3.0, 1.0, 1.0, 1.0]), seed=1)
     assert sorted(centres[:, 0].tolist()) == pytest.approx([0.25, 10.5])
-    assert kmeans(points, 9).shape == (4, 1)
+    assert kmeans(points, 9, None).shape == (4, 1)
 
 
 # Position

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from anomalib_med import Preprocessing, fit
 from anomalib_med.errors import FitError
 from anomalib_med.evaluation import image_auroc
-from anomalib_med.models.memory_bank import two_view
 from anomalib_med.models.memory_bank.two_view import TwoView
 from anomalib_med.models.memory_bank.whitening import shrinkage
 from anomalib_med.models.pooling import pool
 from anomalib_med.phantoms import add_lesion, chest_phantom
+from anomalib_med.records import Progress, silent
 from tests.conftest import normal_picture
 
 NORMALS = torch.stack([torch.from_numpy(normal_picture(i, (64, 64))).float()[None] / 255 for i in range(20)])
@@ -36,6 +36,7 @@ class Normals:
 
     patients: list[str]
     x: torch.Tensor = field(default_factory=lambda: NORMALS)
+    progress: Progress = silent
 
     def __len__(self) -> int:
         return len(self.patients)
@@ -47,8 +48,8 @@ class Normals:
             yield Batch(x, torch.ones(len(x), 64, 64, dtype=torch.bool), self.patients[rows])
 
 
-def fitted(patients: list[str], **settings: object) -> TwoView:
-    detector = TwoView(**{"bank_size": 100_000, **settings})
+def fitted(patients: list[str], kind: type[TwoView] = TwoView, **settings: object) -> TwoView:
+    detector = kind(**{"bank_size": 100_000, **settings})
     detector.fit(Normals(patients))
     return detector
 
@@ -82,11 +83,13 @@ def views(
     ("images", "most", "held_out"), [(1, 200, [1, 6, 11, 16]), (2, 200, [2, 3, 12, 13]), (1, 2, [1, 11])]
 )
 def test_score_is_the_sum_of_both_views_in_standard_deviations_of_held_out_patients(
-    images: int, most: int, held_out: list[int], monkeypatch: pytest.MonkeyPatch
+    images: int, most: int, held_out: list[int]
 ) -> None:
-    monkeypatch.setattr(two_view, "MOST_JUDGED", most)
+    class Judging(TwoView):
+        judged = most
+
     patients = [f"patient {row // images}" for row in range(20)]
-    detector = fitted(patients, neighbours=3)
+    detector = fitted(patients, Judging, neighbours=3)
     described = detector.state()[0]["described"].double()
     patches = [detector.features(NORMALS[row][None])[0].double().flatten(1).T for row in range(20)]
     kept = [patches[row] for row in range(20) if row not in held_out]

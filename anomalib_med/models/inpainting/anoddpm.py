@@ -98,7 +98,7 @@ class AnoDDPM(TrainedDetector):
         self.mean = copy.deepcopy(self.unet).requires_grad_(False)
         self.normal = NormalResiduals((shape[1], shape[2]))
 
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """AdamW as in the paper."""
         c = self.config
         return {"all": torch.optim.AdamW(self.unet.parameters(), c.learning_rate, weight_decay=c.weight_decay)}

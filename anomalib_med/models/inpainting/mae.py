@@ -109,7 +109,7 @@ class MaskedAutoencoder(TrainedDetector):
         )
         self.normal = NormalResiduals((shape[1], shape[2]))
 
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """AdamW as for masked autoencoders; vectors (biases, norms) do not decay."""
         c = self.config
         weights = list(self.transformer.parameters())

@@ -1,8 +1,8 @@
 """K-means (Lloyd, "Least squares quantization in PCM", 1982) in blocks of bounded memory."""
 
-from collections.abc import Callable
-
 import torch
+
+from anomalib_med.records import Progress, silent
 
 ROUNDS = 10
 SAMPLE = 50  # points for each centre that the centres are moved by
@@ -10,31 +10,12 @@ BLOCK_BYTES = 64 * 2**20  # of distances held at once
 
 
 def kmeans(
-    points: torch.Tensor,
-    count: int,
-    *,
-    weights: torch.Tensor | None = None,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    points: torch.Tensor, count: int, weights: torch.Tensor | None, *, seed: int = 0, progress: Progress = silent
 ) -> torch.Tensor:
-    """Centres of clusters.
+    """Centres of clusters, float32 ``(count, D)``, of points ``(N, D)`` that count by `weights` ``(N,)``, or all alike.
 
-    Parameters
-    ----------
-    points
-        ``(N, D)``, any float type. A random 50 for each centre are looked at.
-    count
-        How many centres; all points come back where there are no more.
-    weights
-        ``(N,)``, how much each point counts; by default all alike.
-    seed
-        Of the first centres, which are points drawn at random.
-    progress
-        Called with the round that is done and their number.
-
-    Returns
-    -------
-    float32 ``(count, D)``. A centre that no point is nearest to stays where it was.
+    For each centre 50 points, drawn at random, are looked at; all points come back where there are no more than
+    `count`. A centre that no point is nearest to stays where it was.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(points), generator=generator)[: SAMPLE * count].to(points.device)
@@ -51,8 +32,7 @@ def kmeans(
         sums = torch.zeros(count, x.shape[1]).index_add_(0, nearest, weighted)
         moved = total > 0
         centres[moved.to(centres.device)] = (sums[moved] / total[moved, None]).to(centres.device)
-        if progress:
-            progress(done, ROUNDS)
+        progress("choosing the bank", done, ROUNDS)
     return centres
 
 

@@ -9,6 +9,9 @@ import importlib.util
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from pydantic import Field
+
+from anomalib_med.models.base import PooledBankConfig
 
 if TYPE_CHECKING:
     import faiss
@@ -22,53 +25,53 @@ PROPOSED = 8  # neighbours that a half-precision product proposes beyond those a
 HALF_NORM = 100.0  # of the longest vector in half precision: products stay far below its largest number, 65,504
 
 
-class NearestNeighbours:
-    """Search in a fixed set of vectors.
+class SearchConfig(PooledBankConfig):
+    """Settings of a detector that looks for each patch in a bank."""
 
-    Parameters
-    ----------
-    bank
-        ``(M, D)``, any float type.
-    engine
-        "torch": a matrix product in blocks, exact, on any device. "half": the same in half precision, and the best few
-        exactly. "faiss": inverted lists, the 32 nearest of about ``2 sqrt(M)`` lists exactly, on the CPU. "auto": on a
-        GPU "half"; on a CPU "torch" up to 10,000 vectors and above it "faiss" where that is installed. A distance
-        differs from the exact one by more than 1 % for fewer than one query in 100.
+    max_bank_mb: float = Field(256.0, gt=0)
+    """Memory for the patches that the bank is chosen from, in MiB of float16 features. When it is full, its content is
+    replaced by a coreset. With radlite at 224 pixels all patches of 1,337 images fit."""
+
+    engine: Engine = "auto"
+    """Engine of the neighbour search: torch (exact), faiss (inverted lists, for large banks on a CPU), half (half
+    precision, for a GPU), or auto, which chooses by device and size of the bank. A distance differs from the exact one
+    by more than 1 % for fewer than one patch in 100."""
+
+
+class NearestNeighbours:
+    """Search in a fixed set of vectors ``(M, D)``, of any float type.
+
+    Engine "torch" is a matrix product in blocks, on any device; "half" the same in half precision, and the best few
+    exactly; "faiss" the 32 nearest of about ``2 sqrt(M)`` inverted lists exactly, on the CPU. "auto" takes "half" on a
+    GPU, and on a CPU "torch" up to 10,000 vectors and above it "faiss" where that is installed.
     """
 
     def __init__(self, bank: torch.Tensor, engine: Engine = "auto") -> None:
-        self.device = bank.device
         self.engine: Engine = _suitable(bank) if engine == "auto" else engine
         self._bank = bank
         # Distances do not change under a shift, and float32 holds those of centred vectors better.
         self._centre = bank.float().mean(0)
         vectors = bank.float() - self._centre
-        self._index = _inverted_lists(vectors) if self.engine == "faiss" else None
         self._squared = (vectors * vectors).sum(1)
-        self._scale = 1.0
-        if self.engine == "half":
+        self._scale, self._index = 1.0, None
+        if self.engine == "faiss":
+            self._index, vectors = _inverted_lists(vectors), vectors[:0]
+        elif self.engine == "half":
             self._scale = HALF_NORM / max(float(self._squared.max().sqrt()), 1e-12)
             self._squared *= self._scale**2
             vectors = (vectors * self._scale).half()
-        self._vectors = None if self._index is not None else vectors
+        self._vectors = vectors
 
     @torch.inference_mode()
     def search(self, queries: torch.Tensor, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-        """The k nearest vectors of each query; all of them where there are fewer.
+        """Euclidean distances float32 ``(Q, k)``, nearest first, and rows int64 of the vectors nearest to each query.
 
-        Parameters
-        ----------
-        queries
-            ``(Q, D)``, any float type, on the bank's device.
-
-        Returns
-        -------
-        Euclidean distances float32 ``(Q, k)``, nearest first, and row numbers int64 ``(Q, k)``.
+        Queries ``(Q, D)`` are of any float type and on the bank's device; all vectors come back where there are fewer.
         """
         k = min(k, len(self._bank))
         centred = queries.float() - self._centre
         proposed = min(k + PROPOSED, len(self._bank)) if self.engine == "half" else k
-        rows = self._by_lists(centred, k) if self._index is not None else self._by_product(centred, proposed)
+        rows = self._by_product(centred, proposed) if self._index is None else _by_lists(self._index, centred, k)
         # Products find neighbours through |q|^2 + |b|^2 - 2qb, which is blind below a thousandth of the norm.
         distances = torch.stack(
             [(centred - (self._bank[column].float() - self._centre)).norm(dim=1) for column in rows.T], dim=1
@@ -78,31 +81,16 @@ class NearestNeighbours:
             rows = rows.gather(1, order)
         return distances, rows
 
-    def _by_lists(self, queries: torch.Tensor, k: int) -> torch.Tensor:
-        assert self._index is not None
-        import faiss
-
-        numbers = queries.cpu().numpy()
-        rows = self._index.search(numbers, k)[1]
-        if (rows < 0).any():  # the lists that were searched hold fewer than k
-            every = faiss.SearchParametersIVF()
-            every.nprobe = self._index.nlist
-            rows = self._index.search(numbers, k, params=every)[1]
-        return torch.from_numpy(rows).to(self.device)
-
     def _by_product(self, queries: torch.Tensor, k: int) -> torch.Tensor:
         """Rows ``(Q, k)`` of the smallest products."""
-        assert self._vectors is not None
         queries = (queries * self._scale).to(self._vectors.dtype) if self.engine == "half" else queries
         size = max(1, CHUNK_BYTES // (4 * min(BLOCK, len(self._vectors))))
         return torch.cat([self._nearest(chunk, k) for chunk in torch.split(queries, size)])
 
     def _nearest(self, queries: torch.Tensor, k: int) -> torch.Tensor:
         values, rows = [], []
-        vectors, squared = self._vectors, self._squared
-        assert vectors is not None
-        for start in range(0, len(vectors), BLOCK):
-            block, lengths = vectors[start : start + BLOCK], squared[start : start + BLOCK]
+        for start in range(0, len(self._vectors), BLOCK):
+            block, lengths = self._vectors[start : start + BLOCK], self._squared[start : start + BLOCK]
             if self.engine == "half":
                 offsets = (queries @ block.T).float().mul_(-2).add_(lengths)
             else:
@@ -134,3 +122,15 @@ def _inverted_lists(vectors: torch.Tensor) -> "faiss.IndexIVFFlat":
     index.add(numbers)
     index.nprobe = PROBED
     return index
+
+
+def _by_lists(index: "faiss.IndexIVFFlat", queries: torch.Tensor, k: int) -> torch.Tensor:
+    import faiss
+
+    numbers = queries.cpu().numpy()
+    rows = index.search(numbers, k)[1]
+    if (rows < 0).any():  # the lists that were searched hold fewer than k
+        every = faiss.SearchParametersIVF()
+        every.nprobe = index.nlist
+        rows = index.search(numbers, k, params=every)[1]
+    return torch.from_numpy(rows).to(queries.device)

@@ -9,20 +9,16 @@ from collections.abc import Callable
 import torch
 
 
+def capacity(megabytes: float, channels: int) -> int:
+    """How many patches of float16 features fit in so many MiB, at least 4: so many can be reduced to a quarter."""
+    return max(4, int(megabytes * 2**20 / (2 * channels)))
+
+
 class PatchPool:
-    """Holds patches; a shard that fills it is replaced by its coreset.
+    """Holds so many patches of so many channels; a shard that fills it is replaced by its coreset.
 
     Each patch is thinned out with its shard, and once more whenever the coresets fill half of the pool: seldom, so the
-    error does not pile up.
-
-    Parameters
-    ----------
-    capacity
-        Patches held at once, at least 4.
-    channels
-        Numbers in a patch.
-    reduce
-        Chooses, of patches ``(P, D)``, a coreset of at most a quarter of `capacity`.
+    error does not pile up. `reduce` chooses the coreset of patches ``(P, D)``, at most a quarter of the capacity.
     """
 
     def __init__(self, capacity: int, channels: int, reduce: Callable[[torch.Tensor], torch.Tensor]) -> None:

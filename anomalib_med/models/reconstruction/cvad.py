@@ -85,7 +85,7 @@ class Cvad(TrainedDetector):
         self.discriminator = VectorEncoder(shape, c.widths, c.latent, 1)
         self.normal = Normal()
 
-    def optimisers(self) -> dict[str, Optimizer]:
+    def optimizers(self) -> dict[str, Optimizer]:
         """One each."""
         c = self.config
         networks = {"vae": self.vae, "discriminator": self.discriminator}
@@ -95,9 +95,9 @@ class Cvad(TrainedDetector):
         }
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
-        """Error and divergence of the autoencoder, or the cross entropy of the discriminator, as `batch.turn` says."""
+        """Error and divergence of the autoencoder, or cross entropy of the discriminator, as `batch.optimizer` says."""
         x = batch.x
-        if batch.turn == "vae":
+        if batch.optimizer == "vae":
             if batch.step >= self.config.vae_share * batch.steps:
                 return {}
             reconstructed, divergence = self.vae(x, draw=True)

@@ -71,7 +71,7 @@ class DenoisingAutoencoder(TrainedDetector):
         """The U-Net, for images ``(C, H, W)``."""
         self.unet = UNet(shape[0], shape[0], self.config.widths, activation=nn.SiLU, standardised=True)
 
-    def optimisers(self) -> dict[str, Optimizer]:
+    def optimizers(self) -> dict[str, Optimizer]:
         """The paper's Adam, with AMSGrad."""
         c = self.config
         return {

@@ -82,7 +82,7 @@ class FAnoGan(TrainedDetector):
         self.critic = ResidualEncoder(shape, c.widths, 1)
         self.generator = Generator(shape, c.widths, c.latent)
 
-    def optimisers(self) -> dict[str, Optimizer]:
+    def optimizers(self) -> dict[str, Optimizer]:
         """One each; the encoder's is the first, as its loss is the one that tells of a plateau."""
         c = self.config
 
@@ -96,18 +96,18 @@ class FAnoGan(TrainedDetector):
         }
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
-        """The two errors of the encoder, the critic's loss or the generator's, as `batch.turn` says."""
+        """The two errors of the encoder, the critic's loss or the generator's, as `batch.optimizer` says."""
         c, x = self.config, batch.x
         playing = batch.step < c.gan_share * batch.steps
-        if batch.turn == "encoder":
+        if batch.optimizer == "encoder":
             if playing and batch.step % ENCODER_EVERY and self.encoder.training:
                 return {}
             error, feature_error = self._errors(x)
             return {"error": error.mean(), "features": c.kappa * feature_error.mean()}
-        if not playing or (batch.turn == "generator" and batch.step % c.critic_steps):
+        if not playing or (batch.optimizer == "generator" and batch.step % c.critic_steps):
             return {}
         z = torch.randn(len(x), c.latent, device=x.device)
-        if batch.turn == "generator":
+        if batch.optimizer == "generator":
             return {"generator": -self.critic(self.generator(z)).float().mean()}
         with torch.no_grad():
             drawn = self.generator(z).float()
