@@ -53,14 +53,14 @@ class EfficientAD(TrainedDetector):
 
         pooling: str = "mean"
         network: Network = "T"
-        """Patch description network of the student: "S" or "M" of the paper, or "T" of a quarter of S's width, which a CPU
-        trains in minutes."""
+        """Patch description network of the student: "S" or "M" of the paper, or "T" of a quarter of S's width, for a
+        training on a CPU."""
         teacher: str = BACKBONE
         """Teacher of the student: "backbone" for the frozen features themselves, or a safetensors file of a distilled
         patch description network, see ``models/efficientad/distil.py``."""
         hard: float = Field(0.9, ge=0, lt=1)
         """Share of the squared differences between student and teacher that is not learnt from: only the largest are.
-        The paper has 0.999, for 70,000 steps; 0.9 learns from more in the few steps of the default."""
+        The default is ours, the paper has 0.999."""
         penalty: str = ""
         """Folder with images of other kinds, on which the student is kept from imitating the teacher, at most 1,000 of
         them; empty for none."""

@@ -51,7 +51,7 @@ class MKD(TrainedDetector):
         """Weight of the mean squared difference of the values beside the distance of the directions, that of the
         official code."""
         width: int = Field(16, ge=1)
-        """Number of channels of the cloner between the layers that it clones, that of the official code's small cloner."""
+        """Number of channels of the cloner between the layers that it clones, that of the small official cloner."""
         score: Literal["flat", "map"] = "flat"
         """What the image score is: "flat", the paper's loss of the image over its valid cells, for which `pooling` is
         of no use, or "map", the map pooled as `pooling` says."""
@@ -64,10 +64,8 @@ class MKD(TrainedDetector):
 
     def build(self, shape: tuple[int, ...]) -> None:
         """The cloner."""
-        b = self.extractor.backbone
-        folded = sum(c * (b.strides[-1] // s) ** 2 for c, s in zip(b.channels, b.strides, strict=True))
-        image = (shape[0] - folded) // b.strides[-1] ** 2
-        self.cloner = Cloner(image, b.channels, b.strides, self.config.width)
+        b, image = self.extractor.backbone, unfold(torch.empty(1, *shape), self.extractor)[0]
+        self.cloner = Cloner(image.shape[1], b.channels, b.strides, self.config.width)
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
         """Images and the teacher's layers of them, see :func:`fold`."""

@@ -136,13 +136,15 @@ class Normals:
             yield self.batch(rows[start : start + size], device)
 
     def split(self, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of the images to learn from, and of those of a random share of the patients.
+        """Numbers of the images to learn from, and of those of a random share of the patients; 0 for none.
 
         Raises
         ------
         FitError
             Where there is only one patient.
         """
+        if not share:
+            return np.arange(len(self)), np.arange(0)
         patients = sorted(set(self.patients))
         if len(patients) < 2:
             raise FitError(f"all {len(self)} images belong to one patient: none is left to validate on; set patience=0")
