@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: setup demo test golden check format clean bench
+.PHONY: setup demo test golden recipes check format clean bench
 .PHONY: bench-growth bench-aupro bench-coverage bench-coreset bench-search bench-pipeline bench-throughput bench-extractors
 .PHONY: bench-training bench-families bench-reconstruction bench-inpainting bench-latency bench-poolings bench-ct bench-lungs
 .PHONY: false-alarms teacher
@@ -28,6 +28,10 @@ test: setup
 # Renews tests/golden/golden.json on purpose: see CONTRIBUTING. ARGS=--check says what differs and writes nothing.
 golden: setup
 	$(BIN)/python -m tests.golden.record $(ARGS)
+
+# Writes models/*/recipe.toml from the settings of the detectors.
+recipes: setup
+	$(BIN)/python models/write_recipes.py
 
 check: setup
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ def output_errors(path: Path) -> Iterator[None]:
     Raises
     ------
     OutputError
-        For a full disk, a folder that is not writable and any other refusal of the system.
+        The disk is full, the folder is not writable, or the system refuses for another reason.
     """
     try:
         yield
@@ -48,7 +48,7 @@ def temporary_beside(path: Path) -> Path:
 def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """Give the block a temporary file to fill, and rename it to `path` where the block ends well.
 
-    Where it does not, the temporary file is removed and what `path` held is untouched.
+    If the block fails, the temporary file is removed and what `path` held is untouched.
 
     Parameters
     ----------
