@@ -44,6 +44,7 @@ class Dinomaly(TrainedDetector):
         """Settings of Dinomaly."""
 
         pooling: str = "top1%"
+        """How the map becomes the image score: max, mean, top<q>% or power<p>. The default is the official one."""
         batch_size: int = Field(16, ge=1)
         learning_rate: float = Field(2e-3, gt=0)
         weight_decay: float = Field(1e-4, ge=0)

@@ -46,6 +46,7 @@ class MKD(TrainedDetector):
         """Settings of MKD."""
 
         pooling: str = "power8"
+        """How the map becomes the image score where `score` is map: max, mean, top<q>% or power<p>."""
         batch_size: int = Field(32, ge=2)
         schedule: Schedule = "constant"
         value_weight: float = Field(0.01, ge=0)
@@ -54,8 +55,8 @@ class MKD(TrainedDetector):
         width: int = Field(16, ge=1)
         """Number of channels of the cloner between the layers that it clones, that of the small official cloner."""
         score: Literal["flat", "map"] = "flat"
-        """What the image score is: "flat", the paper's loss of the image over its valid cells, for which `pooling` is
-        of no use, or "map", the map pooled as `pooling` says."""
+        """What the image score is: the loss of the image over its valid cells, each layer as one flat vector, as in the
+        paper, or the pooled map."""
 
     config: Config
 

@@ -82,8 +82,8 @@ class RD4AD(ReverseDistillation):
         """Settings of RD4AD."""
 
         loss: Literal["flat", "pixel"] = "flat"
-        """Distance that is minimised: "flat", the paper's, of each layer as one vector, or "pixel", the mean over the
-        positions."""
+        """Distance that is minimised: that of each layer as one flat vector, as in the paper, or the mean of that of
+        each pixel of a layer."""
 
     config: Config
 

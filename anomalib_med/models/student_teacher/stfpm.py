@@ -44,7 +44,7 @@ class STFPM(TrainedDetector):
         weight_decay: float = Field(1e-4, ge=0)
         warmup: float = Field(0.05, ge=0, lt=1)
         combine: Literal["mul", "add"] = "mul"
-        """How the maps of the layers become one: "mul", the paper's product, or "add"."""
+        """How the maps of the layers become one: they are multiplied, as in the paper, or added."""
 
     config: Config
 
