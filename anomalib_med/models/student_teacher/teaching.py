@@ -23,7 +23,7 @@ class TeacherConfig(BackboneConfig, TrainingConfig):
 
     pooling: str = "mean"
     """How the map becomes the image score: max, mean, top<q>% or power<p>. The mean follows disease of a whole lung,
-    top1% small findings. The default was chosen on a development set of chest X-rays; papers mostly take the maximum."""
+    top1% small findings. The default was chosen on a development set of chest X-rays; papers often take the maximum."""
     steps: int = Field(1000, ge=0)
     schedule: Schedule = "cosine"
 
