@@ -12,9 +12,18 @@ C = TypeVar("C", bound=BaseModel)
 
 
 class Settings(BaseModel):
-    """Base of all settings. The docstring below a field is its description; an unknown field is an error."""
+    """Base of all settings. The docstring below a field is its description; an unknown field is an error.
+
+    A subclass that only changes a default inherits the description.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: object) -> None:
+        for name, field in cls.model_fields.items():
+            above = (base.model_fields.get(name) for base in cls.__mro__[1:] if issubclass(base, Settings))
+            field.description = field.description or next((f.description for f in above if f and f.description), None)
 
 
 def parse_config(config: type[C], settings: Mapping[str, object], owner: str) -> C:

@@ -120,7 +120,7 @@ class EfficientAD(TrainedDetector):
             channels = self.teacher.channels
         else:
             channels = self.extractor.channels
-        self.standard = Standard(channels)
+        self.standard = Standard((channels, 1, 1))
         self.student = PDN(c.network, shape[0], 2 * channels)
         self.autoencoder = Autoencoder(shape[0], channels, shape[1:], self.grid)
         self.scale = Scale()
