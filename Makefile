@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: setup demo test check format clean bench
+.PHONY: setup demo test golden recipes check format clean bench
 .PHONY: bench-growth bench-aupro bench-coverage bench-coreset bench-search bench-pipeline bench-throughput bench-extractors
 .PHONY: bench-training bench-families bench-reconstruction bench-inpainting bench-latency bench-poolings bench-ct bench-lungs
 .PHONY: false-alarms teacher
@@ -25,10 +25,19 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
+# Renews tests/golden/golden.json on purpose: see CONTRIBUTING. ARGS=--check says what differs and writes nothing.
+golden: setup
+	$(BIN)/python -m tests.golden.record $(ARGS)
+
+# Writes models/*/recipe.toml from the settings of the detectors.
+recipes: setup
+	$(BIN)/python models/write_recipes.py
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -98,5 +107,5 @@ false-alarms: setup
 	$(BIN)/python benchmarks/false_alarm_rate.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

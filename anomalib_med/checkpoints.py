@@ -1,7 +1,6 @@
 """The state of an unfinished training as one safetensors file, replaced as a whole or not at all."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from anomalib_med.errors import OutputError
+from anomalib_med.files import replacing
 
-FORMAT = "1"
+FORMAT = "2"
 
 
 @dataclass(frozen=True)
@@ -26,35 +26,24 @@ class CheckpointFile:
         return str(self.path)
 
     def write(self, tensors: Mapping[str, torch.Tensor], description: Mapping[str, JsonValue]) -> None:
-        """Write a checkpoint; the one before it stays until the new one is complete.
-
-        Parameters
-        ----------
-        tensors
-            Weights and states of optimisers, on any device.
-        description
-            What else is needed to continue, as JSON in the header of the file.
+        """Write tensors, from any device, and what else is needed to continue; the file before it stays until then.
 
         Raises
         ------
         OutputError
             It cannot be written, such as on a full disk; the checkpoint before it is kept.
         """
-        path = self.path
-        temporary = path.with_name(f".{path.name}.new")
+        held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        header = {"format": FORMAT, "training": json.dumps(description)}
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-            save_file(held, temporary, {"format": FORMAT, "training": json.dumps(description)})
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(self.path, sync=True) as temporary:
+                save_file(held, temporary, header)
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
             kept = "the checkpoint before it is kept: free space and run the same command to continue from there"
             lost = "there is none before it: free space and run again"
             raise OutputError(
-                f"{path}: the checkpoint cannot be written ({error}); {kept if path.exists() else lost}"
+                f"{self.path}: the checkpoint cannot be written ({error}); {kept if self.path.exists() else lost}"
             ) from error
 
     def read(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]] | None:

@@ -1,29 +1,71 @@
 """Settings: one frozen, validated class each, whose fields are described where they are written, and nowhere else."""
 
 import difflib
-from collections.abc import Mapping
-from typing import TypeVar, get_origin
+from collections.abc import Iterable, Mapping
+from types import UnionType
+from typing import Annotated, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from anomalib_med.errors import ConfigError
 
 C = TypeVar("C", bound=BaseModel)
 
+_WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+_LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
 
 class Settings(BaseModel):
     """Base of all settings. The docstring below a field is its description; an unknown field is an error.
 
-    A subclass that only changes a default inherits the description.
+    A class that gives a field of its parent another default and no docstring keeps the parent's description.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: object) -> None:
-        for name, field in cls.model_fields.items():
-            above = (base.model_fields.get(name) for base in cls.__mro__[1:] if issubclass(base, Settings))
-            field.description = field.description or next((f.description for f in above if f and f.description), None)
+        """Take the descriptions that the fields have in the parents."""
+        for parent in cls.__mro__[1:]:
+            for name, field in parent.model_fields.items() if issubclass(parent, Settings) else ():
+                cls.model_fields[name].description = cls.model_fields[name].description or field.description
+
+
+class Setting(NamedTuple):
+    """A field of a settings class: its default, the values that it takes in words, and its description."""
+
+    name: str
+    default: object
+    takes: str
+    text: str
+
+
+def settings_of(config: type[BaseModel]) -> list[Setting]:
+    """The fields of a settings class, its own first."""
+    fields = sorted(config.model_fields.items(), key=lambda item: item[0] not in config.__annotations__)
+    return [
+        Setting(
+            name, field.default, _takes(field.annotation, field.metadata), " ".join((field.description or "").split())
+        )
+        for name, field in fields
+    ]
+
+
+def _takes(annotation: object, limits: Iterable[object] = ()) -> str:
+    kind, parts = get_origin(annotation), get_args(annotation)
+    if kind is Literal:
+        return " | ".join(str(part) for part in parts)
+    if kind is Annotated:
+        return _takes(parts[0], [limit for part in parts[1:] for limit in getattr(part, "metadata", [part])])
+    if kind is tuple:
+        return f"list of: {_takes(parts[0])}" if parts[-1] is ... else " and ".join(map(_takes, parts))
+    if kind in (Union, UnionType):
+        return " | ".join(map(_takes, parts))
+    bounds = (
+        f"{word} {getattr(limit, key):g}" for limit in limits for key, word in _LIMITS.items() if hasattr(limit, key)
+    )
+    return ", ".join([_WORDS.get(annotation, "text"), *bounds])  # type: ignore[call-overload]
 
 
 def parse_config(config: type[C], settings: Mapping[str, object], owner: str) -> C:
@@ -40,13 +82,13 @@ def parse_config(config: type[C], settings: Mapping[str, object], owner: str) ->
             hint = f'did you mean "{close[0]}"?' if close else f"it has {', '.join(config.model_fields)}"
             raise ConfigError(f'{owner} has no option "{key}": {hint}')
     try:
-        return config(**{key: _listed(config, key, value) for key, value in settings.items()})
+        return config(**{key: _listed(config.model_fields[key], value) for key, value in settings.items()})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f'{owner}, option "{where}": {first["msg"]} (got {first["input"]!r})') from None
 
 
-def _listed(config: type[BaseModel], key: str, value: object) -> object:
-    is_list = get_origin(config.model_fields[key].annotation) is tuple
+def _listed(field: FieldInfo, value: object) -> object:
+    is_list = get_origin(field.annotation) is tuple
     return [part.strip() for part in value.split(",") if part.strip()] if is_list and isinstance(value, str) else value

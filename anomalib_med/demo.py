@@ -9,7 +9,7 @@ import numpy as np
 from anomalib_med.evaluation import image_auroc, pixel_auroc
 from anomalib_med.fitting import fit
 from anomalib_med.models.memory_bank.two_view import TwoView
-from anomalib_med.outputs.tables import iter_scores
+from anomalib_med.outputs.tables import SCORES
 from anomalib_med.phantoms.write import write_chest_dataset
 from anomalib_med.records import Progress, silent
 from anomalib_med.scoring import score_to_folder
@@ -47,7 +47,7 @@ def run_demo(
         model, f"{data}/test/*normal/*.png", results, report=True, overwrite=True, progress=progress
     )
     assert summary.report is not None
-    scored = list(iter_scores(results / "scores.csv"))
+    scored = list(SCORES.read(results / "scores.csv"))
     labels = [int(Path(result.path).parent.name == "abnormal") for result in scored]
     maps = [np.load(results / result.map, allow_pickle=False) for result in scored]
     masks = [_mask(data, Path(result.path), map.shape) for result, map in zip(scored, maps, strict=True)]

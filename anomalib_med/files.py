@@ -1,7 +1,9 @@
-"""Files that appear whole or not at all, and disk errors that say what to do."""
+"""Files and folders that appear whole or not at all, and disk errors that say what to do."""
 
 import errno
 import os
+import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 from anomalib_med.errors import OutputError
 
 TEMPORARY = ".anomed-tmp"
-"""Ending of every file that is still being written; one left by a crash may be removed."""
+"""Ending of everything that is still being written; what a crash left may be removed."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -22,7 +24,7 @@ def output_errors(path: Path) -> Iterator[None]:
     Raises
     ------
     OutputError
-        For a full disk, a folder that is not writable and any other refusal of the system.
+        The disk is full, the folder is not writable, or the system refuses for another reason.
     """
     try:
         yield
@@ -37,6 +39,53 @@ def output_errors(path: Path) -> Iterator[None]:
         raise OutputError(text) from error
 
 
+def temporary_beside(path: Path) -> Path:
+    """A name in the same folder for what is to become `path`: no other process or call gets the same one."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+
+
+@contextmanager
+def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
+    """Give the block a temporary file to fill, and rename it to `path` where the block ends well.
+
+    If the block fails, the temporary file is removed and what `path` held is untouched.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    sync
+        Wait until the content is on the disk before the renaming, so that a power cut leaves the old file or the new.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    temporary = temporary_beside(path)
+    try:
+        yield temporary
+        if sync:
+            with temporary.open("rb+") as handle:
+                os.fsync(handle.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def replace_with(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file, then rename it to `path`; see `replacing`.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    with output_errors(path), replacing(path) as temporary:
+        write(temporary)
+
+
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
     """Write the bytes to `path` by way of a temporary file beside it.
 
@@ -45,31 +94,33 @@ def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
     OutputError
         The file cannot be written; what `path` held before is untouched.
     """
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as handle:
-            for part in parts:
-                handle.write(part)
-
-    replace_with(path, write)
+    with output_errors(path), replacing(path) as temporary, temporary.open("wb") as handle:
+        handle.writelines(parts)
 
 
-def replace_with(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file, then rename it to `path`.
+def move_folder(new: Path, folder: Path) -> None:
+    """Rename a finished folder to `folder`.
+
+    What lay there is removed when the new one is in its place, and comes back where the renaming fails.
 
     Raises
     ------
-    OutputError
-        The file cannot be written; what `path` held before is untouched and the temporary file is gone.
+    OSError
+        The system refuses.
     """
-    temporary = path.with_name(path.name + TEMPORARY)
-    with output_errors(path):
-        try:
-            write(temporary)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    old = temporary_beside(folder)
+    if folder.exists():
+        folder.replace(old)
+    try:
+        new.replace(folder)
+    except BaseException:
+        if old.exists():
+            old.replace(folder)
+        raise
+    if old.is_symlink():
+        old.unlink()
+    elif old.exists():
+        shutil.rmtree(old)
 
 
 class AppendFile:

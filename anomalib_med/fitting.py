@@ -1,7 +1,7 @@
 """fit: from normal images to a FittedModel: split by patient, choose the window, fit the detector, calibrate."""
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -177,8 +177,7 @@ def fit_detector(
     run: TrainingRun = NO_RUN,
 ) -> None:
     """Fit a detector on samples prepared as the model says; what cannot be read is added to the model's failures."""
-    count = _counter(progress, "reading normals", len(kept))
-    frames = Frames(kept, model.preprocessing, known_height=True, progress=count)
+    frames = Frames(kept, model.preprocessing, known_height=True, stage="reading normals", progress=progress)
     try:
         if isinstance(detector, TrainedDetector):
             detector.fit(frames, with_inputs(run, detector, model.preprocessing))
@@ -312,7 +311,7 @@ def calibrate(
     """
     judged = list(held_out) or list(kept[:SCALED_ON])
     stage = "scoring held-out normals" if held_out else "scaling maps"
-    frames = Frames(judged, model.preprocessing, progress=_counter(progress, stage, len(judged)))
+    frames = Frames(judged, model.preprocessing, stage=stage, progress=progress)
     scores: list[float] = []
     patients: list[str] = []
     middles: list[float] = []
@@ -443,14 +442,3 @@ def notes_on(model: FittedModel) -> list[str]:
             f"false-alarm rate of {model.calibration.smallest_p:.3f} (5 % needs {patients_needed(DEFAULT_RATE)})"
         )
     return notes
-
-
-def _counter(progress: Progress, stage: str, total: int) -> Callable[[], None]:
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        progress(stage, done, total)
-
-    return step

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from anomalib_med.errors import ModelError, OutputError
+from anomalib_med.files import move_folder
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS, CALIBRATION = "model.json", "weights.safetensors", "calibration.json"
@@ -63,30 +64,13 @@ def write_model(folder: Path, files: ModelFiles, *, overwrite: bool = False) -> 
         mode = stat.S_IMODE((temporary / DESCRIPTION).stat().st_mode)
         (temporary / WEIGHTS).chmod(mode)
         temporary.chmod(mode | (mode & 0o444) >> 2)
-        _put_in_place(temporary, folder)
+        move_folder(temporary, folder)
     except (OSError, SafetensorError) as error:
         raise OutputError(
             f"{folder}: the model cannot be written ({error}); free space or choose another folder"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _put_in_place(new: Path, folder: Path) -> None:
-    """Rename a finished model; the one it replaces goes when it is there, and comes back where that fails."""
-    old = new.with_name(f"{new.name}-old")
-    if folder.exists():
-        folder.replace(old)
-    try:
-        new.replace(folder)
-    except BaseException:
-        if old.exists():
-            old.replace(folder)
-        raise
-    if old.is_symlink():
-        old.unlink()
-    elif old.exists():
-        shutil.rmtree(old)
 
 
 def check_writable(folder: Path, *, overwrite: bool = False) -> None:

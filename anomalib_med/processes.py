@@ -52,7 +52,7 @@ def average(tensors: Iterable[torch.Tensor]) -> None:
         _fill(group, flat / count())
 
 
-def spread(tensors: Iterable[torch.Tensor]) -> None:
+def broadcast(tensors: Iterable[torch.Tensor]) -> None:
     """Replace tensors by those of the first process."""
     for group in _by_type(tensors):
         flat = torch.cat([t.flatten() for t in group])

@@ -289,7 +289,7 @@ class Result:
     smoothing
         Standard deviation of the Gaussian applied to the map, in pixels of the model input.
     area
-        What was looked at, see :class:`anomalib_med.preprocessing.Frame`.
+        What was looked at, see :class:`Frame`.
     map
         Where the map was written, relative to the output folder, or "".
     """

@@ -21,8 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_med.cli.memory import keep_freed_memory
 from anomalib_med.models.registry import detector_class
-from anomalib_med.models.training import trainer
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.run import TrainingRun
 from anomalib_med.models.training.trainer import TrainedDetector
 
 
@@ -62,8 +62,7 @@ def trained(name: str, images: Images, settings: dict[str, object]) -> tuple[Tra
     marks: list[Seconds] = []
     detector = detector_class(name)(**settings)
     assert isinstance(detector, TrainedDetector)
-    detector.progress = lambda *_: marks.append(now())
-    detector.fit(images)
+    detector.fit(images, TrainingRun(progress=lambda *_: marks.append(now()), progress_every=0))
     return detector, per_step(marks)
 
 
@@ -73,17 +72,17 @@ def plain(detector: TrainedDetector, x: torch.Tensor, steps: int) -> list[Second
     valid = torch.ones(size, 1, 1, dtype=torch.bool)
     for module in detector.modules().values():
         module.train()
-    optimisers = detector.optimisers()
+    optimizers = detector.optimizers()
     marks: list[Seconds] = []
     for step in range(steps):
         batch = StepBatch(x[torch.arange(step * size, (step + 1) * size) % len(x)], valid, "", step, steps)
-        for turn, optimiser in optimisers.items():
-            losses = detector.training_step(replace(batch, turn=turn))
+        for key, optimizer in optimizers.items():
+            losses = detector.training_step(replace(batch, optimizer=key))
             if losses:
-                for each in optimisers.values():
+                for each in optimizers.values():
                     each.zero_grad(set_to_none=True)
-                sum(losses.values()).backward(inputs=optimiser.param_groups[0]["params"])
-                optimiser.step()
+                sum(losses.values()).backward(inputs=optimizer.param_groups[0]["params"])
+                optimizer.step()
         marks.append(now())
     return per_step(marks)
 
@@ -133,7 +132,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    trainer.SAY_EVERY = 0.0
     keep_freed_memory()
     for name in options.model or ["fae", "aeu"]:
         for side in options.size or [detector_class(name).input_size]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import nibabel
 import numpy as np
+import PIL.Image
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
@@ -67,3 +68,10 @@ def write_table(path: Path, header: str, *rows: str) -> Path:
     """A CSV table."""
     path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
     return path
+
+
+def read_png_map(path: Path) -> np.ndarray:
+    """An anomaly map from a 16-bit PNG, by the scale that the file states."""
+    with PIL.Image.open(path) as image:
+        lo, step = (float(image.text[f"anomed:{key}"]) for key in ("lo", "step"))
+        return (lo + np.asarray(image) * step).astype(np.float32)

@@ -16,11 +16,10 @@ from pydicom.pixels.decoders.base import Decoder
 
 from anomalib_med import FittedModel, Sample, fit, load, score_to_folder
 from anomalib_med.errors import ConfigError, InputError, OutputError
-from anomalib_med.outputs.maps import read_png
-from anomalib_med.outputs.tables import iter_failures, read_scores
+from anomalib_med.outputs.tables import FAILURES, read_scores
 from anomalib_med.scoring import flat_table
 from tests.conftest import SMALL, abnormal_picture, normal_picture, small_patchcore
-from tests.made_up_files import write_dicom, write_nifti, write_pictures, write_table
+from tests.made_up_files import read_png_map, write_dicom, write_nifti, write_pictures, write_table
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def test_the_summary_counts_what_was_done(model: FittedModel, tmp_path: Path) ->
     assert (summary.scored, summary.failed, summary.resumed) == (6, 1, 0)
     assert summary.flagged == sum(bool(row.flagged) for row in read_scores(tmp_path / "out/scores.csv")) > 0
     assert summary.report == tmp_path / "out/report.html"
-    assert [row.id for row in iter_failures(tmp_path / "out/failures.csv")] == ["bad.png"]
+    assert [row.id for row in FAILURES.read(tmp_path / "out/failures.csv")] == ["bad.png"]
     again = score_to_folder(model, images, tmp_path / "out", false_alarm_rate=0.4)
     assert (again.scored, again.flagged, again.failed, again.resumed) == (6, summary.flagged, 1, 6)
     assert again.report is None
@@ -67,7 +66,7 @@ def test_arrays_and_samples_in_memory_are_scored_into_a_folder(model: FittedMode
     a, b = read_scores(tmp_path / "a/scores.csv"), read_scores(tmp_path / "b/scores.csv")
     assert [row.score for row in a] == [row.score for row in b]
     assert [(row.id, row.patient, row.path) for row in b] == [(f"p/{i}", "anna", "") for i in range(3)]
-    assert read_png(tmp_path / "b" / b[0].map).shape == (96, 80)
+    assert read_png_map(tmp_path / "b" / b[0].map).shape == (96, 80)
 
 
 def test_labels_of_a_table_reach_the_report(model: FittedModel, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """``anomed fit``: normals in, a model folder out."""
 
+import ast
 from collections.abc import Mapping
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -23,6 +26,44 @@ Examples:
   anomed fit normals/ -o model/ --backbone resnet18 --weights resnet18.safetensors --layers layer2,layer3
 """
 
+# Settings that have an option of their own, by the class that describes them.
+DETECTOR = {
+    "backbone": "models/base.py:BackboneConfig",
+    "weights": "models/base.py:BackboneConfig",
+    "layers": "models/base.py:BackboneConfig",
+    "seed": "models/base.py:BaseConfig",
+    "max_minutes": "models/training/schedule.py:TrainingConfig",
+}
+PREPROCESSING = dict.fromkeys(
+    ("size", "aspect", "spacing", "slices", "height", "valid", "windows"), "preprocessing/settings.py:Preprocessing"
+)
+
+
+@cache
+def described(home: str) -> dict[str, str]:
+    """Descriptions of the fields of a settings class, ``file:class`` within the package, without importing it.
+
+    The import would bring torch, which takes longer than a reader of `--help` waits.
+    """
+    file, _, name = home.partition(":")
+    tree = ast.parse((Path(__file__).parent.parent / file).read_text(encoding="utf-8"))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    texts = {}
+    for field, below in pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            texts[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
+    return texts
+
+
+class SettingOption(click.Option):
+    """An option for a setting, whose help is the description of the setting."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The option and its help, which is read only now."""
+        name = str(self.name)
+        self.help = described((DETECTOR | PREPROCESSING)[name]).get(name, "")
+        return super().get_help_record(ctx)
+
 
 @click.command(epilog=EPILOG)
 @click.argument("normals", type=EXISTING_OR_GLOB)
@@ -34,46 +75,24 @@ Examples:
 @click.option(
     "-s", "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Setting of the detector; repeatable."
 )
+@click.option("--backbone", metavar="NAME", cls=SettingOption, show_default="radlite")
+@click.option("--weights", metavar="FILE", cls=SettingOption, show_default="pretrained")
+@click.option("--layers", metavar="A,B", cls=SettingOption)
+@click.option("--size", type=int, metavar="PX", cls=SettingOption, show_default="the detector's, mostly 224")
 @click.option(
-    "--backbone",
-    metavar="NAME",
-    help="Of a detector on frozen features: radlite (built in) or a timm network.  [default: radlite]",
+    "--aspect", type=click.Choice(["keep", "pad", "stretch"]), cls=SettingOption, show_default="keep; trained: stretch"
 )
-@click.option("--weights", metavar="FILE", help="safetensors file, `pretrained` (cache or hub) or `random`.")
-@click.option("--layers", metavar="A,B", help="Layers of the backbone, by name.")
-@click.option("--size", type=int, metavar="PX", help="Side of the model input.  [default: the detector's, mostly 224]")
-@click.option(
-    "--aspect",
-    type=click.Choice(["keep", "pad", "stretch"]),
-    help="How the image is fitted to it.  [default: keep; trained: stretch]",
-)
-@click.option(
-    "--spacing", type=float, metavar="MM", help="Millimetres of a pixel of the model input, instead of --size."
-)
-@click.option(
-    "--slices",
-    type=int,
-    metavar="N",
-    help="2.5-D: a slice and its neighbours as channels, N in all, an odd number.  [default: 1]",
-)
-@click.option(
-    "--height",
-    type=click.Choice(["none", "volume", "lung"]),
-    help="Compare slices of one height in their volume, or in the lungs (twoview, patchcore).  [default: none]",
-)
-@click.option(
-    "--valid",
-    metavar="AREA",
-    help="Where to look: auto (in CT the body), body, lung, exposed (radiographs without collimation and markers), "
-    "all, or a function of your own.  [default: auto]",
-)
+@click.option("--spacing", type=float, metavar="MM", cls=SettingOption)
+@click.option("--slices", type=int, metavar="N", cls=SettingOption, show_default="1")
+@click.option("--height", type=click.Choice(["none", "volume", "lung"]), cls=SettingOption, show_default="none")
+@click.option("--valid", metavar="AREA", cls=SettingOption, show_default="auto")
 @click.option(
     "--window",
     "windows",
     multiple=True,
     metavar="NAME|LOW,HIGH",
-    help="lung, mediastinum, bone, voi, percentile or two values; repeat for more channels.  "
-    "[default: what suits the normals]",
+    cls=SettingOption,
+    show_default="what suits the normals",
 )
 @click.option(
     "--calibration",
@@ -84,22 +103,18 @@ Examples:
 @click.option(
     "--volume-score",
     metavar="HOW",
-    help="From slices to a volume: max, mean, top<k>, run<mm>mm, or auto: chosen on held-out normals.  [default: auto]",
+    help="How the scores of slices become that of a volume: max, mean, top<k>, run<mm>mm, or auto, which is chosen on "
+    "held-out normals.  [default: auto]",
 )
-@click.option("--seed", type=int, help="Of every random choice.  [default: 0]")
+@click.option("--seed", type=int, cls=SettingOption, show_default="0")
 @click.option("--cache", type=FOLDER, help="Folder that keeps backbone features for the next fit.")
-@click.option(
-    "--max-minutes",
-    type=float,
-    metavar="MINUTES",
-    help="Of a trained detector: stop after this time, with the model of the steps done by then.",
-)
+@click.option("--max-minutes", type=float, metavar="MINUTES", cls=SettingOption)
 @click.option(
     "--unlabelled",
     type=EXISTING_OR_GLOB,
     metavar="IMAGES",
-    help="Of a trained detector: keep the epoch with the highest AUCp, training normals against these images. "
-    "Transductive, and noted in the model.  [default: the last epoch]",
+    help="Images by which the epoch of a trained detector is chosen that is kept: the one with the highest AUCp, "
+    "training normals against these. Transductive, and noted in the model.  [default: the last epoch]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a model that is already there.")
 @patient_option
@@ -110,25 +125,15 @@ def command(
     name: str | None,
     recipe: Path | None,
     settings: tuple[str, ...],
-    backbone: str | None,
-    weights: str | None,
-    layers: str | None,
-    size: int | None,
-    aspect: str | None,
-    spacing: float | None,
-    slices: int | None,
-    height: str | None,
-    valid: str | None,
     windows: tuple[str, ...],
     calibration: float | None,
     volume_score: str | None,
-    seed: int | None,
     cache: Path | None,
-    max_minutes: float | None,
     unlabelled: str | None,
     overwrite: bool,
     patient_pattern: str | None,
     device: str,
+    **options: JsonValue,
 ) -> int:
     """Learn what is normal from NORMALS: a folder (searched through), a file, a glob or a CSV with a `path` column."""
     from anomalib_med import processes
@@ -142,18 +147,12 @@ def command(
     from anomalib_med.preprocessing import Preprocessing
 
     planned = read_recipe(recipe) if recipe else {}
-    chosen: dict[str, JsonValue] = dict(planned.get("detector", {}))
+    options["windows"] = [_window(window) for window in windows] or None
+    given = {key: value for key, value in options.items() if value is not None}
+    chosen = planned.get("detector", {}) | {key: value for key, value in given.items() if key in DETECTOR}
+    images = planned.get("preprocessing", {}) | {key: value for key, value in given.items() if key in PREPROCESSING}
     default_name = chosen.pop("name", "twoview")
-    named: dict[str, JsonValue] = {"backbone": backbone, "weights": weights, "layers": layers, "seed": seed}
-    named["max_minutes"] = max_minutes
-    chosen |= {key: value for key, value in named.items() if value is not None}
-    chosen |= parse_settings(settings)
-    detector = detector_class(name or str(default_name))(**chosen)
-    images: dict[str, JsonValue] = dict(planned.get("preprocessing", {}))
-    sized: dict[str, JsonValue] = {"size": size, "aspect": aspect, "spacing": spacing, "valid": valid}
-    sized |= {"slices": slices, "height": height}
-    sized["windows"] = [_window(w) for w in windows] or None
-    images |= {key: value for key, value in sized.items() if value is not None}
+    detector = detector_class(name or str(default_name))(**chosen | parse_settings(settings))
     planned_share = _planned_share(planned.get("fit", {}))
     check_writable(output, overwrite=overwrite)
     checkpoint = None

@@ -1,5 +1,7 @@
 """``anomed models``: the detectors, and the card of each."""
 
+import textwrap
+
 import click
 
 
@@ -8,6 +10,7 @@ import click
 def command(name: str | None) -> int:
     """List the detectors; with NAME, its settings and its card: what it is, when to choose it, what was measured."""
     from anomalib_med.cards import card
+    from anomalib_med.config import settings_of
     from anomalib_med.models.registry import detector_class, detectors
 
     if name is None:
@@ -23,7 +26,13 @@ def command(name: str | None) -> int:
         return 0
     detector = detector_class(name)
     click.echo(f"{name}: {detector.title}\n\nsettings (-s key=value):")
-    for key, field in detector.Config.model_fields.items():
-        click.echo(f"  {key} = {field.default}")
+    for setting in settings_of(detector.Config):
+        click.echo(f"  {setting.name} = {_written(setting.default)}  ({setting.takes})")
+        click.echo(textwrap.indent(textwrap.fill(setting.text, 108), "      "))
     click.echo("\n" + card("models", name))
     return 0
+
+
+def _written(default: object) -> str:
+    """A default as it is written on the command line."""
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)

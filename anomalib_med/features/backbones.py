@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any
 
 import timm
 import torch
@@ -29,20 +29,6 @@ RANDOM_WARNING = (
 )
 
 
-class Trunk(Protocol):
-    """What is asked of a timm network; torch's types do not know these names."""
-
-    pretrained_cfg: dict[str, tuple[float, ...]]
-    feature_info: list[dict[str, str | int]]
-
-    def prune_intermediate_layers(self, indices: list[int], prune_norm: bool, prune_head: bool) -> list[int]:  # noqa: D102
-        ...
-
-    def forward_intermediates(  # noqa: D102
-        self, x: torch.Tensor, indices: list[int], norm: bool, output_fmt: str, intermediates_only: bool
-    ) -> list[torch.Tensor]: ...
-
-
 @dataclass(frozen=True)
 class Backbone:
     """A frozen network and how to feed it.
@@ -52,15 +38,15 @@ class Backbone:
     name
         "radlite" or timm's name.
     network
-        In evaluation mode, without the parts behind the last layer.
+        The network in evaluation mode, without the parts behind the last layer.
     layers
         Names of the layers whose outputs are used, in the order of the network.
     indices
         Their numbers in timm's list of intermediate outputs.
     channels, strides
-        Of each layer.
+        Channels and stride of each layer.
     mean, std
-        Of the input channels: one of radlite, three of others.
+        Mean and standard deviation that input channels are normalised by: one for radlite, three for others.
     source
         "pretrained", "random", or the name of the weight file.
     norm
@@ -80,10 +66,10 @@ class Backbone:
 
     def intermediates(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Outputs ``(B, C, h, w)`` of each layer for a normalised batch ``(B, C, H, W)``."""
-        trunk = cast(Trunk, self.network)
-        return trunk.forward_intermediates(
-            x, list(self.indices), norm=self.norm, output_fmt="NCHW", intermediates_only=True
-        )
+        trunk: Any = self.network  # as in `create`
+        options = {"norm": self.norm, "output_fmt": "NCHW", "intermediates_only": True}
+        outputs: list[torch.Tensor] = trunk.forward_intermediates(x, list(self.indices), **options)
+        return outputs
 
 
 def create(
@@ -105,31 +91,31 @@ def create(
         three quarters of a transformer. Where its last block is among them, its final norm is applied to all of them,
         as DINOv2 does.
     weights
-        "pretrained": radlite's from the package; timm's from the hub or its local cache, and random ones with a warning
-        where neither has them;
-        "random": drawn with `seed`; anything else: a safetensors file, which may lack what lies behind the last layer.
+        "pretrained" takes those of the package for radlite, and those of the hub or its local cache for timm's networks
+        (random ones with a warning where neither has them); "random" draws them with `seed`; anything else names a
+        safetensors file, which may lack what lies behind the last layer.
     state
         Weights in memory (a saved model's); `weights` then only says where they once came from.
 
     Raises
     ------
     ConfigError
-        Unknown network or layer; a weight file that is absent, unreadable or does not fit.
+        The network or a layer is unknown, or a weight file is absent, unreadable or does not fit.
     ModelError
         The weights of radlite were altered.
     """
-    network = _construct(name, seed)
+    network: Any = _construct(name, seed)  # torch's types do not know the names that timm gives its networks
     if not hasattr(network, "forward_intermediates"):
         raise ConfigError(
             f'backbone "{name}" gives no intermediate outputs: choose another timm network, for example "resnet18"'
         )
-    trunk = cast(Trunk, network)
-    config, info = trunk.pretrained_cfg, list(trunk.feature_info)
-    chosen = _choose_layers(
-        name, layers, [str(entry["module"]) for entry in info], [int(entry["reduction"]) for entry in info]
-    )
-    norm = _ends_with_norm(network, chosen, info)
-    trunk.prune_intermediate_layers(chosen, prune_norm=not norm, prune_head=True)
+    config, info = network.pretrained_cfg, list(network.feature_info)
+    strides = [int(entry["reduction"]) for entry in info]
+    chosen = _choose_layers(name, layers, [str(entry["module"]) for entry in info], strides)
+    # The final norm of a transformer, all of whose layers have one stride, belongs to its last block.
+    transformer = len(set(strides)) == 1 and isinstance(getattr(network, "norm", None), nn.Module)
+    norm = transformer and chosen[-1] == len(info) - 1
+    network.prune_intermediate_layers(chosen, prune_norm=not norm, prune_head=True)
     source = weights
     if state is not None:
         _load(network, state, "the saved model")
@@ -138,16 +124,15 @@ def create(
     elif weights == PRETRAINED:
         source = _load_pretrained(network, name, chosen, prune_norm=not norm)
     elif weights != RANDOM:
-        path = Path(weights)
-        _load(network, read_weights(path), str(path))
-        source = path.name
+        _load(network, read_weights(Path(weights)), weights)
+        source = Path(weights).name
     return Backbone(
         name=name,
         network=network.eval().requires_grad_(False),
         layers=tuple(str(info[i]["module"]) for i in chosen),
         indices=tuple(chosen),
         channels=tuple(int(info[i]["num_chs"]) for i in chosen),
-        strides=tuple(int(info[i]["reduction"]) for i in chosen),
+        strides=tuple(strides[i] for i in chosen),
         mean=config["mean"],
         std=config["std"],
         source=source,
@@ -156,12 +141,8 @@ def create(
 
 
 def create_untrained(name: str, layers: tuple[str, ...], seed: int) -> Backbone:
-    """The same network with random weights, to be trained: batch norms are there, weights ask for gradients.
-
-    Parameters
-    ----------
-    name, layers, seed
-        As of :func:`create`; layers by name.
+    """The network that :func:`create` builds, with random weights, to be trained: it has its batch norms, and weights
+    ask for gradients.
     """
     backbone = create(name, layers=layers, weights=RANDOM, seed=seed)
     network = backbone.network
@@ -178,7 +159,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     Raises
     ------
     ConfigError
-        Where there is no such file or it is not safetensors.
+        There is no such file or it is not safetensors.
     """
     try:
         return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
@@ -208,13 +189,11 @@ def _construct(name: str, seed: int) -> nn.Module:
         raise ConfigError(f'backbone "{name}" is neither {radlite.NAME} nor a timm network{hint}')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name == radlite.NAME:
-            return radlite.RadLite()
-        return _any_size(name, pretrained=False)
+        return radlite.RadLite() if name == radlite.NAME else _any_size(name, pretrained=False)
 
 
 def _any_size(name: str, *, pretrained: bool) -> nn.Module:
-    """A timm network that takes inputs of any shape, transformers with position embeddings included."""
+    """A timm network that takes inputs of any shape, transformers with positional embeddings included."""
     network: nn.Module
     try:
         network = timm.create_model(name, pretrained=pretrained, dynamic_img_size=True)
@@ -239,52 +218,40 @@ def _choose_layers(name: str, asked: tuple[str, ...], modules: list[str], stride
     return sorted(chosen)
 
 
-def _ends_with_norm(network: nn.Module, chosen: list[int], info: list[dict[str, str | int]]) -> bool:
-    """Whether the last block of a transformer, all of whose layers have one stride, is among the chosen layers."""
-    transformer = len({entry["reduction"] for entry in info}) == 1 and isinstance(
-        getattr(network, "norm", None), nn.Module
-    )
-    return transformer and chosen[-1] == len(info) - 1
-
-
 def _load(network: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
     """Load what the pruned network needs; the file may hold more."""
     own = network.state_dict()
     needed = [key for key in own if not key.endswith("num_batches_tracked")]
+    misfit = f"weights of {source} do not fit the backbone"
     missing = [key for key in needed if key not in state]
     if missing:
         unused = [key for key in state if key not in own]
         raise ConfigError(
-            f"weights of {source} do not fit the backbone: {len(missing)} of {len(needed)} tensors are absent, first "
-            f"{', '.join(missing[:3])}; the file has {', '.join(unused[:3]) or 'nothing'} "
-            f"instead. Name the backbone it was made for"
+            f"{misfit}: {len(missing)} of {len(needed)} tensors are absent, first {', '.join(missing[:3])}; the file "
+            f"has {', '.join(unused[:3]) or 'nothing'} instead. Name the backbone it was made for"
         )
-    wrong = [key for key in needed if own[key].shape != state[key].shape]
-    if wrong:
-        key = wrong[0]
-        raise ConfigError(
-            f"weights of {source} do not fit the backbone: {key} is {tuple(state[key].shape)}, "
-            f"needed {tuple(own[key].shape)}"
-        )
+    for key in needed:
+        found, wanted = tuple(state[key].shape), tuple(own[key].shape)
+        if found != wanted:
+            raise ConfigError(f"{misfit}: {key} is {found}, needed {wanted}")
     network.load_state_dict({key: state[key] for key in needed}, strict=False)
 
 
 def _load_pretrained(network: nn.Module, name: str, chosen: list[int], *, prune_norm: bool) -> str:
-    logging.getLogger("anomalib_med").info(
-        "looking for the pretrained weights of %s (local cache, then the model hub)", name
-    )
+    log = logging.getLogger("anomalib_med")
+    log.info("looking for the pretrained weights of %s (local cache, then the model hub)", name)
     offline = hub.HF_HUB_OFFLINE
     hub.HF_HUB_OFFLINE = offline or not _hub_answers()
     try:
         # timm raises a different error for each way of failing: no such weights (RuntimeError), not in the cache or
         # no network (OSError).
-        full = _any_size(name, pretrained=True)
+        full: Any = _any_size(name, pretrained=True)
     except (OSError, RuntimeError):
         warnings.warn(f"no pretrained weights of {name} could be had; {RANDOM_WARNING}", stacklevel=4)
         return RANDOM
     finally:
         hub.HF_HUB_OFFLINE = offline
-    cast(Trunk, full).prune_intermediate_layers(chosen, prune_norm=prune_norm, prune_head=True)
+    full.prune_intermediate_layers(chosen, prune_norm=prune_norm, prune_head=True)
     network.load_state_dict(full.state_dict())
     return PRETRAINED
 
@@ -292,9 +259,7 @@ def _load_pretrained(network: nn.Module, name: str, chosen: list[int], *, prune_
 def _hub_answers() -> bool:
     """Whether the model hub can be reached; without this question its client tries again for most of a minute."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(hub.ENDPOINT, method="HEAD"), timeout=HUB_TIMEOUT):
-            return True
-    except urllib.request.HTTPError:
-        return True
-    except OSError:
-        return False
+        urllib.request.urlopen(urllib.request.Request(hub.ENDPOINT, method="HEAD"), timeout=HUB_TIMEOUT).close()
+    except OSError as error:
+        return isinstance(error, urllib.request.HTTPError)
+    return True

@@ -1,14 +1,13 @@
-"""On-disk cache of features: one half-precision array an image, memory-mapped, found by what went into it."""
+"""On-disk cache of features: one half-precision array an image, found by what went into it."""
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from anomalib_med.errors import OutputError
+from anomalib_med.files import replacing
 
 
 class FeatureCache:
@@ -27,7 +26,7 @@ class FeatureCache:
         self.folder = Path(folder)
 
     def path(self, extractor: str, x: torch.Tensor) -> Path:
-        """Where the features of one input ``(C, H, W)`` lie."""
+        """File of the features of one input ``(C, H, W)``."""
         digest = hashlib.blake2b(f"{extractor} {tuple(x.shape)}".encode(), digest_size=20)
         digest.update(x.contiguous().numpy().tobytes())
         key = digest.hexdigest()
@@ -36,7 +35,7 @@ class FeatureCache:
     def get(self, path: Path) -> torch.Tensor | None:
         """Features ``(D, h, w)``, float16; None where they are not stored or the file is damaged."""
         try:
-            return torch.from_numpy(np.array(np.load(path, mmap_mode="r", allow_pickle=False)))
+            return torch.from_numpy(np.load(path, allow_pickle=False))
         except FileNotFoundError:
             return None
         except (ValueError, EOFError, OSError):
@@ -49,18 +48,12 @@ class FeatureCache:
         Raises
         ------
         OutputError
-            Where the folder cannot be written.
+            The folder cannot be written.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    np.save(file, features.numpy())
-                Path(temporary).replace(path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.save(file, features.numpy())
         except OSError as error:
             raise OutputError(
                 f"feature cache {self.folder}: {error.strerror or error}; free space or choose another --cache"
@@ -73,7 +66,7 @@ class FirstFeatures(FeatureCache):
     Parameters
     ----------
     megabytes
-        MiB of features; what comes when they are full is not kept.
+        MiB of features; once they are full, nothing more is kept.
     """
 
     def __init__(self, megabytes: float) -> None:

@@ -10,9 +10,10 @@ from torch import nn
 
 from anomalib_med.errors import ConfigError
 from anomalib_med.features import radlite
-from anomalib_med.features.backbones import Backbone, create, weight_hash
+from anomalib_med.features.backbones import create, weight_hash
 from anomalib_med.features.cache import FeatureCache
 from anomalib_med.features.fusion import fuse_batch_norms
+from anomalib_med.features.grid import to_grid
 
 Precision = Literal["float32", "bfloat16", "float16"]
 CPU_BATCH = 4  # more does not help two to eight cores, and less memory stays in their caches
@@ -30,14 +31,14 @@ class FeatureExtractor:
     backbone, layers, weights, seed
         See :func:`anomalib_med.features.backbones.create`.
     neighbourhood
-        Side in cells of the average taken around each cell of each layer; 1 for none (PatchCore: 3).
+        Odd side in cells of the average taken around each cell of each layer; 1 for none (PatchCore: 3).
     scales
         Factors of the input's size at which the backbone sees each image; their features are joined cell by cell on
         the grid of the first. ``(1, 0.5)`` adds to each cell what the network sees around it in the image at half
         size. Rows and columns are rounded to :attr:`multiple`.
     precision
-        Of the network's arithmetic. "float32" gives the same ranking on every device; the half types are faster and
-        shift scores by about one part in a thousand.
+        Type of the network's arithmetic. "float32" gives the same ranking on every device; the half types are faster
+        and shift scores by about one part in a thousand.
     state
         Weights of a saved extractor.
     """
@@ -54,7 +55,7 @@ class FeatureExtractor:
         seed: int = 0,
         state: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        self.backbone: Backbone = create(backbone, layers=layers, weights=weights, state=state, seed=seed)
+        self.backbone = create(backbone, layers=layers, weights=weights, state=state, seed=seed)
         self.weight_hash = weight_hash(self.backbone.network)
         self._state = {
             k: v.clone() for k, v in self.backbone.network.state_dict().items() if not k.endswith("num_batches_tracked")
@@ -69,7 +70,7 @@ class FeatureExtractor:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels of each map that is joined: of the layers at the first scale, then at the next."""
+        """Channels of each map that is joined: those of the layers at the first scale, then those at the next."""
         return self.backbone.channels * len(self.scales)
 
     @property
@@ -96,7 +97,8 @@ class FeatureExtractor:
     def to(self, device: torch.device) -> "FeatureExtractor":
         """Move to a device."""
         self.device = device
-        self._network().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network: nn.Module = self.backbone.network
+        network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._mean = torch.tensor(self.backbone.mean, device=device)[:, None, None]
         self._std = torch.tensor(self.backbone.std, device=device)[:, None, None]
         return self
@@ -114,8 +116,8 @@ class FeatureExtractor:
         Parameters
         ----------
         x
-            float32 ``(B, C, H, W)`` in [0, 1] with one or three channels. A grey backbone sees their mean: of
-            several CT windows that is one tone curve over all of them.
+            float32 ``(B, C, H, W)`` in [0, 1] with one or three channels. A grey backbone sees their mean, which for
+            several CT windows is one tone curve over all of them.
 
         Returns
         -------
@@ -124,13 +126,13 @@ class FeatureExtractor:
         Raises
         ------
         ConfigError
-            For another number of channels.
+            The number of channels is neither 1 nor 3.
         """
-        return self._on_one_grid([self._kept(x, scale) for scale in self.scales])
+        return _joined([self._kept(x, scale) for scale in self.scales])
 
     def extract(self, x: torch.Tensor) -> torch.Tensor:
         """The same features, computed and not kept in the cache: for images that will not come again."""
-        return self._on_one_grid([self._at(x, scale) for scale in self.scales])
+        return _joined([self._at(x, scale) for scale in self.scales])
 
     def _kept(self, x: torch.Tensor, scale: float) -> torch.Tensor:
         """Features at one scale from the cache, and into it where it lacks them."""
@@ -154,7 +156,13 @@ class FeatureExtractor:
             x = F.interpolate(x.to(self.device), size=size, mode="bilinear", antialias=True, align_corners=False)
         # The CPU's convolutions round differently in large batches of small images.
         parts = torch.split(x, CPU_BATCH) if self.device.type == "cpu" else (x,)
-        return torch.cat([self._join([output.float() for output in self.layers(part)]) for part in parts])
+        side = self.neighbourhood
+        return torch.cat(
+            [
+                _joined([F.avg_pool2d(output.float(), side, 1, padding=side // 2) for output in self.layers(part)])
+                for part in parts
+            ]
+        )
 
     def layers(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Outputs of each layer as they are, with gradients to `x` where it asks for them.
@@ -171,7 +179,7 @@ class FeatureExtractor:
         Raises
         ------
         ConfigError
-            For another number of channels than 1 or 3.
+            The number of channels is neither 1 nor 3.
         """
         if x.shape[1] not in (1, 3):
             raise ConfigError(f"the backbone takes 1 or 3 channels, got {x.shape[1]}: choose one or three windows")
@@ -192,24 +200,9 @@ class FeatureExtractor:
             outputs = self.backbone.intermediates(x)
         return [output[:count] for output in outputs]
 
-    def _join(self, outputs: list[torch.Tensor]) -> torch.Tensor:
-        """Average around each cell, bring the coarser layers to the finest grid, concatenate."""
-        if self.neighbourhood > 1:
-            side = self.neighbourhood
-            outputs = [F.avg_pool2d(output, side, stride=1, padding=side // 2) for output in outputs]
-        return self._on_one_grid(outputs)
 
-    @staticmethod
-    def _on_one_grid(outputs: list[torch.Tensor]) -> torch.Tensor:
-        """Maps brought to the grid of the first and concatenated, float16."""
-        grid = outputs[0].shape[-2:]
-        joined = []
-        for output in outputs:
-            if output.shape[-2:] != grid:
-                output = F.interpolate(output.float(), size=grid, mode="bilinear", align_corners=False)
-            joined.append(output.half())
-        # One memory layout, whether computed now or read from a cache: a search rounds differently in another.
-        return torch.cat(joined, dim=1).contiguous(memory_format=torch.contiguous_format)
-
-    def _network(self) -> nn.Module:
-        return self.backbone.network
+def _joined(maps: list[torch.Tensor]) -> torch.Tensor:
+    """Maps brought to the grid of the first and concatenated, float16."""
+    joined = torch.cat([to_grid(map, maps[0].shape[-2:]).half() for map in maps], dim=1)
+    # One memory layout, whether computed now or read from a cache: a search rounds differently in another.
+    return joined.contiguous(memory_format=torch.contiguous_format)

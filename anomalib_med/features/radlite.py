@@ -6,6 +6,7 @@ network after Batzner et al., "EfficientAD", WACV 2024, https://arxiv.org/abs/23
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -56,7 +57,7 @@ class RadLite(nn.Module):
     Parameters
     ----------
     trained
-        With batch norms, to be trained; without them for inference.
+        Whether it has batch norms, to be trained; they are folded into the weights for inference.
     """
 
     pretrained_cfg = {"mean": (0.5,), "std": (0.25,)}  # noqa: RUF012
@@ -67,12 +68,11 @@ class RadLite(nn.Module):
     def __init__(self, *, trained: bool = False) -> None:
         super().__init__()
         w2, w4, w8, w16, w32 = WIDTHS
-        self.stem = nn.Sequential(ConvNorm(1, w2, 2, trained=trained), ConvNorm(w2, w4, 2, trained=trained))
-        self.stage8 = nn.Sequential(ConvNorm(w4, w8, 2, trained=trained), Block(w8, trained=trained))
-        self.stage16 = nn.Sequential(
-            ConvNorm(w8, w16, 2, trained=trained), Block(w16, trained=trained), Block(w16, trained=trained)
-        )
-        self.stage32 = nn.Sequential(ConvNorm(w16, w32, 2, trained=trained), Block(w32, trained=trained))
+        unit, block = partial(ConvNorm, trained=trained), partial(Block, trained=trained)
+        self.stem = nn.Sequential(unit(1, w2, 2), unit(w2, w4, 2))
+        self.stage8 = nn.Sequential(unit(w4, w8, 2), block(w8))
+        self.stage16 = nn.Sequential(unit(w8, w16, 2), block(w16), block(w16))
+        self.stage32 = nn.Sequential(unit(w16, w32, 2), block(w32))
         self.down16 = nn.Conv2d(w32, w16, 1)
         self.down8 = nn.Conv2d(w16, w8, 1)
         self.head8 = _head(w8)
@@ -119,7 +119,7 @@ def read_weights(path: Path = WEIGHTS) -> dict[str, torch.Tensor]:
     Raises
     ------
     ModelError
-        Where the file is absent or altered.
+        The file is absent or altered.
     """
     try:
         content = path.read_bytes()

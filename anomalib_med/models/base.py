@@ -2,87 +2,108 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar, Self
 
 import torch
 from pydantic import Field, JsonValue, field_validator
 
 from anomalib_med.config import Settings, parse_config
-from anomalib_med.errors import ConfigError
+from anomalib_med.errors import ConfigError, FitError
 from anomalib_med.features import radlite
 from anomalib_med.features.extractor import FeatureExtractor, Precision
-from anomalib_med.models.pooling import parse_pooling, pool
-from anomalib_med.preprocessing import Frames
+from anomalib_med.models.pooling import MAP_RULES, pool
+from anomalib_med.pooling_rules import parse_rule
+from anomalib_med.preprocessing import Batch, Frames
 from anomalib_med.records import Progress, silent
 
+IMAGES = 16  # in a batch of normals for a detector without a backbone
 
-class DetectorConfig(Settings):
-    """Settings that every detector has.
 
-    Parameters
-    ----------
-    seed
-        Of every random choice the detector makes.
-    pooling
-        From map to image score: "max", "mean", "top<q>%" or "power<p>", see :func:`anomalib_med.models.pooling.pool`.
-    smoothing
-        Standard deviation of the Gaussian on the map that is shown and written, in pixels of the model input. It does
-        not change the score.
-    """
+class BaseConfig(Settings):
+    """Settings of every detector, also of one whose score is not taken from its map."""
 
     seed: int = 0
-    pooling: str = "power8"
+    """Seed of every random choice that the detector makes."""
+
     smoothing: float = Field(4.0, ge=0)
+    """Standard deviation of the Gaussian on the map that is shown and written, in pixels of the model input. It does
+    not change the score. The default is that of PatchCore's official code."""
 
     @property
     def multiple(self) -> int:
         """The detector's own networks need rows and columns that are multiples of this."""
         return 1
 
+
+class DetectorConfig(BaseConfig):
+    """Settings of a detector whose score is pooled from its map."""
+
+    pooling: str = "power8"
+    """How the map becomes the image score: max, mean, top<q>% or power<p>. top1% is the mean of the highest hundredth
+    of the valid area, power8 the power mean with exponent 8. The maximum follows the one oddest patch of an image, and
+    normal chest images have odd patches; the mean loses small findings. The default lies between the two, see the card
+    of patchcore."""
+
     @field_validator("pooling")
     @classmethod
     def _known_pooling(cls, pooling: str) -> str:
         try:
-            parse_pooling(pooling)
+            parse_rule(pooling, MAP_RULES)
         except ConfigError as error:
             raise ValueError(str(error)) from None
         return pooling
 
 
-class FeatureConfig(DetectorConfig):
-    """Settings of a detector on frozen features, see :class:`anomalib_med.features.FeatureExtractor`."""
+class BackboneConfig(BaseConfig):
+    """Settings of a frozen backbone, see :class:`anomalib_med.features.FeatureExtractor`."""
 
     backbone: str = radlite.NAME
+    """Network whose frozen features the detector works on: radlite, which is built in, or the name of any network of
+    timm. radlite is small and was made for radiographs; the papers use ResNets and vision transformers."""
+
     layers: tuple[str, ...] = ()
+    """Layers of the backbone, by name; without any, those at strides 8 and 16, or the two at half and three quarters of
+    a transformer. The default corresponds to layer2 and layer3 of a ResNet, as in PatchCore."""
+
     weights: str = "pretrained"
+    """Weights of the backbone: a safetensors file, pretrained (for radlite those of the package, for others those of
+    the local cache or the hub) or random. Random weights only show that things run."""
+
     precision: Precision = "float32"
+    """Arithmetic of the backbone. The two half precisions are faster on a GPU and move scores by about one part in a
+    thousand."""
+
+
+class AveragedConfig(BackboneConfig):
+    """Settings of frozen features on one grid, each of which is averaged with those around it."""
+
     neighbourhood: int = Field(3, ge=1)
-
-    @field_validator("layers", mode="before")
-    @classmethod
-    def _split_layers(cls, layers: object) -> object:
-        return tuple(part.strip() for part in layers.split(",") if part.strip()) if isinstance(layers, str) else layers
+    """Side of the average around each cell of each layer, in cells. The default is PatchCore's; 1, no average, suits a
+    transformer."""
 
 
-class BankConfig(FeatureConfig):
-    """Settings of a detector that compares features with those of normals, and never asks for a layer alone.
+class FeatureConfig(AveragedConfig, DetectorConfig):
+    """Settings of a detector on frozen features whose score is pooled from its map."""
 
-    Parameters
-    ----------
-    scales
-        Factors of the input's size at which the backbone sees each image, see
-        :class:`anomalib_med.features.FeatureExtractor`; maps have the grid of the first.
-    """
+
+class BankConfig(AveragedConfig):
+    """Settings of a detector that compares features with those of normals, and never asks for a layer alone."""
 
     scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] = Field((1.0,), min_length=1)
+    """Factors of the input's size at which the backbone sees each image; features of all scales are joined on the grid
+    of the first. A second scale of 0.5 adds a quarter of the time and doubles the numbers in a patch."""
+
+
+class PooledBankConfig(BankConfig, FeatureConfig):
+    """Settings of a detector that compares features with those of normals, and whose score is pooled from its map."""
 
 
 class Detector(ABC):
     """One method of anomaly detection.
 
-    A subclass gives `name`, `title` (its paper), `Config`, :meth:`fit`, :meth:`anomaly_map`, :meth:`state` and
-    :meth:`load_state`. It is known under its name once it is defined, see :mod:`.registry`. Higher is more anomalous,
+    A subclass gives `name`, `title` (its paper), `Config`, :meth:`fit`, which ends in :meth:`load_state`, and
+    :meth:`anomaly_map`. It is known under its name once it is defined, see :mod:`.registry`. Higher is more anomalous,
     everywhere. A score depends on the fitted detector and on that image alone.
 
     Parameters
@@ -98,16 +119,18 @@ class Detector(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    Config: ClassVar[type[DetectorConfig]] = DetectorConfig
+    Config: ClassVar[type[BaseConfig]] = DetectorConfig
     input_size: ClassVar[int] = 224  # of the model input where the user says nothing
     square: ClassVar[bool] = False  # whether all inputs must be squares of one size
     uses_height: ClassVar[bool] = False  # whether slices are compared with those of their own height
-    config: DetectorConfig
+    config: BaseConfig
 
     def __init__(self, **settings: object) -> None:
         self.config = parse_config(self.Config, settings, f"detector {self.name}")
         self.device = torch.device("cpu")
         self.progress: Progress = silent
+        self._learnt: dict[str, torch.Tensor] = {}
+        self._extra: dict[str, JsonValue] = {}
         self._extractor: FeatureExtractor | None = None
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None  # inputs and their features
 
@@ -121,6 +144,8 @@ class Detector(ABC):
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Scores ``(B,)`` from inputs, their maps and valid areas: the map pooled as `Config.pooling` says."""
+        if not isinstance(self.config, DetectorConfig):
+            raise TypeError(f"detector {self.name} has no pooling: its Config must be a DetectorConfig")
         return pool(maps, valid, self.config.pooling)
 
     def map_at(self, x: torch.Tensor, heights: torch.Tensor) -> torch.Tensor:
@@ -134,13 +159,44 @@ class Detector(ABC):
         """:meth:`image_score` of slices whose relative heights ``(B,)`` are known."""
         return self.image_score(x, maps, valid)
 
-    @abstractmethod
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]]:
-        """What :meth:`fit` learnt, as tensors and as JSON; without the backbone."""
+        """What :meth:`fit` learnt, as tensors on the CPU and as JSON; without the backbone."""
+        return {name: tensor.cpu() for name, tensor in self._learnt.items()}, dict(self._extra)
 
-    @abstractmethod
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
-        """Take back what :meth:`state` gave; scores are bit-equal afterwards."""
+        """Take what :meth:`fit` learnt, or :meth:`state` gave; scores are bit-equal afterwards.
+
+        A detector that needs more than these to score overrides this to make it.
+        """
+        self._learnt = {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        self._extra = dict(extra)
+
+    def learnt(self, name: str) -> torch.Tensor:
+        """A tensor that was given to :meth:`load_state`, on the detector's device.
+
+        Raises
+        ------
+        FitError
+            The detector is not fitted.
+        """
+        self.check_fitted()
+        return self._learnt[name]
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the detector has learnt what is normal."""
+        return bool(self._learnt)
+
+    def check_fitted(self) -> None:
+        """See that the detector can score.
+
+        Raises
+        ------
+        FitError
+            The detector is not fitted.
+        """
+        if not self.fitted:
+            raise FitError(f"detector {self.name} is not fitted: call fit, or load a saved model")
 
     def merge(self, other: "Detector") -> None:
         """Take over what another fitted detector of the same settings and backbone learnt.
@@ -151,14 +207,28 @@ class Detector(ABC):
         Raises
         ------
         ConfigError
-            Where the method cannot: its normals must be seen together.
+            The method cannot: its normals must be seen together.
         """
         raise ConfigError(f"detector {self.name} cannot be merged: fit it anew on all normals")
+
+    def normals(self, frames: Frames) -> Iterator[Batch]:
+        """Batches of the normals to fit on, as many images in each as the backbone takes together.
+
+        Raises
+        ------
+        FitError
+            No image could be read.
+        """
+        batch = None
+        for batch in frames.batches(self.extractor.batch_size if self.uses_features else IMAGES):
+            yield batch
+        if batch is None:
+            raise FitError("no normal image could be read: see the failures listed, or check the folder")
 
     @property
     def uses_features(self) -> bool:
         """Whether the detector works on features of a frozen backbone, which is then its :attr:`extractor`."""
-        return isinstance(self.config, FeatureConfig)
+        return isinstance(self.config, BackboneConfig)
 
     @property
     def extractor(self) -> FeatureExtractor:
@@ -172,7 +242,7 @@ class Detector(ABC):
         if self._extractor is None:
             self.build_extractor()
         if self._extractor is None:
-            raise TypeError(f"detector {self.name} has no feature extractor: its Config must be a FeatureConfig")
+            raise TypeError(f"detector {self.name} has no feature extractor: its Config must be a BackboneConfig")
         return self._extractor
 
     @property
@@ -183,12 +253,12 @@ class Detector(ABC):
     def build_extractor(self, state: Mapping[str, torch.Tensor] | None = None) -> None:
         """Build the extractor of a detector on frozen features, from `state` or the weights that its settings name."""
         c = self.config
-        if self.uses_features and isinstance(c, FeatureConfig):
+        if isinstance(c, BackboneConfig):
             self._extractor = FeatureExtractor(
                 c.backbone,
                 layers=c.layers,
                 weights=c.weights,
-                neighbourhood=c.neighbourhood,
+                neighbourhood=c.neighbourhood if isinstance(c, AveragedConfig) else 1,
                 scales=c.scales if isinstance(c, BankConfig) else (1.0,),
                 precision=c.precision,
                 seed=c.seed,
@@ -200,15 +270,16 @@ class Detector(ABC):
 
         Those of the last inputs are kept: a map and a score of one batch cost one pass of the backbone.
         """
-        if self._last is not None and self._last[0] is x:
-            return self._last[1]
-        self._last = (x, self.extractor(x))
+        if self._last is None or self._last[0] is not x:
+            self._last = (x, self.extractor(x))
         return self._last[1]
 
-    def to(self, device: torch.device) -> "Detector":
-        """Move to a device. Subclasses move what they hold."""
+    def to(self, device: torch.device) -> Self:
+        """Move to a device, with what was learnt."""
         self.device = device
         self._last = None
         if self._extractor is not None:
             self._extractor.to(device)
+        if self._learnt:
+            self.load_state(self._learnt, self._extra)
         return self

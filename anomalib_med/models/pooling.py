@@ -1,34 +1,11 @@
 """Image-level score from an anomaly map: its maximum, its mean, or one of two ways between them."""
 
-import re
-
 import torch
 import torch.nn.functional as F
 
-from anomalib_med.errors import ConfigError
+from anomalib_med.pooling_rules import Kind, Rule, parse_rule
 
-_NAMED = re.compile(r"max|mean|top(?P<share>\d+(?:\.\d+)?)%|power(?P<exponent>\d+(?:\.\d+)?)")
-
-
-def parse_pooling(pooling: str) -> tuple[float, float]:
-    """Share of the highest cells that count, and the exponent of their mean.
-
-    "max" is (0, 1), "mean" (1, 1), "top10%" (0.1, 1), "power8" (1, 8).
-
-    Raises
-    ------
-    ConfigError
-        For any other text.
-    """
-    match = _NAMED.fullmatch(pooling)
-    share = float(match["share"]) / 100 if match and match["share"] else float(pooling != "max")
-    exponent = float(match["exponent"]) if match and match["exponent"] else 1.0
-    if match is None or not (share <= 1 and exponent >= 1 and (share > 0 or pooling == "max")):
-        raise ConfigError(
-            f'pooling "{pooling}" is not known: use "max", "mean", the mean of the highest cells as in "top10%", '
-            'or a power mean as in "power8"'
-        )
-    return share, exponent
+MAP_RULES: tuple[Kind, ...] = ("max", "mean", "share", "power")
 
 
 def pool(maps: torch.Tensor, valid: torch.Tensor, pooling: str) -> torch.Tensor:
@@ -49,22 +26,29 @@ def pool(maps: torch.Tensor, valid: torch.Tensor, pooling: str) -> torch.Tensor:
     Returns
     -------
     float32 ``(B,)``.
+
+    Raises
+    ------
+    ConfigError
+        For any other `pooling`.
     """
-    share, exponent = parse_pooling(pooling)
+    rule = parse_rule(pooling, MAP_RULES)
     cells = valid_cells(valid, (maps.shape[1], maps.shape[2])).to(maps.device)
-    return torch.stack([_pool_one(v[c], share, exponent) for v, c in zip(maps.float(), cells, strict=True)])
+    return torch.stack([_pool_one(v[c], rule) for v, c in zip(maps.float(), cells, strict=True)])
 
 
-def _pool_one(values: torch.Tensor, share: float, exponent: float) -> torch.Tensor:
-    if exponent > 1:
+def _pool_one(values: torch.Tensor, rule: Rule) -> torch.Tensor:
+    if rule.kind == "max":
+        return values.max()
+    if rule.kind == "power" and rule.number > 1:
         largest = values.max()
         if largest <= 0:
             return torch.zeros_like(largest)
         # In double and relative to the largest: powers neither overflow nor vanish.
         relative = (values.clamp_min(0) / largest).double()
-        return (largest * relative.pow(exponent).mean().pow(1 / exponent)).float()
-    highest = max(1, round(share * values.numel()))
-    return values.mean() if highest == values.numel() else values.topk(highest).values.mean()
+        return (largest * relative.pow(rule.number).mean().pow(1 / rule.number)).float()
+    highest = max(1, round(rule.number * len(values))) if rule.kind == "share" else len(values)
+    return values.mean() if highest == len(values) else values.topk(highest).values.mean()
 
 
 def valid_cells(valid: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:

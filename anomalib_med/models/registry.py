@@ -4,6 +4,7 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from functools import cache
 
 from anomalib_med import models
 from anomalib_med.errors import ConfigError
@@ -12,10 +13,15 @@ from anomalib_med.models.base import Detector
 
 def detectors() -> dict[str, type[Detector]]:
     """All detectors by name, those of this package and those defined by the caller; of equal names the last defined."""
-    for module in pkgutil.walk_packages(models.__path__, f"{models.__name__}."):
-        importlib.import_module(module.name)
+    _import_all()
     known = {kind.name: kind for kind in _defined(Detector) if "name" in vars(kind)}
     return {name: known[name] for name in sorted(known)}
+
+
+@cache
+def _import_all() -> None:
+    for module in pkgutil.walk_packages(models.__path__, f"{models.__name__}."):
+        importlib.import_module(module.name)
 
 
 def detector_class(name: str) -> type[Detector]:

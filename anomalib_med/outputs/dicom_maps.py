@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
-from anomalib_med.files import TEMPORARY, output_errors
+from anomalib_med.files import move_folder, output_errors, temporary_beside
 from anomalib_med.outputs.maps import quantised
 from anomalib_med.records import Volume
 from anomalib_med.version import __version__
@@ -47,7 +47,7 @@ class DicomMaps:
     Parameters
     ----------
     volume
-        What is scored.
+        The series that is scored.
     out
         The folder to write.
     scale
@@ -55,7 +55,7 @@ class DicomMaps:
     colour_range
         Values at both ends of the window that the files state.
     run
-        Anything that tells runs apart.
+        Any text that tells runs apart: the UIDs of the maps depend on it.
 
     Attributes
     ----------
@@ -72,9 +72,8 @@ class DicomMaps:
         self._scale = tuple(format_number_as_ds(value) for value in scale)  # as they are stored
         self._slots = dict(zip((sample.id for sample in volume.samples), volume.slots, strict=True))
         self._files = {sample.id: sample.path for sample in volume.samples}
-        self._partial = out.with_name(f".{out.name}{TEMPORARY}")
+        self._partial = temporary_beside(out)
         with output_errors(out):
-            shutil.rmtree(self._partial, ignore_errors=True)
             self._partial.mkdir()
 
     def name(self, id: str) -> str:
@@ -91,8 +90,8 @@ class DicomMaps:
         """
         source = self._files[id]
         assert source is not None
-        wanted = [*_IDENTITY, *_GEOMETRY]
-        dataset = self._described(pydicom.dcmread(source, stop_before_pixels=True, specific_tags=list(wanted)))
+        tags = [*_IDENTITY, *_GEOMETRY]
+        dataset = self._described(pydicom.dcmread(source, stop_before_pixels=True, specific_tags=tags))
         lo, step = (float(text) for text in self._scale)
         levels, clipped = quantised(map, (lo, step))
         self.clipped += clipped
@@ -113,9 +112,7 @@ class DicomMaps:
             self.discard()
             return
         with output_errors(self.out):
-            if self.out.exists():
-                shutil.rmtree(self.out)
-            self._partial.rename(self.out)
+            move_folder(self._partial, self.out)
 
     def discard(self) -> None:
         """Forget what was written; what lies at `out` is untouched."""
@@ -125,7 +122,7 @@ class DicomMaps:
         return f"{self._slots[id] + 1:04d}.dcm"
 
     def _described(self, source: Dataset) -> Dataset:
-        """All but the pixels."""
+        """The data set of a map without its pixels, for the slice whose header is `source`."""
         d = Dataset()
         for keyword in ("StudyInstanceUID", "FrameOfReferenceUID", *_GEOMETRY):
             if keyword in source:

@@ -1,116 +1,114 @@
-"""Histogram of scores, gathered one score at a time and laid out for an SVG."""
+"""Histogram of scores: counted one score at a time, drawn as an SVG that follows the colours of the page around it."""
 
+import io
 import math
-from collections.abc import Iterable
+import re
 from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
 
 BINS = 48
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 1120, 270, 46, 12, 26, 34
-"""Size of the drawing and the margins around its plot, in SVG units."""
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One group of images: name, CSS class, how many, and the share of them in each bin."""
-
-    name: str
-    style: str
-    count: int
-    shares: np.ndarray
+GROUPS = {
+    "calibration": "Calibration normals",
+    "scored": "Scored images",
+    "normal": "Scored, labelled normal",
+    "abnormal": "Scored, labelled abnormal",
+    "unlabelled": "Scored, no label",
+}
+"""What a group of images is called, by the id of its bars in the SVG, in the order in which they are drawn."""
 
 
 @dataclass(slots=True)
 class Histogram:
-    """Shares of images by score between `lo` and `hi`; scores above `hi` count in the last bin.
+    """How many images of each group lie in each bin between `lo` and `hi`; scores above `hi` count in the last bin.
 
     Parameters
     ----------
     lo, hi
         Ends of the axis.
     threshold
-        Where to draw the line, or None.
+        Score at which a line is drawn, or None.
     overflow
         Whether some scores lie above `hi`.
-    series
-        The groups added.
+    counts
+        Images in each bin by group.
     """
 
     lo: float
     hi: float
     threshold: float | None
     overflow: bool
-    series: list[Series] = field(default_factory=list)
+    counts: dict[str, np.ndarray] = field(default_factory=lambda: {group: np.zeros(BINS, int) for group in GROUPS})
 
     @classmethod
-    def over(cls, normals: np.ndarray, scores: Iterable[float], threshold: float | None) -> Self | None:
-        """An empty histogram that spans the finite values; None where there are none.
+    def over(cls, normals: np.ndarray, lowest: float, highest: float, threshold: float | None) -> Self | None:
+        """An empty histogram for calibration scores, and scores from `lowest` to `highest` (inf, -inf where there are
+        none); None where nothing is finite.
 
-        The axis ends at four times the spread of the normals above them, lest one wild score squeeze the rest together.
+        The axis ends at four times the spread of the normals above them, so that one wild score squeezes nothing.
         """
-        lo, hi = math.inf, -math.inf
-        for score in scores:
-            if math.isfinite(score):
-                lo, hi = min(lo, score), max(hi, score)
-        known = [float(value) for value in normals if math.isfinite(value)]
-        if threshold is not None and math.isfinite(threshold):
-            known.append(threshold)
-        highest = hi
-        if known:
-            lo, hi = min(lo, *known), max(hi, *known)
-            spread = max(known) - min(known)
-            hi = min(hi, max(known) + 4 * spread) if spread > 0 else hi
+        known = [value for value in (*normals.tolist(), threshold) if value is not None and math.isfinite(value)]
+        lo, hi = min([lowest, *known]), max([highest, *known])
+        if known and max(known) > min(known):
+            hi = min(hi, max(known) + 4 * (max(known) - min(known)))
         if not lo <= hi:
             return None
+        overflow = highest > hi
         if lo == hi:
             margin = abs(lo) / 20 or 0.5
             lo, hi = lo - margin, hi + margin
-        return cls(lo, hi, threshold, highest > hi)
+        return cls(lo, hi, threshold, overflow)
 
-    def add(self, name: str, style: str, scores: Iterable[float]) -> None:
-        """Add a group; one without a finite score is left out."""
-        counts = np.zeros(BINS, np.int64)
-        for score in scores:
-            if math.isfinite(score):
-                counts[min(int((score - self.lo) / (self.hi - self.lo) * BINS), BINS - 1)] += 1
-        total = int(counts.sum())
-        if total:
-            self.series.append(Series(name, style, total, counts / total))
+    def add(self, group: str, score: float) -> None:
+        """Count one image, unless its score is not finite."""
+        if math.isfinite(score):
+            share = (score - self.lo) / (self.hi - self.lo)
+            self.counts[group][min(int(share * BINS), BINS - 1)] += 1
 
     @property
-    def frame(self) -> dict[str, int]:
-        """Size and ends of the plot in SVG units, by name."""
-        return {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "labels": HEIGHT - BOTTOM + 20}
+    def totals(self) -> dict[str, int]:
+        """How many images each group has, without groups that have none."""
+        return {group: int(counts.sum()) for group, counts in self.counts.items() if counts.any()}
 
-    @property
-    def top(self) -> float:
-        """The largest share of any bin: the upper end of the vertical axis."""
-        return max((float(series.shares.max()) for series in self.series), default=1.0)
+    def svg(self) -> str:
+        """The histogram as an SVG element: the share of each group's images in each bin, and the threshold.
 
-    def x(self, score: float) -> float:
-        """Horizontal position of a score, kept inside the plot."""
-        share = (score - self.lo) / (self.hi - self.lo)
-        return LEFT + min(max(share, 0.0), 1.0) * (WIDTH - LEFT - RIGHT)
+        It holds no link and no date. The bars of a group have its id, the threshold the id "threshold".
+        """
+        import matplotlib
+        from matplotlib.figure import Figure
 
-    def y(self, share: float) -> float:
-        """Vertical position of a share of images."""
-        return HEIGHT - BOTTOM - share / self.top * (HEIGHT - TOP - BOTTOM)
-
-    def outline(self, series: Series) -> str:
-        """SVG path of a group: steps along its bins, closed at the base line."""
-        width = (WIDTH - LEFT - RIGHT) / BINS
-        steps = " ".join(
-            f"L{LEFT + i * width:.1f},{self.y(share):.1f} H{LEFT + (i + 1) * width:.1f}"
-            for i, share in enumerate(series.shares)
-        )
-        return f"M{LEFT},{self.y(0):.1f} {steps} V{self.y(0):.1f} Z"
-
-    def ticks(self, about: int = 7) -> list[float]:
-        """Round scores to label on the axis."""
-        raw = (self.hi - self.lo) / about
-        power = 10.0 ** math.floor(math.log10(raw))
-        step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)
-        first, last = math.ceil(self.lo / step), math.floor(self.hi / step)
-        return [round(i * step, 12) for i in range(first, last + 1)]
+        with matplotlib.rc_context({"svg.hashsalt": "anomed", "svg.fonttype": "none", "font.size": 12}):
+            figure = Figure(figsize=(15.5, 3.6), layout="constrained")
+            axes = figure.add_subplot()
+            for group, total in self.totals.items():
+                edges = np.linspace(self.lo, self.hi, BINS + 1)
+                axes.stairs(self.counts[group] / total, edges, fill=True, gid=group, clip_on=False)
+            if self.threshold is not None:
+                at = min(max(self.threshold, self.lo), self.hi)
+                left = at - self.lo > 0.8 * (self.hi - self.lo)
+                axes.axvline(at, gid="threshold", clip_on=False)
+                axes.annotate(
+                    f"threshold {self.threshold:.4g}",
+                    (at, 1),
+                    xycoords=axes.get_xaxis_transform(),
+                    xytext=(-6 if left else 6, -2),
+                    textcoords="offset points",
+                    ha="right" if left else "left",
+                    va="top",
+                    weight="bold",
+                )
+            axes.set_xlim(self.lo, self.hi)
+            axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+            axes.locator_params(axis="y", nbins=5)
+            axes.grid(axis="y", color="0.5", alpha=0.25, clip_on=False)
+            axes.tick_params(bottom=False, left=False)
+            axes.spines[["top", "left", "right"]].set_visible(False)
+            axes.spines.bottom.set_color("0.5")
+            for part in (figure, axes):
+                part.patch.set_visible(False)
+            text = io.StringIO()
+            figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        svg = text.getvalue()
+        return re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg[svg.index("<svg") :])

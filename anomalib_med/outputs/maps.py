@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from anomalib_med.errors import OutputError
-from anomalib_med.files import TEMPORARY, output_errors, write_atomic
+from anomalib_med.files import output_errors, temporary_beside, write_atomic
 from anomalib_med.records import Volume
 
 _LEVELS = 65535
@@ -86,23 +86,6 @@ def quantised(map: np.ndarray, scale: tuple[float, float]) -> tuple[np.ndarray, 
     return levels.astype(np.uint16), clipped
 
 
-def read_png(path: Path) -> np.ndarray:
-    """Read a 16-bit PNG map back to float32 ``(H, W)``, within half a step of what was written unless clipped.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be read, or is not a map written by `write_png`.
-    """
-    with output_errors(path):
-        data = path.read_bytes()
-    texts = _texts(path, data)
-    levels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if levels is None or levels.dtype != np.uint16:
-        raise OutputError(f"{path}: not a 16-bit PNG: score again with --overwrite")
-    return (float(texts["anomed:lo"]) + levels * float(texts["anomed:step"])).astype(np.float32)
-
-
 def clipped_pixels(path: Path) -> int:
     """How many pixels of a PNG map lay beyond the scale, from its first bytes.
 
@@ -112,7 +95,13 @@ def clipped_pixels(path: Path) -> int:
         The file cannot be read, or is not a map written by `write_png`.
     """
     with output_errors(path), path.open("rb") as handle:
-        return int(_texts(path, handle.read(512))["anomed:clipped"])
+        head = handle.read(512)
+    key = b"tEXtanomed:clipped\0"
+    at = head.find(key)
+    if at < 0:
+        raise OutputError(f"{path}: not a map of this program (its scale is missing): score again with --overwrite")
+    length = int.from_bytes(head[at - 4 : at])  # of the keyword, the zero and the text
+    return int(head[at + len(key) : at + 4 + length])
 
 
 class VolumeMaps:
@@ -121,8 +110,8 @@ class VolumeMaps:
     Parameters
     ----------
     volume
-        What is scored; the map lies over it: of a NIfTI file it gets the orientation and affine, of a DICOM series or
-        MetaImage its slices and the affine of `Volume`.
+        What is scored. The map lies over it: it gets the orientation and affine of a NIfTI file, or the slices and the
+        `Volume.affine` of a DICOM series or MetaImage.
     out
         The ``.nii.gz`` to write; the slices lie beside it until `write` or `discard`.
     """
@@ -134,13 +123,13 @@ class VolumeMaps:
         self.shape: tuple[int, int] | None = None
         self._slots = dict(zip((sample.id for sample in volume.samples), volume.slots, strict=True))
         self._filled: set[int] = set()
-        self._temporary = out.with_name(out.name + ".slices" + TEMPORARY)
+        self._temporary = temporary_beside(out)
         with output_errors(out):
             # Plain writes, not a writable memory map: a full disk is then an error and not the end of the process.
             self._handle = self._temporary.open("wb")
 
     def name(self, id: str) -> str:
-        """File of a slice, below the folder of maps: that of the volume."""
+        """File that holds the map of a slice, below the folder of maps."""
         return self.out.name
 
     def add(self, id: str, map: np.ndarray) -> None:
@@ -202,16 +191,3 @@ class VolumeMaps:
 def _text_chunk(key: str, value: str) -> bytes:
     body = b"tEXt" + key.encode("latin-1") + b"\0" + value.encode("latin-1")
     return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-
-
-def _texts(path: Path, data: bytes) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    at = _IHDR_END
-    while at + 8 <= len(data) and data[at + 4 : at + 8] == b"tEXt":
-        length = int.from_bytes(data[at : at + 4])
-        key, _, value = data[at + 8 : at + 8 + length].decode("latin-1").partition("\0")
-        texts[key] = value
-        at += length + 12
-    if not {"anomed:lo", "anomed:step", "anomed:clipped"} <= texts.keys():
-        raise OutputError(f"{path}: not a map of this program (its scale is missing): score again with --overwrite")
-    return texts

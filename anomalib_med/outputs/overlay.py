@@ -36,35 +36,10 @@ def colours(map: np.ndarray, colour_range: tuple[float, float]) -> np.ndarray:
     return np.ascontiguousarray(coloured[..., ::-1])
 
 
-def blend(display: np.ndarray, map: np.ndarray, colour_range: tuple[float, float]) -> np.ndarray:
-    """Lay a map over its image; the opacity grows with the value, so what is normal stays grey.
-
-    Parameters
-    ----------
-    display
-        uint8 ``(H, W)`` or ``(H, W, 3)``.
-    map
-        float ``(H, W)``.
-    colour_range
-        As for `colours`.
-
-    Returns
-    -------
-    uint8 RGB ``(H, W, 3)``.
-    """
-    return _mixed(display, colours(map, colour_range), map, colour_range)
-
-
-def _mixed(display: np.ndarray, coloured: np.ndarray, map: np.ndarray, colour_range: tuple[float, float]) -> np.ndarray:
-    value = _relative(map, colour_range)[..., None]
-    # Smoothstep: flat near zero, where the dark end of the table would only blacken the image.
-    opacity = _STRONGEST * value * value * (3 - 2 * value)
-    mixed: np.ndarray = np.rint(_rgb(display) * (1 - opacity) + coloured * opacity)
-    return mixed.astype(np.uint8)
-
-
 def triptych(display: np.ndarray, map: np.ndarray, colour_range: tuple[float, float]) -> np.ndarray:
     """Image, anomaly map and overlay side by side, and the colour bar with the numbers of its ends.
+
+    The opacity of the map in the overlay grows with its value, so that what is normal stays grey.
 
     Parameters
     ----------
@@ -73,7 +48,7 @@ def triptych(display: np.ndarray, map: np.ndarray, colour_range: tuple[float, fl
     map
         float ``(H, W)``, its anomaly map.
     colour_range
-        Values of the first and the last colour: of the run, never of this image.
+        Values of the first and the last colour. They are fixed for the run and do not depend on this image.
 
     Returns
     -------
@@ -86,13 +61,16 @@ def triptych(display: np.ndarray, map: np.ndarray, colour_range: tuple[float, fl
     """
     if display.dtype != np.uint8:
         raise ValueError(f"display is {display.dtype}, it must be uint8")
-    display, map = _resized(_rgb(display), map)
+    display, map = _resized(display if display.ndim == 3 else np.repeat(display[..., None], 3, axis=2), map)
     height, width = map.shape
     canvas_height = max(height, _LEAST_HEIGHT)
     canvas = np.full((canvas_height, 3 * width + 2 * _GAP + _BAR_MARGIN, 3), _BACKGROUND, np.uint8)
     top = (canvas_height - height) // 2
-    coloured = colours(map, colour_range)
-    for index, panel in enumerate((display, coloured, _mixed(display, coloured, map, colour_range))):
+    coloured, value = colours(map, colour_range), _relative(map, colour_range)[..., None]
+    # Smoothstep: flat near zero, where the dark end of the table would only blacken the image.
+    opacity = _STRONGEST * value * value * (3 - 2 * value)
+    overlay = np.rint(display * (1 - opacity) + coloured * opacity).astype(np.uint8)
+    for index, panel in enumerate((display, coloured, overlay)):
         left = index * (width + _GAP)
         canvas[top : top + height, left : left + width] = panel
     _draw_bar(canvas, 3 * width + 2 * _GAP + _GAP, colour_range)
@@ -107,7 +85,7 @@ def write_overlay(path: Path, display: np.ndarray, map: np.ndarray, colour_range
     OutputError
         The file cannot be written.
     ValueError
-        As for `triptych`.
+        The image is not uint8.
     """
     picture = triptych(display, map, colour_range)[..., ::-1]
     encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
@@ -118,10 +96,6 @@ def _relative(map: np.ndarray, colour_range: tuple[float, float]) -> np.ndarray:
     lo, hi = colour_range
     relative: np.ndarray = (np.nan_to_num(map.astype(np.float32), nan=lo) - lo) / (hi - lo)
     return relative.clip(0, 1)
-
-
-def _rgb(display: np.ndarray) -> np.ndarray:
-    return display if display.ndim == 3 else np.repeat(display[..., None], 3, axis=2)
 
 
 def _resized(display: np.ndarray, map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

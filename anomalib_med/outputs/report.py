@@ -2,7 +2,8 @@
 
 import base64
 import heapq
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,44 +12,34 @@ import jinja2
 import numpy as np
 
 from anomalib_med.files import output_errors, write_atomic
-from anomalib_med.outputs.histogram import Histogram
+from anomalib_med.outputs.histogram import GROUPS, Histogram
 from anomalib_med.outputs.names import safe_stem
 from anomalib_med.outputs.resume import FAILURES_CSV, OVERLAYS, REPORT, SCORES_CSV
-from anomalib_med.outputs.tables import iter_failures, iter_scores
+from anomalib_med.outputs.tables import FAILURES, SCORES
 from anomalib_med.records import Result
 from anomalib_med.version import __version__
 
 _FAILURES_SHOWN = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
-    """One image of the report.
-
-    Parameters
-    ----------
-    rank
-        1 for the most anomalous.
-    result
-        Its row of scores.csv.
-    label
-        0 normal, 1 abnormal, None unknown.
-    picture
-        The overlay JPEG in base64, or "".
-    """
-
-    rank: int
-    result: Result
-    label: int | None
-    picture: str
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Counts:
-    scored: int
-    flagged: int
-    decided: int
-    failed: int
+    scored: int = 0
+    flagged: int = 0
+    decided: int = 0
+    failed: int = 0
+    lowest: float = math.inf
+    highest: float = -math.inf
+
+    def counted(self, results: Iterable[Result]) -> Iterator[Result]:
+        """The same results, each counted as it passes."""
+        for result in results:
+            self.scored += 1
+            self.flagged += result.flagged is True
+            self.decided += result.flagged is not None
+            if math.isfinite(result.score):
+                self.lowest, self.highest = min(self.lowest, result.score), max(self.highest, result.score)
+            yield result
 
 
 def write_report(
@@ -71,18 +62,24 @@ def write_report(
     Parameters
     ----------
     out
-        Output folder of a `ResultWriter`, and where the report goes.
-    title, model
-        Heading of the page; settings to show, as text by name.
+        Output folder of a `ResultWriter`; the report goes there too.
+    title
+        Heading of the page.
+    model
+        Settings to show, as text by name.
     calibration_scores
         float ``(n,)``, scores of the held-out normals; may be empty.
-    threshold, false_alarm_rate
-        Score from which an image is flagged, None without calibration; share of healthy images that may be, in (0, 1).
+    threshold
+        Score from which an image is flagged; None without calibration.
+    false_alarm_rate
+        Share of healthy images that may be flagged, in (0, 1).
     labels
-        What is known of the images, 0 normal or 1 abnormal by id: shown beside the result and told apart in the
-        histogram.
-    notes, top
-        Warnings and remarks, shown before everything else; how many images to show.
+        What is known of the images, 0 normal or 1 abnormal by id. Labels are shown beside the results, and the
+        histogram tells them apart.
+    notes
+        Warnings and remarks, shown before everything else.
+    top
+        How many images to show.
 
     Returns
     -------
@@ -94,30 +91,28 @@ def write_report(
         The tables are missing or damaged, or the file cannot be written.
     """
     labels = labels or {}
+    counts = _Counts()
+    ranked = heapq.nlargest(top, counts.counted(SCORES.read(out / SCORES_CSV)), key=lambda result: result.score)
+    failures = FAILURES.read(out / FAILURES_CSV)
+    shown = list(islice(failures, _FAILURES_SHOWN))
+    counts.failed = len(shown) + sum(1 for _ in failures)
     text = _template().render(
         title=title,
         version=__version__,
         model=dict(model),
         notes=list(notes),
-        counts=_count(out),
+        counts=counts,
         calibration_count=int(np.size(calibration_scores)),
         threshold=threshold,
         false_alarm_rate=false_alarm_rate,
-        histogram=_histogram(out / SCORES_CSV, calibration_scores, threshold, labels),
-        cards=_cards(out, labels, top),
-        has_labels=bool(labels),
-        failures=list(islice(iter_failures(out / FAILURES_CSV), _FAILURES_SHOWN)),
+        histogram=_histogram(out, counts, calibration_scores, threshold, labels),
+        groups=GROUPS,
+        cards=[(result, labels.get(result.id), _picture(out, result)) for result in ranked],
+        failures=shown,
     )
     path = out / REPORT
     write_atomic(path, text.encode("utf-8", "replace"))
     return path
-
-
-def _cards(out: Path, labels: Mapping[str, int], top: int) -> list[Card]:
-    ranked = heapq.nlargest(top, iter_scores(out / SCORES_CSV), key=lambda result: result.score)
-    return [
-        Card(rank, result, labels.get(result.id), _picture(out, result)) for rank, result in enumerate(ranked, start=1)
-    ]
 
 
 def _template() -> jinja2.Template:
@@ -132,34 +127,23 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html.j2")
 
 
-def _count(out: Path) -> _Counts:
-    scored = flagged = decided = 0
-    for result in iter_scores(out / SCORES_CSV):
-        scored += 1
-        flagged += result.flagged is True
-        decided += result.flagged is not None
-    return _Counts(scored, flagged, decided, sum(1 for _ in iter_failures(out / FAILURES_CSV)))
-
-
 def _histogram(
-    scores: Path, calibration: np.ndarray, threshold: float | None, labels: Mapping[str, int]
+    out: Path, counts: _Counts, calibration: np.ndarray, threshold: float | None, labels: Mapping[str, int]
 ) -> Histogram | None:
     normals = np.asarray(calibration, np.float64).ravel()
-    histogram = Histogram.over(normals, (result.score for result in iter_scores(scores)), threshold)
-    if histogram is None:
-        return None
-    histogram.add("Calibration normals", "calibration", normals.tolist())
-    if not labels:
-        histogram.add("Scored images", "scored", (result.score for result in iter_scores(scores)))
-        return histogram
-    groups = ((0, "Scored, labelled normal", "normal"), (1, "Scored, labelled abnormal", "abnormal"))
-    for label, name, style in groups:
-        histogram.add(name, style, (r.score for r in iter_scores(scores) if labels.get(r.id) == label))
-    histogram.add("Scored, no label", "scored", (r.score for r in iter_scores(scores) if r.id not in labels))
+    histogram = Histogram.over(normals, counts.lowest, counts.highest, threshold)
+    if histogram is not None:
+        for score in normals.tolist():
+            histogram.add("calibration", score)
+        for result in SCORES.read(out / SCORES_CSV):
+            label = labels.get(result.id)
+            known = "unlabelled" if label is None else "abnormal" if label else "normal"
+            histogram.add(known if labels else "scored", result.score)
     return histogram
 
 
 def _picture(out: Path, result: Result) -> str:
+    """The overlay JPEG in base64, or "" where there is none."""
     path = out / OVERLAYS / f"{safe_stem(result.id)}.jpg"
     if not path.is_file():
         return ""

@@ -9,7 +9,7 @@ from anomalib_med.files import TEMPORARY, output_errors
 from anomalib_med.outputs import runfile
 from anomalib_med.outputs.maps import clipped_pixels
 from anomalib_med.outputs.names import safe_stem
-from anomalib_med.outputs.tables import SCORES, DamagedTableError, iter_failures, iter_records, parse_score
+from anomalib_med.outputs.tables import FAILURES, SCORES, DamagedTableError, iter_records
 from anomalib_med.records import Result
 
 SCORES_CSV, FAILURES_CSV, REPORT = "scores.csv", "failures.csv", "report.html"
@@ -75,7 +75,7 @@ def kept_rows(out: Path, volume_of: Mapping[str, str], *, complete: bool) -> Kep
             kept.scores_end = end
         kept.scores_end = kept.scores_end or _header_end(table)
     if kept.volumes and (out / FAILURES_CSV).exists():
-        failures = iter_failures(out / FAILURES_CSV)
+        failures = FAILURES.read(out / FAILURES_CSV)
         kept.failures = [failure for failure in failures if volume_of.get(failure.id) in kept.volumes]
         kept.done.update(failure.id for failure in kept.failures)
     return kept
@@ -117,15 +117,13 @@ def remove_temporary(out: Path) -> None:
         for folder in (out, out / MAPS, out / OVERLAYS):
             for file in folder.glob(f"*{TEMPORARY}"):
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
-        for file in (out / MAPS).glob(".*.nii.gz.*.nii.gz"):  # named so by write_volume; no map starts with a dot
-            file.unlink()
 
 
 def _remove_pictures(out: Path) -> None:
     try:
-        for cells, _ in iter_records(out / SCORES_CSV, SCORES):
+        for cells, _ in iter_records(out / SCORES_CSV, SCORES.names):
             (out / OVERLAYS / f"{safe_stem(cells[0])}.jpg").unlink(missing_ok=True)
-            if cells[-1] not in ("", SCORES[-1]):
+            if cells[-1] not in ("", SCORES.names[-1]):
                 _remove_map(out / MAPS, cells[-1])
     except DamagedTableError:
         return  # overwriting is the remedy for a damaged table; pictures it no longer names stay
@@ -144,11 +142,7 @@ def _remove_map(folder: Path, name: str) -> None:
 
 
 def _rows_with_maps(out: Path) -> Iterator[tuple[Result, int]]:
-    table = out / SCORES_CSV
-    for number, (cells, end) in enumerate(iter_records(table, SCORES), start=1):
-        if number == 1:
-            continue
-        result = parse_score(table, number, cells)
+    for result, end in SCORES.rows(out / SCORES_CSV):
         if result.map and not (out / result.map).is_file():
             return
         yield result, end
@@ -181,4 +175,4 @@ def _count(kept: Kept, out: Path, result: Result, volume_of: Mapping[str, str]) 
 
 
 def _header_end(table: Path) -> int:
-    return next((end for _, end in iter_records(table, SCORES)), 0)
+    return next((end for _, end in iter_records(table, SCORES.names)), 0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 
 from anomalib_med.files import write_atomic
-from anomalib_med.outputs.tables import SCORES, csv_record, score_values
+from anomalib_med.outputs.tables import SCORES
 from anomalib_med.records import Result, Sample
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Scores(Sequence[Result]):
         OutputError
             Where the file cannot be written.
         """
-        rows = [csv_record(SCORES), *(csv_record(score_values(result)) for result in self.results if result.ok)]
+        rows = [SCORES.header, *(SCORES.line(result) for result in self.results if result.ok)]
         write_atomic(Path(path), b"".join(rows))
         return Path(path)
 

@@ -1,9 +1,9 @@
-"""scores.csv and failures.csv, their Parquet and JSON-lines forms, and the way back to Results.
+"""Tables of records as CSV, their Parquet and JSON-lines forms, and the way back to the records.
 
-A CSV made here opens in a spreadsheet without running anything: a text that starts with ``=``, ``+``, ``-``, ``@``, a
-tab, a carriage return or an apostrophe gets an apostrophe in front, which `iter_scores` takes away again. Numbers are
-never touched. They are written with the fewest digits that read back as the same float64. Parquet and JSON lines hold
-the plain text.
+A table is described once, as the columns of a kind of record. A CSV made here opens in a spreadsheet without running
+anything: a text that starts with ``=``, ``+``, ``-``, ``@``, a tab, a carriage return or an apostrophe gets an
+apostrophe in front, which reading takes away again. Numbers are never touched. They are written with the fewest digits
+that read back as the same float64. Parquet and JSON lines hold the plain text.
 """
 
 import csv
@@ -11,45 +11,199 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from anomalib_med.errors import OutputError
-from anomalib_med.files import output_errors, replace_with
+from anomalib_med.files import output_errors, replacing
 from anomalib_med.records import Result
 
-SCORES = ("id", "path", "frame", "patient", "score", "p_value", "flagged", "area", "map")
-FAILURES = ("id", "path", "frame", "reason")
-
 Value = str | int | float | bool | None
+R = TypeVar("R")
+
+ROWS_AT_ONCE = 10_000
+"""Rows of a row group of Parquet, and of what is read of it at a time."""
+
+_ARROW = {str: "string", int: "int64", float: "float64", bool: "bool"}
+_FLAGS = {"true": True, "false": False}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 _QUOTE = '"'
 _TO_QUOTE = re.compile(r'[,"\r\n]')
-_ROWS_AT_ONCE = 10_000
 
 
 class DamagedTableError(OutputError):
     """A table is there, but not as it was written."""
 
 
+@dataclass(frozen=True, slots=True)
+class Column(Generic[R]):
+    """A column of a table.
+
+    Parameters
+    ----------
+    name
+        Its heading, and the argument that its value becomes when a record is made of a row.
+    kind
+        What it holds. A number or a flag may be absent: its cell is then empty.
+    value
+        Finds the value in a record; by default it is the attribute called `name`.
+    required
+        Whether an empty cell is damage. NaN, which JSON does not have, is null in JSON lines.
+    """
+
+    name: str
+    kind: type[str] | type[int] | type[float] | type[bool]
+    value: Callable[[R], Value] | None = None
+    required: bool = False
+
+    def of(self, record: R) -> Value:
+        """The value in a record, as a plain Python value."""
+        return self.plain(getattr(record, self.name) if self.value is None else self.value(record))
+
+    def plain(self, value: Value) -> Value:
+        """A value from a record, JSON or Parquet as a plain Python value."""
+        if value is None:
+            return math.nan if self.required else None
+        return self.kind(value)
+
+    def parse(self, cell: str) -> Value:
+        """The value of a cell of CSV.
+
+        Raises
+        ------
+        ValueError, KeyError
+            The cell is not what the column holds.
+        """
+        if self.kind is str:
+            return cell
+        if cell == "" and not self.required:
+            return None
+        return _FLAGS[cell] if self.kind is bool else self.kind(cell)
+
+
+class Table(Generic[R]):
+    """A kind of table: one row for each record.
+
+    Parameters
+    ----------
+    columns
+        The columns, in the order in which they are written.
+    make
+        Makes a record of the values of a row, which it gets by the names of the columns.
+    """
+
+    def __init__(self, columns: Sequence[Column[R]], make: Callable[..., R]) -> None:
+        self.columns = tuple(columns)
+        self.names = tuple(column.name for column in columns)
+        self.header = csv_record(self.names)
+        self._make = make
+
+    def values(self, record: R) -> tuple[Value, ...]:
+        """The values of a row, as plain Python values."""
+        return tuple(column.of(record) for column in self.columns)
+
+    def line(self, record: R) -> bytes:
+        """A row of CSV."""
+        return csv_record(self.values(record))
+
+    def rows(self, path: Path) -> Iterator[tuple[R, int]]:
+        """Yield the records of a CSV table one by one, each with the byte where its row ends; see `iter_records`.
+
+        Raises
+        ------
+        OutputError
+            The table is missing or holds something else.
+        """
+        records = iter_records(path, self.names)
+        next(records, None)
+        for number, (cells, end) in enumerate(records, start=2):
+            try:
+                values = [column.parse(cell) for column, cell in zip(self.columns, cells, strict=True)]
+                record = self._record(values)
+            except (ValueError, KeyError) as error:
+                raise _damaged(path, number, str(error)) from error
+            yield record, end
+
+    def read(self, path: Path) -> Iterator[R]:
+        """Yield the records of a CSV, Parquet or JSON-lines file one at a time.
+
+        Raises
+        ------
+        OutputError
+            The file is missing, is none of the three kinds, or holds something else.
+        """
+        if path.suffix == ".csv":
+            return (record for record, _ in self.rows(path))
+        if path.suffix == ".jsonl":
+            return self._read_jsonl(path)
+        if path.suffix == ".parquet":
+            return self._read_parquet(path)
+        raise OutputError(f"{path}: not a table: give a .csv, .parquet or .jsonl file")
+
+    def convert(self, table: Path, kind: Literal["parquet", "jsonl"]) -> Path:
+        """Write the rows of a CSV table beside it as Parquet (row groups of 10,000) or JSON lines, few at a time.
+
+        Raises
+        ------
+        OutputError
+            The table cannot be read or the new file not written.
+        """
+        out = table.with_suffix(f".{kind}")
+        rows = (self.values(record) for record in self.read(table))
+        with output_errors(out), replacing(out) as temporary:
+            (self._to_parquet if kind == "parquet" else self._to_jsonl)(rows, temporary)
+        return out
+
+    def _to_jsonl(self, rows: Iterator[tuple[Value, ...]], out: Path) -> None:
+        with out.open("w", encoding="ascii") as handle:
+            for values in rows:
+                known = (None if isinstance(v, float) and math.isnan(v) else v for v in values)
+                handle.write(json.dumps(dict(zip(self.names, known, strict=True)), allow_nan=False) + "\n")
+
+    def _to_parquet(self, rows: Iterator[tuple[Value, ...]], out: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema = pa.schema([(column.name, _ARROW[column.kind]) for column in self.columns])
+        with pq.ParquetWriter(out, schema) as writer:
+            while chunk := list(islice(rows, ROWS_AT_ONCE)):
+                columns = [map(_encodable, column) for column in zip(*chunk, strict=True)]
+                arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
+                writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+    def _read_jsonl(self, path: Path) -> Iterator[R]:
+        with output_errors(path), path.open(encoding="ascii") as handle:
+            for number, line in enumerate(handle, start=1):
+                try:
+                    row = json.loads(line)
+                    record = self._record([column.plain(row[column.name]) for column in self.columns])
+                except (ValueError, KeyError, TypeError) as error:
+                    raise _damaged(path, number, str(error)) from error
+                yield record
+
+    def _read_parquet(self, path: Path) -> Iterator[R]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        with output_errors(path):
+            try:
+                with pq.ParquetFile(path) as file:
+                    for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(self.names)):
+                        read = [map(column.plain, batch[column.name].to_pylist()) for column in self.columns]
+                        yield from map(self._record, zip(*read, strict=True))
+            except (pa.ArrowInvalid, KeyError) as error:
+                raise OutputError(f"{path}: not as it was written ({error}): score again with --overwrite") from error
+
+    def _record(self, values: Sequence[Value]) -> R:
+        return self._make(**dict(zip(self.names, values, strict=True)))
+
+
 def csv_record(values: Sequence[Value]) -> bytes:
     """One line of CSV, with its line feed: numbers by repr, true / false, empty for None, text guarded."""
     return (",".join(map(_cell, values)) + "\n").encode("utf-8", "surrogateescape")
-
-
-def score_values(result: Result) -> tuple[Value, ...]:
-    """The values of `SCORES` for one scored image, as plain Python numbers."""
-    p_value = None if result.p_value is None else float(result.p_value)
-    flagged = None if result.flagged is None else bool(result.flagged)
-    frame = None if result.frame is None else int(result.frame)
-    return result.id, result.path, frame, result.patient, float(result.score), p_value, flagged, result.area, result.map
-
-
-def failure_values(result: Result) -> tuple[Value, ...]:
-    """The values of `FAILURES` for one image that could not be scored."""
-    return result.id, result.path, result.frame, result.status
 
 
 def iter_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[list[str], int]]:
@@ -78,158 +232,6 @@ def iter_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[list[str]
             record = b""
 
 
-def iter_scores(path: Path) -> Iterator[Result]:
-    """Yield the rows of scores.csv, scores.parquet or scores.jsonl as Results without map grids, one at a time.
-
-    Raises
-    ------
-    OutputError
-        The file is missing, is none of the three kinds, or holds something else than scores.
-    """
-    if path.suffix == ".csv":
-        rows = iter_records(path, SCORES)
-        next(rows, None)
-        for number, (cells, _) in enumerate(rows, start=2):
-            yield parse_score(path, number, cells)
-    elif path.suffix == ".jsonl":
-        yield from _iter_jsonl(path)
-    elif path.suffix == ".parquet":
-        yield from _iter_parquet(path)
-    else:
-        raise OutputError(f"{path}: not a table of scores: give a .csv, .parquet or .jsonl file")
-
-
-def read_scores(path: Path) -> list[Result]:
-    """All rows of a table of scores; see `iter_scores`."""
-    return list(iter_scores(path))
-
-
-def iter_failures(path: Path) -> Iterator[Result]:
-    """Yield the rows of failures.csv as Results with the score NaN and the reason as status.
-
-    Raises
-    ------
-    OutputError
-        The file is missing or holds something else.
-    """
-    rows = iter_records(path, FAILURES)
-    next(rows, None)
-    for number, (cells, _) in enumerate(rows, start=2):
-        id, where, frame, reason = cells
-        try:
-            yield Result(id, where, int(frame) if frame else None, "", math.nan, status=reason)
-        except ValueError as error:
-            raise _damaged(path, number, str(error)) from error
-
-
-def parse_score(path: Path, number: int, cells: Sequence[str]) -> Result:
-    """Row `number` of the scores table `path` as a Result.
-
-    Raises
-    ------
-    OutputError
-        A cell is not what its column holds.
-    """
-    id, where, frame, patient, score, p_value, flagged, area, map = cells
-    try:
-        return Result(
-            id,
-            where,
-            int(frame) if frame else None,
-            patient,
-            float(score),
-            float(p_value) if p_value else None,
-            {"true": True, "false": False, "": None}[flagged],
-            area=area,
-            map=map,
-        )
-    except (ValueError, KeyError) as error:
-        raise _damaged(path, number, str(error)) from error
-
-
-def convert_scores(table: Path, kind: Literal["parquet", "jsonl"]) -> Path:
-    """Write the rows of scores.csv beside it as Parquet (row groups of 10,000) or JSON lines, without holding them all.
-
-    Raises
-    ------
-    OutputError
-        The table cannot be read or the new file not written.
-    """
-    out = table.with_suffix(f".{kind}")
-    replace_with(out, lambda temporary: (_to_parquet if kind == "parquet" else _to_jsonl)(table, temporary))
-    return out
-
-
-def _to_jsonl(table: Path, out: Path) -> None:
-    with out.open("w", encoding="ascii") as handle:
-        for result in iter_scores(table):
-            row = dict(zip(SCORES, score_values(result), strict=True))
-            if math.isnan(result.score):
-                row["score"] = None  # JSON has no NaN
-            handle.write(json.dumps(row, allow_nan=False) + "\n")
-
-
-def _to_parquet(table: Path, out: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    types = (
-        pa.string(),
-        pa.string(),
-        pa.int64(),
-        pa.string(),
-        pa.float64(),
-        pa.float64(),
-        pa.bool_(),
-        pa.string(),
-        pa.string(),
-    )
-    schema = pa.schema(list(zip(SCORES, types, strict=True)))
-    rows = (tuple(map(_encodable, score_values(result))) for result in iter_scores(table))
-    with pq.ParquetWriter(out, schema) as writer:
-        for chunk in _chunks(rows):
-            columns = [pa.array(column, kind) for column, kind in zip(zip(*chunk, strict=True), types, strict=True)]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-
-
-def _iter_jsonl(path: Path) -> Iterator[Result]:
-    with output_errors(path), path.open(encoding="ascii") as handle:
-        for number, line in enumerate(handle, start=1):
-            try:
-                row = json.loads(line)
-                yield _result([row[name] for name in SCORES])
-            except (ValueError, KeyError, TypeError) as error:
-                raise _damaged(path, number, str(error)) from error
-
-
-def _iter_parquet(path: Path) -> Iterator[Result]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with output_errors(path):
-        try:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(_ROWS_AT_ONCE, columns=list(SCORES)):
-                    yield from map(_result, zip(*(batch[name].to_pylist() for name in SCORES), strict=True))
-        except (pa.ArrowInvalid, KeyError) as error:
-            raise OutputError(f"{path}: not a table of scores ({error}): score again with --overwrite") from error
-
-
-def _result(values: Sequence[Value]) -> Result:
-    id, where, frame, patient, score, p_value, flagged, area, map = values
-    return Result(
-        str(id),
-        str(where),
-        None if frame is None else int(frame),
-        str(patient),
-        math.nan if score is None else float(score),
-        None if p_value is None else float(p_value),
-        None if flagged is None else bool(flagged),
-        area=str(area),
-        map=str(map),
-    )
-
-
 def _cell(value: Value) -> str:
     if value is None:
         return ""
@@ -251,11 +253,37 @@ def _encodable(value: Value) -> Value:
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
 
 
-def _chunks(rows: Iterable[tuple[Value, ...]]) -> Iterator[list[tuple[Value, ...]]]:
-    rows = iter(rows)
-    while chunk := list(islice(rows, _ROWS_AT_ONCE)):
-        yield chunk
-
-
 def _damaged(path: Path, number: int, reason: str) -> DamagedTableError:
     return DamagedTableError(f"{path}, row {number}: not as it was written ({reason}): score again with --overwrite")
+
+
+def _failure(id: str, path: str, frame: int | None, reason: str) -> Result:
+    return Result(id, path, frame, "", math.nan, status=reason)
+
+
+SCORES: Table[Result] = Table(
+    (
+        Column("id", str),
+        Column("path", str),
+        Column("frame", int),
+        Column("patient", str),
+        Column("score", float, required=True),
+        Column("p_value", float),
+        Column("flagged", bool),
+        Column("area", str),
+        Column("map", str),
+    ),
+    Result,
+)
+"""The images that were scored; read back they are Results without map grids."""
+
+FAILURES: Table[Result] = Table(
+    (Column("id", str), Column("path", str), Column("frame", int), Column("reason", str, lambda result: result.status)),
+    _failure,
+)
+"""The images that could not be scored; read back their score is NaN and the reason is their status."""
+
+
+def read_scores(path: Path) -> list[Result]:
+    """All rows of scores.csv, scores.parquet or scores.jsonl; see `Table.read`."""
+    return list(SCORES.read(path))

@@ -30,7 +30,7 @@ from anomalib_med.outputs.dicom_maps import DicomMaps, is_dicom_series
 from anomalib_med.outputs.maps import VolumeMaps, png_scale, write_npy, write_png
 from anomalib_med.outputs.names import safe_stem
 from anomalib_med.outputs.overlay import write_overlay
-from anomalib_med.outputs.tables import FAILURES, SCORES, convert_scores, csv_record, failure_values, score_values
+from anomalib_med.outputs.tables import FAILURES, SCORES
 from anomalib_med.outputs.volume_tables import Maps, VolumeOutputs
 from anomalib_med.records import Result, Volume
 
@@ -137,7 +137,7 @@ class ResultWriter:
             if volume is not None:
                 self._volumes.begin(volume)
         if not result.ok:
-            self._failures.append(csv_record(failure_values(result)))
+            self._failures.append(FAILURES.line(result))
             self.counts["failed"] += 1
             return result
         shown = display if self._overlays else None
@@ -169,7 +169,7 @@ class ResultWriter:
         for kind in ("parquet", "jsonl"):
             # One made by an earlier run is made again: it must not differ from scores.csv.
             if kind == self._table or table.with_suffix(f".{kind}").exists():
-                convert_scores(table, kind)
+                SCORES.convert(table, kind)
         runfile.write_run(self.out, runfile.Run(self._fingerprint, self._outputs, True, self.counts))
 
     def close(self) -> None:
@@ -211,11 +211,11 @@ class ResultWriter:
         }
         self._scores = AppendFile(self.out / resume.SCORES_CSV, keep=kept.scores_end)
         if not kept.scores_end:
-            self._scores.append(csv_record(SCORES))
+            self._scores.append(SCORES.header)
         self._failures = AppendFile(self.out / resume.FAILURES_CSV)
-        self._failures.append(csv_record(FAILURES))
+        self._failures.append(FAILURES.header)
         for failure in kept.failures:
-            self._failures.append(csv_record(failure_values(failure)))
+            self._failures.append(FAILURES.line(failure))
         return kept.volumes
 
     def _make_folders(self) -> None:
@@ -256,6 +256,6 @@ class ResultWriter:
             self._write_rows(rows)
 
     def _write_rows(self, results: list[Result]) -> None:
-        self._scores.append(b"".join(csv_record(score_values(result)) for result in results))
+        self._scores.append(b"".join(SCORES.line(result) for result in results))
         self.counts["scored"] += len(results)
         self.counts["flagged"] += sum(bool(result.flagged) for result in results)

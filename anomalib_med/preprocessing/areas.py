@@ -19,15 +19,10 @@ _own: dict[str, AreaFunction] = {}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Area:
-    """Where to look.
+    """The area to be looked at, a mask, bool ``(H, W)``, and what it is.
 
-    Parameters
-    ----------
-    mask
-        bool ``(H, W)``.
-    status
-        What it is: "all", "borders", "exposed", "body", "lung" or the name of a user's function; after a colon why it
-        is not what was asked for.
+    The status is "all", "borders", "exposed", "body", "lung" or the name of a user's function; after a colon it says
+    why this is not what was asked for.
     """
 
     mask: np.ndarray
@@ -49,9 +44,9 @@ def register_area(name: str, function: AreaFunction) -> None:
     name
         Not one of the built-in names.
     function
-        From pixels float32 ``(h, w)`` of the resized image (Hounsfield units in CT) and the millimetres between its
-        rows and between its columns (None where not known) to a mask ``(h, w)``, non-zero where to look. Where it is
-        zero everywhere, the body is taken.
+        It gets the pixels of the resized image, float32 ``(h, w)`` (Hounsfield units in CT), and the millimetres
+        between its rows and between its columns (None where not known), and returns a mask ``(h, w)``, non-zero where
+        to look. Where the mask is zero everywhere, the body is taken.
 
     Raises
     ------

@@ -5,18 +5,11 @@ lie in the apices and the costophrenic angles).
 """
 
 import os
-from typing import Protocol, cast
 
 import cv2
 import numpy as np
 
 DEGREES, SHIFT, SCALE, EXPOSURE = 4.0, 0.03, 0.05, 0.1  # turn, part of the side, growth, brightness and contrast
-
-
-class _Composed(Protocol):
-    def set_random_seed(self, seed: int) -> None: ...
-
-    def __call__(self, *, image: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]: ...
 
 
 class ChestAugmentation:
@@ -29,40 +22,24 @@ class ChestAugmentation:
         os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or importing it asks its home for a newer version
         import albumentations as A
 
-        self._transform = cast(
-            _Composed,
-            A.Compose(
-                [
-                    A.Affine(
-                        scale=(1 - SCALE, 1 + SCALE),
-                        translate_percent=(-SHIFT, SHIFT),
-                        rotate=(-DEGREES, DEGREES),
-                        interpolation=cv2.INTER_LINEAR,
-                        mask_interpolation=cv2.INTER_NEAREST,
-                        border_mode=cv2.BORDER_REPLICATE,
-                        p=1.0,
-                    ),
-                    A.RandomBrightnessContrast(brightness_limit=EXPOSURE, contrast_limit=EXPOSURE, p=1.0),
-                ],
-                seed=0,
-            ),
+        self._transform = A.Compose(
+            [
+                A.Affine(
+                    scale=(1 - SCALE, 1 + SCALE),
+                    translate_percent=(-SHIFT, SHIFT),
+                    rotate=(-DEGREES, DEGREES),
+                    border_mode=cv2.BORDER_REPLICATE,
+                    p=1.0,
+                ),
+                A.RandomBrightnessContrast(brightness_limit=EXPOSURE, contrast_limit=EXPOSURE, p=1.0),
+            ],
+            seed=0,
         )
 
     def __call__(self, pixels: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Augment one input.
+        """Augment one input, float32 ``(C, H, W)`` in [0, 1], and move its valid area, bool ``(H, W)``, with it.
 
-        Parameters
-        ----------
-        pixels
-            float32 ``(C, H, W)`` in [0, 1].
-        valid
-            bool ``(H, W)``; moves with the pixels.
-        seed
-            From 0 to below 2 ** 32.
-
-        Returns
-        -------
-        Pixels and valid area of the same shape and range.
+        The seed lies from 0 to below 2 ** 32. Shapes and ranges stay.
         """
         self._transform.set_random_seed(seed)
         image = np.ascontiguousarray(np.moveaxis(pixels, 0, 2), dtype=np.float32)

@@ -3,7 +3,6 @@
 import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import cached_property
 from threading import RLock
 
 import numpy as np
@@ -13,7 +12,7 @@ from anomalib_med.datasets.series import normal
 from anomalib_med.datasets.volumes import volumes_of
 from anomalib_med.errors import ReadError
 from anomalib_med.preprocessing.lungs import lung_field
-from anomalib_med.preprocessing.prepare import is_hounsfield, resize
+from anomalib_med.preprocessing.prepare import is_hounsfield, shrunk, spacing_at
 from anomalib_med.preprocessing.settings import Preprocessing
 from anomalib_med.records import Sample, Volume
 
@@ -21,37 +20,36 @@ LOOKED_AT = 5.0  # mm between the slices that the ends of the lungs are sought i
 MOST_LOOKED_AT = 200  # slices of a volume
 LOOKED_AT_SIDE = 192  # pixels
 FEWEST = 3  # of these slices in a row must show lung, one missed among them allowed
-FARTHEST = 1.0  # heights below -1 and above 2 are cut: far from the lungs all is alike
+FARTHEST = 1.0  # heights below -1 and above 2 are cut: far from the lungs all slices are alike
 
 
 @dataclasses.dataclass(eq=False)
 class _Stack:
-    """All slices of a volume, from the feet to the head, their ids and where they lie along it (mm where known)."""
+    """All slices of a volume, from the feet to the head, and where they lie along it (mm where known)."""
 
     slices: list[Sample]
     at: np.ndarray
+
+    def __post_init__(self) -> None:
+        self._rows = {_key(sample): row for row, sample in enumerate(self.slices)}
 
     def row(self, sample: Sample) -> int:
         """Which of the slices a sample is."""
         return self._rows[_key(sample)]
 
-    @cached_property
-    def _rows(self) -> dict[str | int, int]:
-        return {_key(sample): row for row, sample in enumerate(self.slices)}
-
 
 class VolumeContext:
     """Looks up what the volumes among samples say of their slices; a volume is looked at once, when first asked for.
 
-    A volume in one file is all of that file, whichever of its frames are among the samples; a DICOM series is what of
-    it is among them.
+    A volume in one file has all frames of that file, whichever of them are among the samples; a DICOM series has the
+    slices that are among them.
 
     Parameters
     ----------
     samples
         The slices, in any order, and other images.
     settings
-        `height` and `slices` are what is asked for.
+        Its `height` and `slices` say what is asked for.
     """
 
     def __init__(self, samples: Sequence[Sample], settings: Preprocessing) -> None:
@@ -71,18 +69,17 @@ class VolumeContext:
     def height(self, sample: Sample) -> float:
         """Relative height of a slice, NaN where it is not known.
 
-        Of the volume: from 0, its lowest slice, to 1. Of the lungs: from 0, the lowest slice with a lung field, to 1,
-        the highest; beyond them below 0 and above 1. Of volumes in other planes along the slice normal.
+        In the volume it runs from 0, the lowest slice, to 1. In the lungs it runs from 0, the lowest slice with a lung
+        field, to 1, the highest, and lies below 0 and above 1 beyond them. In volumes of other planes it runs along the
+        slice normal.
         """
         if self.settings.height == "none" or not self.knows(sample):
             return float("nan")
-        name = sample.volume
-        stack = self._stack(name)
+        stack = self._stack(sample.volume)
         with self._lock:
-            if name not in self._ends:
-                lungs = self.settings.height == "lung"
-                self._ends[name] = self._lungs(stack) if lungs else (float(stack.at[0]), float(stack.at[-1]))
-            ends = self._ends[name]
+            if sample.volume not in self._ends:
+                self._ends[sample.volume] = self._lungs(stack) if self.settings.height == "lung" else _span(stack.at)
+            ends = self._ends[sample.volume]
         if ends is None or ends[0] == ends[1]:
             return float("nan")
         height = (float(stack.at[stack.row(sample)]) - ends[0]) / (ends[1] - ends[0])
@@ -91,7 +88,7 @@ class VolumeContext:
     def around(self, sample: Sample) -> list[Sample]:
         """The slice and its neighbours, `settings.slices` of them from the feet to the head.
 
-        Where the volume ends or a slice is missing, the last one before stands again.
+        Where the volume ends or a slice is missing, the last one before it is repeated.
 
         Raises
         ------
@@ -125,7 +122,7 @@ class VolumeContext:
             return self._stacks[name]
 
     def _lungs(self, stack: _Stack) -> tuple[float, float] | None:
-        """Where the lungs begin and end, or None where they are not found."""
+        """Positions at which the lungs begin and end, or None where they are not found."""
         step = max(LOOKED_AT, float(stack.at[-1] - stack.at[0]) / MOST_LOOKED_AT)
         chosen = np.unique(np.searchsorted(stack.at, np.arange(stack.at[0], stack.at[-1] + step / 2, step)))
         chosen = chosen[chosen < len(stack.at)]
@@ -134,8 +131,7 @@ class VolumeContext:
         longest = max(runs, key=len)
         if len(longest) < FEWEST:
             return None
-        first, last = (float(stack.at[chosen[i]]) for i in (longest[0], longest[-1]))
-        return first, last
+        return _span(stack.at[chosen[longest]])
 
     def _shows_lung(self, sample: Sample) -> bool:
         try:
@@ -144,17 +140,17 @@ class VolumeContext:
             return False  # said when the slice itself is read
         if image.pixels.ndim != 2:
             return False
-        scale = min(1.0, LOOKED_AT_SIDE / max(image.shape))
-        small = resize(image.pixels, (max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))))
-        spacing = image.spacing and (
-            image.spacing[0] * image.shape[0] / small.shape[0],
-            image.spacing[1] * image.shape[1] / small.shape[1],
-        )
+        small = shrunk(image.pixels, LOOKED_AT_SIDE)
+        spacing = spacing_at(image, (small.shape[0], small.shape[1]))
         return lung_field(small, spacing, hounsfield=is_hounsfield(image, self.settings))[0] is not None
 
 
 def _key(sample: Sample) -> str | int:
     return sample.id if sample.frame is None else sample.frame
+
+
+def _span(at: np.ndarray) -> tuple[float, float]:
+    return float(at[0]), float(at[-1])
 
 
 def _stack(name: str, samples: list[Sample]) -> _Stack:
@@ -170,14 +166,14 @@ def _stack(name: str, samples: list[Sample]) -> _Stack:
 
 
 def _along(sample: Sample) -> float:
-    """Where a DICOM slice lies along its normal; 0 where that is not known, so that the order given stays."""
+    """Position of a DICOM slice along its normal; 0 where that is not known, so that the order given stays."""
     if sample.place is None or sample.place.position is None:
         return 0.0
     return float(np.dot(normal(sample.place), sample.place.position))
 
 
 def _positions(volume: Volume) -> np.ndarray:
-    """Of each slice along the volume, growing to the head: mm, or numbers where places are not known."""
+    """Position of each slice along the volume, growing to the head: mm, or numbers where places are not known."""
     if volume.places is None or len(volume.places) < 2:
         return np.array(volume.slots, float)
     way = volume.places[-1] - volume.places[0]

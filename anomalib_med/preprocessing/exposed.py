@@ -8,7 +8,7 @@ What would reach into the middle of the image is left in, so that lung apices an
 import cv2
 import numpy as np
 
-from anomalib_med.preprocessing.valid_area import inside_borders
+from anomalib_med.preprocessing.valid_area import at_edge, inside_borders
 
 SIDE = 768  # of the picture looked at, at most; strokes of letters are lost in a smaller one
 DARK = 0.03  # of the range of the image: a border lies no higher above its lowest value
@@ -25,12 +25,7 @@ MOST_MARKED = 0.03  # of the image
 
 
 def exposed_field(pixels: np.ndarray) -> tuple[np.ndarray, str]:
-    """Find the exposed field.
-
-    Parameters
-    ----------
-    pixels
-        float ``(H, W)``, bright where dense.
+    """Find the exposed field of a radiograph, float ``(H, W)``, bright where dense.
 
     Returns
     -------
@@ -61,33 +56,28 @@ def _collimated(scaled: np.ndarray, inside: np.ndarray) -> np.ndarray:
     side = max(3, round(0.015 * max(scaled.shape)) | 1)
     dark = cv2.morphologyEx(np.pad(dark.astype(np.uint8), side, mode="edge"), cv2.MORPH_OPEN, np.ones((side, side)))
     dark = dark[side:-side, side:-side]
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(dark, connectivity=4)
-    middle = _frame(inside, MIDDLE) == 0
-    found = np.zeros(scaled.shape, bool)
-    for i in range(1, count):
-        left, top, wide, high, area = stats[i].tolist()
-        at_edge = left == 0 or top == 0 or left + wide == scaled.shape[1] or top + high == scaled.shape[0]
-        region = labels == i
-        if at_edge and area >= LEAST_BORDER * scaled.size and not (region & middle).any():
-            found |= region
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(dark, connectivity=4)
+    border = at_edge(stats, scaled.shape) & (stats[:, cv2.CC_STAT_AREA] >= LEAST_BORDER * scaled.size)
+    border[labels[_frame(inside, MIDDLE) == 0]] = False
+    border[0] = False
     # The blur keeps a rim of the border out of it.
-    grown: np.ndarray = cv2.dilate(found.astype(np.uint8), np.ones((size, size))) > 0
+    grown: np.ndarray = cv2.dilate(border[labels].astype(np.uint8), np.ones((size, size))) > 0
     return grown
 
 
 def _markers(scaled: np.ndarray, field: np.ndarray) -> np.ndarray:
     """Letters and signs in the outer frame of the field, with a margin."""
     longer = max(scaled.shape)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(
-        ((scaled > BRIGHT) & field).astype(np.uint8), connectivity=8
-    )
+    bright = ((scaled > BRIGHT) & field).astype(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(bright, connectivity=8)
+    extent = stats[:, (cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT)].max(axis=1)
     frame = _frame(field, FRAME)
     margin = max(2, round(0.01 * longer))
     found = np.zeros(scaled.shape, bool)
-    for i in range(1, count):
+    for i in np.flatnonzero((extent >= GLYPH[0] * longer) & (extent <= GLYPH[1] * longer)):
+        if i == 0:
+            continue  # what is not bright
         left, top, wide, high, _ = stats[i].tolist()
-        if not GLYPH[0] * longer <= max(wide, high) <= GLYPH[1] * longer:
-            continue
         rows, columns = (
             slice(max(0, start - 2 * margin), start + length + 2 * margin)
             for start, length in ((top, high), (left, wide))

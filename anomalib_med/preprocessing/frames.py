@@ -2,21 +2,21 @@
 
 import os
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
 
-from anomalib_med.datasets.folder import Source, discover
 from anomalib_med.datasets.masks import read_area
 from anomalib_med.datasets.readers import read
 from anomalib_med.errors import ReadError
 from anomalib_med.preprocessing.context import VolumeContext
 from anomalib_med.preprocessing.prepare import prepare
 from anomalib_med.preprocessing.settings import Preprocessing
-from anomalib_med.records import Frame, Image, Sample
+from anomalib_med.records import Frame, Image, Progress, Sample, silent
 
 READ_AHEAD = 8
 
@@ -25,17 +25,7 @@ _Read = Future[Image | ReadError]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Frames of one shape.
-
-    Parameters
-    ----------
-    x
-        float32 ``(B, C, H, W)`` in [0, 1], in the host's memory.
-    valid
-        bool ``(B, H, W)``.
-    frames
-        The B frames themselves.
-    """
+    """Frames of one shape: `x`, float32 ``(B, C, H, W)`` in [0, 1] in the host's memory, and `valid`, ``(B, H, W)``."""
 
     x: torch.Tensor
     valid: torch.Tensor
@@ -48,25 +38,26 @@ class Batch:
 
     @property
     def heights(self) -> torch.Tensor:
-        """Relative heights of the slices, float32 ``(B,)``, NaN where not known."""
+        """Relative heights of the slices, float32 ``(B,)``, NaN where they are not known."""
         return torch.tensor([frame.height for frame in self.frames])
 
 
 class Frames:
-    """Model inputs of a list of samples. Can be iterated again and again; each pass reads the files anew.
+    """Model inputs of a list of samples. They can be iterated again and again; each pass reads the files anew.
 
     Parameters
     ----------
     samples
         What to read.
     preprocessing
-        How; its windows must be resolved.
+        How images become inputs; its windows must be resolved.
     display
         Whether each frame carries its picture for the eye.
     known_height
         Whether a slice whose height is asked for and not known fails.
-    progress
-        Called after each image that was read or failed.
+    stage, progress
+        What reading is called, and what is told after each image that was read or failed. Whoever works on the frames
+        may report to `progress` too, under the name of another stage.
 
     Attributes
     ----------
@@ -81,13 +72,15 @@ class Frames:
         *,
         display: bool = False,
         known_height: bool = False,
-        progress: Callable[[], None] | None = None,
+        stage: str = "reading images",
+        progress: Progress = silent,
     ) -> None:
         self.samples = list(samples)
         self.preprocessing = preprocessing
         self.display = display
         self.known_height = known_height and preprocessing.height != "none"
         self.context = VolumeContext(self.samples, preprocessing)
+        self.stage = stage
         self.progress = progress
         self.failures: dict[str, str] = {}
 
@@ -99,18 +92,20 @@ class Frames:
 
     def outcomes(self) -> Generator[tuple[Sample, Frame | ReadError], None, None]:
         """Every sample in order with its frame, or with the error that reading it gave."""
-        workers = min(4, os.cpu_count() or 1)
+        pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="anomed-read")
         pending: deque[tuple[Sample, Future[Frame | ReadError]]] = deque()
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="anomed-read")
         shared: OrderedDict[tuple[str, int | None], _Read] = OrderedDict()  # slices that are neighbours of others
+        left = iter(self.samples)
         try:
-            for sample in self.samples:
-                reads = self._reads(sample, pool, shared)
-                pending.append((sample, pool.submit(self._load, sample, reads)))
-                if len(pending) >= READ_AHEAD:
-                    yield self._next(pending)
-            while pending:
-                yield self._next(pending)
+            for done in range(1, len(self) + 1):
+                for sample in islice(left, READ_AHEAD - len(pending)):
+                    pending.append((sample, pool.submit(self._load, sample, self._reads(sample, pool, shared))))
+                sample, future = pending.popleft()
+                outcome = future.result()
+                if isinstance(outcome, ReadError):
+                    self.failures[sample.id] = str(outcome)
+                self.progress(self.stage, done, len(self))
+                yield sample, outcome
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -128,7 +123,7 @@ class Frames:
     def _reads(
         self, sample: Sample, pool: ThreadPoolExecutor, shared: OrderedDict[tuple[str, int | None], _Read]
     ) -> list[_Read]:
-        """What is read for a sample beyond itself: in 2.5-D it and its neighbours, each file once."""
+        """The slice and its neighbours in 2.5-D, each file read once; empty where the sample is to be read alone."""
         if self.preprocessing.slices == 1 or not self.context.knows(sample):
             return []
         try:
@@ -149,7 +144,8 @@ class Frames:
 
     def _load(self, sample: Sample, reads: Sequence[_Read]) -> Frame | ReadError:
         try:
-            image, around = self._images(sample, reads)
+            around = self._around(sample, reads)
+            image = around[len(around) // 2]
             height = self.context.height(sample)
             if self.known_height and np.isnan(height):
                 raise ReadError(
@@ -162,35 +158,23 @@ class Frames:
             told = str(error)
             return error if sample.id in told or str(sample.path) in told else ReadError(f"{sample.id}: {told}")
 
-    def _images(self, sample: Sample, reads: Sequence[_Read]) -> tuple[Image, list[Image]]:
-        """The image of a sample, and in 2.5-D it between its neighbours; for one that cannot be read the next inner."""
-        if not reads:
-            image = read(sample)
-            self.context.around(sample)  # in 2.5-D it says that this is no slice
-            return image, []
-        outcomes = [future.result() for future in reads]
+    def _around(self, sample: Sample, reads: Sequence[_Read]) -> list[Image]:
+        """The image of a sample, in 2.5-D between its neighbours; for one that cannot be read the next inner one."""
+        outcomes = [future.result() for future in reads] or [_read(sample)]
         middle = outcomes[len(outcomes) // 2]
         if isinstance(middle, ReadError):
             raise middle
+        if not reads:
+            self.context.around(sample)  # in 2.5-D it says that this is no slice
         image = replace(middle, sample=sample)
         around = [image]
         for k in range(len(outcomes) // 2 - 1, -1, -1):
-            below, above = outcomes[k], outcomes[-1 - k]
-            around = [
-                around[0] if isinstance(below, ReadError) or below is middle else below,
-                *around,
-                around[-1] if isinstance(above, ReadError) or above is middle else above,
-            ]
-        return image, around
-
-    def _next(self, pending: deque[tuple[Sample, "Future[Frame | ReadError]"]]) -> tuple[Sample, Frame | ReadError]:
-        sample, future = pending.popleft()
-        outcome = future.result()
-        if isinstance(outcome, ReadError):
-            self.failures[sample.id] = str(outcome)
-        if self.progress:
-            self.progress()
-        return sample, outcome
+            below, above = (
+                inner if isinstance(outer, ReadError) else image if outer is middle else outer
+                for inner, outer in ((around[0], outcomes[k]), (around[-1], outcomes[-1 - k]))
+            )
+            around = [below, *around, above]
+        return around
 
 
 def _read(sample: Sample) -> Image | ReadError:
@@ -205,10 +189,3 @@ def collate(frames: Sequence[Frame]) -> Batch:
     x = torch.from_numpy(np.stack([frame.pixels for frame in frames]))
     valid = torch.from_numpy(np.stack([frame.valid for frame in frames]))
     return Batch(x, valid, tuple(frames))
-
-
-def frames_of(source: Source, preprocessing: Preprocessing, most: int) -> Frames:
-    """Frames of at most so many images of a folder, drawn with torch's random state; 8-bit windows are resolved."""
-    samples = discover(source)
-    order = torch.randperm(len(samples))[:most].tolist()
-    return Frames([samples[i] for i in order], preprocessing.resolved([]))

@@ -9,12 +9,12 @@ found; the checks at the end then say so.
 import cv2
 import numpy as np
 
-from anomalib_med.preprocessing.valid_area import body
+from anomalib_med.preprocessing.valid_area import at_edge, body
 
 LUNG_BOUNDARY = -400.0  # HU: the lung with its small vessels lies below
 GAS = -960.0  # HU: the median of trachea and bowel lies below, of lungs and emphysema above
 FIELD_OF_VIEW = 380.0  # mm of the longer side where the file does not say
-LEAST_LUNG = 150.0  # mm2, of a single region
+LEAST_LUNG = 150.0  # mm2 of a single region
 LARGEST_AIRWAY = 900.0  # mm2
 MIDDLE = 0.12  # of the width of the body: how far from its middle an airway may lie
 CLOSING = 8.0  # mm, radius
@@ -38,7 +38,7 @@ def lung_field(
     spacing
         Millimetres between rows and between columns, or None.
     hounsfield
-        See `pixels`.
+        Whether the pixels are Hounsfield units.
 
     Returns
     -------
@@ -64,23 +64,14 @@ def _regions(
     air: np.ndarray, pixels: np.ndarray, outline: np.ndarray, mm: tuple[float, float], *, hounsfield: bool
 ) -> list[np.ndarray]:
     """Regions of air that are lung: large enough, neither gas nor airway, and not open to the outside."""
-    count, labels, stats, centres = cv2.connectedComponentsWithStats(air, connectivity=4)
-    height, width = air.shape
+    _, labels, stats, centres = cv2.connectedComponentsWithStats(air, connectivity=4)
     columns = np.flatnonzero(outline.any(axis=0))
     middle, across = (columns[0] + columns[-1]) / 2, columns[-1] - columns[0] + 1
-    kept = []
-    for i in range(1, count):
-        left, top, wide, high, pixels_in = stats[i].tolist()
-        area = pixels_in * mm[0] * mm[1]
-        at_edge = left == 0 or top == 0 or left + wide == width or top + high == height
-        if area < LEAST_LUNG or at_edge:
-            continue
-        region = labels == i
-        central = abs(centres[i][0] - middle) < MIDDLE * across
-        if (area < LARGEST_AIRWAY and central) or (hounsfield and float(np.median(pixels[region])) < GAS):
-            continue
-        kept.append(region)
-    return kept
+    area = stats[:, cv2.CC_STAT_AREA] * mm[0] * mm[1]
+    airway = (area < LARGEST_AIRWAY) & (np.abs(centres[:, 0] - middle) < MIDDLE * across)
+    chosen = (area >= LEAST_LUNG) & ~at_edge(stats, air.shape) & ~airway
+    regions = [labels == i for i in np.flatnonzero(chosen) if i > 0]
+    return [region for region in regions if not hounsfield or float(np.median(pixels[region])) >= GAS]
 
 
 def _closed(region: np.ndarray, mm: tuple[float, float]) -> np.ndarray:
@@ -91,11 +82,10 @@ def _closed(region: np.ndarray, mm: tuple[float, float]) -> np.ndarray:
     pad = [radii[0] + 1, radii[1] + 1]
     cut: np.ndarray = np.pad(region[top:bottom, left:right].astype(np.uint8), ((pad[0],) * 2, (pad[1],) * 2))
     cut = cv2.morphologyEx(cut, cv2.MORPH_CLOSE, kernel)
-    count, holes, stats, _ = cv2.connectedComponentsWithStats(1 - cut, connectivity=4)
-    outside = holes[0, 0]
-    for i in range(1, count):
-        if i != outside and stats[i, cv2.CC_STAT_AREA] * mm[0] * mm[1] <= LARGEST_HOLE:
-            cut[holes == i] = 1
+    _, holes, stats, _ = cv2.connectedComponentsWithStats(1 - cut, connectivity=4)
+    small = stats[:, cv2.CC_STAT_AREA] * mm[0] * mm[1] <= LARGEST_HOLE
+    small[[0, holes[0, 0]]] = False  # the region itself and what lies around it
+    cut[small[holes]] = 1
     closed = np.zeros(region.shape, bool)
     closed[top:bottom, left:right] = cut[pad[0] : -pad[0], pad[1] : -pad[1]] > 0
     return closed

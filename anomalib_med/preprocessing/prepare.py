@@ -31,63 +31,55 @@ def prepare(
 
     Parameters
     ----------
-    image
-        As read.
-    settings
-        How; its windows must be resolved.
+    image, settings
+        The image as read, and settings whose windows are resolved.
     display
         Whether the picture for the eye is made.
     own
         bool ``(H, W)``, an area of the user's own in the geometry of the image; it replaces the one of `settings`.
     around
-        The slice and its neighbours, whose channels follow one another; nothing for the image alone.
+        The slice and its neighbours, whose channels follow one another; empty for the image alone.
     height
-        Goes into the frame.
+        Relative height of the slice, to be carried by the frame.
 
     Raises
     ------
     ReadError
-        Where the image is constant: it holds nothing to score. Where `settings.spacing` is given and the image has
-        none.
+        The image is constant and so holds nothing to score, or `settings.spacing` is given and the image has none.
     """
     if float(np.ptp(image.pixels)) == 0:
         raise ReadError(
             f"{image.sample.id}: every pixel has the value {image.pixels.flat[0]:g}; the image is empty, leave it out"
         )
     geometry = replace(fit_geometry(image.shape, settings, image.spacing), flips=image.flips)
-    rows, columns = geometry.content[2:]
-    planes = _resized(image, settings, (rows, columns))
-    present = (
-        np.ones((rows, columns), bool)
-        if image.missing is None
-        else resize(_turned(image.missing, image.flips).astype(np.float32), (rows, columns)) < 0.5
-    )
+    shape = geometry.content[2:]
+    planes = resize(_upright(image, colour=settings.colour), shape)
     grey = planes if planes.ndim == 2 else planes @ LUMINANCE
-    if own is None:
-        looked_at = grey if settings.valid != EXPOSED else _detailed(image)
-        hounsfield = is_hounsfield(image, settings)
-        area = find_area(settings.valid, looked_at, _pixel_size(image, geometry), hounsfield=hounsfield)
-        if area.mask.shape != grey.shape:
-            area = replace(area, mask=resize((~area.mask).astype(np.float32), (rows, columns)) < 0.25)
-    else:
-        inside = resize(_turned(own, image.flips).astype(np.float32), (rows, columns)) >= 0.5
-        area = Area(inside, "own") if inside.any() else Area(np.ones_like(inside), "all: the mask is empty")
-    valid = present & area.mask
+    area = _area(image, grey, settings) if own is None else _own_area(image, own, shape)
+    valid = area.mask if image.missing is None else area.mask & (_share(image, image.missing, shape) < 0.5)
     if not valid.any():
         area = Area(np.ones_like(valid), f"all: nothing was measured in the area ({area.status})")
         valid = area.mask
     limits = [_limits(window, image, grey[valid]) for window in settings.windows]
-    every = [planes if other is image else _resized(other, settings, (rows, columns)) for other in around or (image,)]
-    channels = [apply_window(one, ends) for one in every for ends in limits]
-    stack = np.concatenate([c[None] if c.ndim == 2 else np.moveaxis(c, 2, 0) for c in channels])
-    shown = _display(image, limits[0]) if display else None
-    status = _at_unknown_height(area.status) if settings.height != "none" and np.isnan(height) else area.status
-    return Frame(_pad(stack, geometry), _pad_mask(valid, geometry), geometry, image.sample, status, shown, height)
-
-
-def _at_unknown_height(status: str) -> str:
-    name, colon, why = status.partition(":")
-    return f"{name} at unknown height{colon}{why}"
+    others = around or (image,)
+    every = [planes if o is image else resize(_upright(o, colour=settings.colour), shape) for o in others]
+    stack = np.moveaxis(np.dstack([apply_window(one, ends) for one in every for ends in limits]), 2, 0)
+    top, left, rows, columns = geometry.content
+    padding = ((top, geometry.input[0] - rows - top), (left, geometry.input[1] - columns - left))
+    status = area.status
+    if settings.height != "none" and np.isnan(height):
+        name, colon, why = status.partition(":")
+        status = f"{name} at unknown height{colon}{why}"
+    return Frame(
+        # Padded with the image's own edge, which makes no false border for the backbone to see.
+        np.ascontiguousarray(np.pad(stack, ((0, 0), *padding), mode="edge")),
+        np.pad(valid, padding),
+        geometry,
+        image.sample,
+        status,
+        _display(image, limits[0]) if display else None,
+        height,
+    )
 
 
 def is_hounsfield(image: Image, settings: Preprocessing) -> bool:
@@ -95,28 +87,11 @@ def is_hounsfield(image: Image, settings: Preprocessing) -> bool:
     return all(window in CT_WINDOWS for window in settings.windows) or image.modality == "CT"
 
 
-def _resized(image: Image, settings: Preprocessing, shape: tuple[int, int]) -> np.ndarray:
-    return resize(_turned(_planes(image.pixels, colour=settings.colour), image.flips), shape)
-
-
-def _detailed(image: Image) -> np.ndarray:
-    """The image as markers are sought in it: finer than most inputs."""
-    scale = min(1.0, SIDE / max(image.shape))
-    shape = (max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale)))
-    return resize(_turned(_planes(image.pixels, colour=False), image.flips), shape)
-
-
-def _turned(grid: np.ndarray, flips: tuple[bool, bool]) -> np.ndarray:
-    """A grid ``(H, W, ...)`` with rows and columns reversed where asked for."""
-    return np.ascontiguousarray(grid[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1]) if any(flips) else grid
-
-
-def _pixel_size(image: Image, geometry: Geometry) -> tuple[float, float] | None:
-    """Millimetres between rows and between columns of the resized image, or None."""
+def spacing_at(image: Image, shape: tuple[int, int]) -> tuple[float, float] | None:
+    """Millimetres between rows and between columns of the image resized to `shape`, or None."""
     if image.spacing is None:
         return None
-    rows, columns = geometry.content[2:]
-    return image.spacing[0] * image.shape[0] / rows, image.spacing[1] * image.shape[1] / columns
+    return image.spacing[0] * image.shape[0] / shape[0], image.spacing[1] * image.shape[1] / shape[1]
 
 
 def fit_geometry(
@@ -129,31 +104,32 @@ def fit_geometry(
     ReadError
         `settings.spacing` is given, and the image has no spacing or would become too large.
     """
-    if settings.spacing > 0:
-        return _of_spacing(shape, settings.spacing, settings.multiple, spacing)
     size = _rounded(settings.size, settings.multiple)
-    if settings.aspect == "stretch":
-        return Geometry(shape, (size, size), (0, 0, size, size))
-    if settings.aspect == "pad":
+    if settings.spacing > 0:
+        inner = _at_spacing(shape, spacing, settings.spacing)
+        height, width = (-(-side // settings.multiple) * settings.multiple for side in inner)
+        if max(height, width) > LARGEST_INPUT:
+            raise ReadError(
+                f"an input of {height} x {width} pixels at {settings.spacing:g} mm is too large: "
+                "fit with a larger spacing"
+            )
+    elif settings.aspect == "pad":
         scale = size / max(shape)
-        rows, columns = (max(1, round(side * scale)) for side in shape)
-        return Geometry(shape, (size, size), ((size - rows) // 2, (size - columns) // 2, rows, columns))
-    rows, columns = _nearest_shape(shape[0] / shape[1], size, settings.multiple)
-    return Geometry(shape, (rows, columns), (0, 0, rows, columns))
+        inner = max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+        height = width = size
+    elif settings.aspect == "stretch":
+        inner = height, width = size, size
+    else:
+        inner = height, width = _nearest_shape(shape[0] / shape[1], size, settings.multiple)
+    return Geometry(shape, (height, width), ((height - inner[0]) // 2, (width - inner[1]) // 2, *inner))
 
 
-def _of_spacing(shape: tuple[int, int], wanted: float, multiple: int, spacing: tuple[float, float] | None) -> Geometry:
+def _at_spacing(shape: tuple[int, int], spacing: tuple[float, float] | None, wanted: float) -> tuple[int, int]:
     if spacing is None:
         raise ReadError(
             f"the file does not say how large a pixel is, and the model wants {wanted:g} mm: fit without spacing"
         )
-    rows, columns = (max(1, round(side * mm / wanted)) for side, mm in zip(shape, spacing, strict=True))
-    height, width = (-(-side // multiple) * multiple for side in (rows, columns))
-    if max(height, width) > LARGEST_INPUT:
-        raise ReadError(
-            f"an input of {height} x {width} pixels at {wanted:g} mm is too large: fit with a larger spacing"
-        )
-    return Geometry(shape, (height, width), ((height - rows) // 2, (width - columns) // 2, rows, columns))
+    return max(1, round(shape[0] * spacing[0] / wanted)), max(1, round(shape[1] * spacing[1] / wanted))
 
 
 def _rounded(value: float, multiple: int) -> int:
@@ -163,18 +139,15 @@ def _rounded(value: float, multiple: int) -> int:
 def _nearest_shape(aspect: float, size: int, multiple: int) -> tuple[int, int]:
     """Multiples of `multiple` that keep the aspect best, among those of about ``size * size`` pixels."""
     aspect = min(max(aspect, 0.25), 4.0)  # beyond 4 : 1 the image is squeezed: it would be all edge
-    around = [_rounded(size * aspect**0.5, multiple), _rounded(size / aspect**0.5, multiple)]
-    steps = (-multiple, 0, multiple)
-    shapes = [
-        (r + i, c + j) for (r, c), i, j in product([tuple(around)], steps, steps) if min(r + i, c + j) >= multiple
-    ]
+    about = _rounded(size * aspect**0.5, multiple), _rounded(size / aspect**0.5, multiple)
+    rows, columns = ([side + step for step in (-multiple, 0, multiple) if side + step > 0] for side in about)
 
     def cost(shape: tuple[int, int]) -> float:
         stretch = abs(float(np.log(shape[0] / shape[1] / aspect)))
         growth = abs(float(np.log(shape[0] * shape[1] / size**2)))
         return stretch + 0.25 * growth
 
-    return min(shapes, key=cost)
+    return min(product(rows, columns), key=cost)
 
 
 def resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -186,16 +159,54 @@ def resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return cv2.resize(pixels.astype(np.float32, copy=False), shape[::-1], interpolation=method)
 
 
+def shrunk(pixels: np.ndarray, longest: int) -> np.ndarray:
+    """The same picture with no side longer than `longest`, float32."""
+    scale = min(1.0, longest / max(pixels.shape[:2]))
+    return resize(pixels, (max(1, round(pixels.shape[0] * scale)), max(1, round(pixels.shape[1] * scale))))
+
+
 def apply_window(pixels: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
     """Map ``limits`` to 0 and 1 and clip. float32."""
     low, high = limits
     return np.clip((pixels - low) / (high - low), 0, 1).astype(np.float32, copy=False)
 
 
-def _planes(pixels: np.ndarray, *, colour: bool) -> np.ndarray:
-    if colour:
-        return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
-    return pixels if pixels.ndim == 2 else pixels @ LUMINANCE
+def _area(image: Image, grey: np.ndarray, settings: Preprocessing) -> Area:
+    """The area to be looked at in the resized image."""
+    spacing, hounsfield = spacing_at(image, grey.shape[:2]), is_hounsfield(image, settings)
+    if settings.valid != EXPOSED:
+        return find_area(settings.valid, grey, spacing, hounsfield=hounsfield)
+    # Letters are found in a larger picture; a pixel that a quarter of one covers is left out.
+    detailed = shrunk(_upright(image, colour=False), SIDE)
+    area = find_area(settings.valid, detailed, spacing, hounsfield=hounsfield)
+    if area.mask.shape == grey.shape:
+        return area
+    return replace(area, mask=resize((~area.mask).astype(np.float32), grey.shape[:2]) < 0.25)
+
+
+def _own_area(image: Image, own: np.ndarray, shape: tuple[int, int]) -> Area:
+    inside = _share(image, own, shape) >= 0.5
+    return Area(inside, "own") if inside.any() else Area(np.ones_like(inside), "all: the mask is empty")
+
+
+def _share(image: Image, mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Share of each pixel of the resized image that a mask of the image covers."""
+    return resize(_turned(mask, image.flips).astype(np.float32), shape)
+
+
+def _turned(grid: np.ndarray, flips: tuple[bool, bool]) -> np.ndarray:
+    """A grid ``(H, W, ...)`` with rows and columns reversed where asked for."""
+    return np.ascontiguousarray(grid[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1]) if any(flips) else grid
+
+
+def _upright(image: Image, *, colour: bool) -> np.ndarray:
+    """The pixels turned as the model sees them, ``(H, W, 3)`` in colour and ``(H, W)`` otherwise."""
+    pixels = image.pixels
+    if colour and pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    elif not colour and pixels.ndim == 3:
+        pixels = pixels @ LUMINANCE
+    return _turned(pixels, image.flips)
 
 
 def _limits(window: Window, image: Image, values: np.ndarray) -> tuple[float, float]:
@@ -207,31 +218,8 @@ def _limits(window: Window, image: Image, values: np.ndarray) -> tuple[float, fl
     if window == "voi" and image.window is not None and image.window[0] < image.window[1]:
         return image.window
     low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
-    if low < high:
-        return low, high
-    low, high = float(image.pixels.min()), float(image.pixels.max())
-    return low, high
+    return (low, high) if low < high else (float(image.pixels.min()), float(image.pixels.max()))
 
 
 def _display(image: Image, limits: tuple[float, float]) -> np.ndarray:
-    pixels = image.pixels
-    scale = LARGEST_DISPLAY / max(image.shape)
-    if scale < 1:
-        pixels = resize(pixels, (max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))))
-    return np.round(255 * apply_window(pixels, limits)).astype(np.uint8)
-
-
-def _pad(stack: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Fill the padding with the image's own edge, which makes no false border for the backbone to see."""
-    top, left, rows, columns = geometry.content
-    height, width = geometry.input
-    if (rows, columns) == (height, width):
-        return np.ascontiguousarray(stack)
-    return np.pad(stack, ((0, 0), (top, height - rows - top), (left, width - columns - left)), mode="edge")
-
-
-def _pad_mask(valid: np.ndarray, geometry: Geometry) -> np.ndarray:
-    top, left, rows, columns = geometry.content
-    mask = np.zeros(geometry.input, bool)
-    mask[top : top + rows, left : left + columns] = valid
-    return mask
+    return np.round(255 * apply_window(shrunk(image.pixels, LARGEST_DISPLAY), limits)).astype(np.uint8)

@@ -20,55 +20,56 @@ Window = Literal["auto", "percentile", "voi", "lung", "mediastinum", "bone"] | t
 
 
 class Preprocessing(BaseModel):
-    """How an image becomes a model input.
+    """How an image becomes a model input."""
 
-    Parameters
-    ----------
-    size
-        Side in pixels of a square of the same area as the input. Inputs have about ``size * size`` pixels.
-    aspect
-        "keep": no padding and the image's own aspect, so inputs of different images may differ in shape;
-        "pad": a square, the image's aspect kept, the rest filled with its edge and marked invalid;
-        "stretch": a square, the aspect lost.
-    multiple
-        Rows and columns are multiples of this (the coarsest stride of the backbone).
-    windows
-        One input channel for each. A pair is the lowest and the highest value shown; "lung", "mediastinum" and "bone"
-        are CT windows in Hounsfield units; "voi" is the window that the file states (percentiles where it states
-        none); "percentile" is the 0.5th to the 99.5th percentile of the image's valid pixels. "auto" is replaced at
-        fit by what suits the normals, see :meth:`resolved`.
-    colour
-        Keep red, green and blue of colour images as channels instead of their luminance.
-    valid
-        Where banks, maps and scores are taken from. "auto": padding, constant borders and, in CT, everything outside
-        the body are left out; "body": the same, as CT whatever the file says; "lung": in CT the lung fields, see
-        :func:`.lungs.lung_field`, and the body where they cannot be found; "exposed": in radiographs also without
-        collimated borders and burned-in markers, see :func:`.exposed.exposed_field`; "all": every pixel; or the name of
-        a function of your own, see :func:`.areas.register_area`.
-    spacing
-        Millimetres of a pixel of the input, so that anatomy keeps its size whatever the field of view; `size` and
-        `aspect` are then of no use. 0 to resize to `size`.
-    slices
-        An odd number: a slice of a volume and the neighbours on both sides as channels, those of the lowest first
-        (2.5-D). At the ends of the volume, and where a slice is missing, the last one stands again. Images that are no
-        slices are then refused. 1 for the slice alone.
-    height
-        What the relative height of a slice is told by, for detectors that compare slices of one height: "volume", from
-        its first slice to its last; "lung", from the lowest slice with a lung field to the highest, whatever the scan
-        covers; "none". Where it is not known (no volume, no lungs found) a slice is compared with those of all heights.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     size: int = Field(224, ge=32, le=4096)
+    """Side in pixels of a square that has the area of the input, from 32 to 4096. Where it is not given, fit takes the
+    size that the detector asks for. 224 is the size of the images that most backbones were trained on."""
+
     aspect: Literal["keep", "pad", "stretch"] = "keep"
+    """What becomes of the image's aspect. "keep" keeps it without padding, so inputs of different images may differ in
+    shape; "pad" makes a square whose rest is filled with the image's edge and marked invalid; "stretch" makes a square
+    and loses the aspect. "keep" is the default because it shows anatomy undistorted and spends no pixel on padding."""
+
     multiple: int = Field(16, ge=1, le=64)
+    """Number of pixels that rows and columns of the input are multiples of, from 1 to 64. It is the coarsest stride of
+    the backbone, 16 for radlite; fit takes another where the detector needs one."""
+
     windows: tuple[Window, ...] = Field(("auto",), min_length=1, max_length=3)
+    """One to three windows, each of which becomes a channel of the input. A pair holds the lowest and the highest value
+    shown; "lung", "mediastinum" and "bone" are CT windows in Hounsfield units; "voi" is the window that the file states
+    (percentiles where it states none); "percentile" runs from the 0.5th to the 99.5th percentile of the image's valid
+    pixels. "auto" is replaced at fit by the window that suits the normals, so that every later image is treated like
+    them."""
+
     colour: bool = False
+    """Whether red, green and blue of colour images are kept as channels. By default their luminance is taken, as most
+    medical images are grey."""
+
     valid: str = "auto"
+    """Part of the image that banks, maps and scores are taken from. "auto" leaves out padding, constant borders and, in
+    CT, everything outside the body; "body" leaves out the same, as in CT, whatever the file says; "lung" takes the lung
+    fields of a CT slice, and the body where they cannot be found; "exposed" leaves out collimated borders and burned-in
+    markers of radiographs too; "all" takes every pixel. The name of a function of your own, see register_area, is taken
+    as well. "auto" is the default because it leaves out only what shows no patient."""
+
     spacing: float = Field(0.0, ge=0, le=10)
+    """Millimetres of a pixel of the input, above 0 to 10, so that anatomy keeps its size whatever the field of view;
+    `size` and `aspect` then have no effect. 0, the default, resizes to `size`, because many files do not say how large
+    a pixel is."""
+
     slices: int = Field(1, ge=1, le=15)
+    """Odd number of slices, from 1 to 15: a slice of a volume and its neighbours on both sides become channels, the
+    lowest slice first (2.5-D). At the ends of the volume, and where a slice is missing, the last one is repeated.
+    Images that are no slices are then refused. 1, the default, takes the slice alone and so any kind of image."""
+
     height: Literal["none", "volume", "lung"] = "none"
+    """What the relative height of a slice is measured by, for detectors that compare slices of one height. "volume"
+    measures it from the first slice of the volume to its last; "lung" measures it from the lowest slice with a lung
+    field to the highest, whatever the scan covers. Where it is not known (no volume, no lungs found) a slice is
+    compared with those of all heights. "none" is the default because most detectors do not use it."""
 
     @field_validator("windows")
     @classmethod

@@ -9,23 +9,6 @@ FLAT = 0.02  # a line whose values spread over less than this share of the image
 SMALLEST_BODY = 0.05  # of the image; below this the mask is not trusted
 
 
-def valid_area(pixels: np.ndarray, *, hounsfield: bool) -> np.ndarray:
-    """Find the pixels that show the patient.
-
-    Parameters
-    ----------
-    pixels
-        float ``(H, W)``; Hounsfield units where `hounsfield` is true.
-    hounsfield
-        Whether the body can be told from air by its value.
-
-    Returns
-    -------
-    bool ``(H, W)``, never all False.
-    """
-    return body(pixels) if hounsfield else inside_borders(pixels)
-
-
 def body(pixels: np.ndarray, boundary: float = AIR_TISSUE_BOUNDARY) -> np.ndarray:
     """The largest connected region above `boundary`, its holes (the lungs) filled; everything where there is none."""
     dense: np.ndarray = (pixels > boundary).astype(np.uint8)
@@ -66,3 +49,10 @@ def _flat_lines(lines: np.ndarray, least: float) -> int:
             return done + int(lively[0])
         done, step = done + step, 2 * step
     return 0
+
+
+def at_edge(stats: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Which connected components reach the edge of an image of `shape`; `stats` are OpenCV's, one row each."""
+    left, top, wide, high, _ = stats.T
+    edge: np.ndarray = (left == 0) | (top == 0) | (left + wide == shape[1]) | (top + high == shape[0])
+    return edge

@@ -4,7 +4,7 @@
 
 IMAGES is a folder of images without labels: the more kinds, the better the teacher. The patch description network
 learns to give the standardised features of the backbone (Batzner et al., WACV 2024, appendix A.2). The training shows
-its progress and goes on where it was stopped. Then:
+its progress and is continued where it was stopped. Then:
 
     anomed fit NORMALS -o MODEL -m efficientad -s teacher=teacher.safetensors
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from anomalib_med.checkpoints import CheckpointFile
 from anomalib_med.cli.progress import ProgressDisplay
 from anomalib_med.datasets.folder import discover
 from anomalib_med.datasets.readers import read
@@ -24,6 +25,7 @@ from anomalib_med.device import choose_device
 from anomalib_med.models.standard import Standard
 from anomalib_med.models.student_teacher.pdn import PDN, Network, normalised, on_pdn_grid
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.run import TrainingRun
 from anomalib_med.models.training.schedule import FeatureTrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 from anomalib_med.preprocessing import Frames, Preprocessing
@@ -38,15 +40,15 @@ class Distillation(TrainedDetector):
     title = "Distillation of EfficientAD's teacher (Batzner et al., WACV 2024)"
 
     class Config(FeatureTrainingConfig):
-        """`network` is that of the teacher, and should be that of the student."""
+        """Settings of the distillation."""
 
         network: Network = "S"
+        """Patch description network of the teacher, which should be that of the student."""
 
     config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
         """The network, for grey images."""
-        assert self.extractor is not None
         self.standard = Standard((self.extractor.channels, 1, 1))
         self.pdn = PDN(self.config.network, 1, self.extractor.channels)
 
@@ -69,13 +71,13 @@ class Distillation(TrainedDetector):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", help="folder, file, glob or CSV")
-    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("images", help="folder, file, glob or CSV of images")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="safetensors file of the teacher")
     parser.add_argument("--network", choices=["T", "S", "M"], default="S")
     parser.add_argument("--backbone", default="radlite")
     parser.add_argument("--weights", default="pretrained")
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=60000, help="of 16 images (paper: 60000)")
+    parser.add_argument("--size", type=int, default=256, help="side of the images in pixels")
+    parser.add_argument("--steps", type=int, default=60000, help="optimizer steps of 16 images (paper: 60000)")
     parser.add_argument("--max-minutes", type=float, default=0.0)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--seed", type=int, default=0)
@@ -94,15 +96,14 @@ def main() -> None:
         seed=options.seed,
     )
     detector.to(choose_device(options.device))
-    detector.checkpoint = options.output.with_suffix(".training")
     samples = discover(options.images)
     settings = Preprocessing(size=options.size, aspect="stretch", multiple=32)
     settings = settings.resolved([read(sample) for sample in islice(samples, LOOKED_AT)])
+    checkpoint = CheckpointFile(options.output.with_suffix(".training"))
     with ProgressDisplay() as progress:
-        detector.progress = progress
-        detector.fit(Frames(samples, settings))
+        detector.fit(Frames(samples, settings), TrainingRun(checkpoint, progress=progress))
     save_file({key: value.contiguous() for key, value in detector.pdn.state_dict().items()}, options.output)
-    detector.checkpoint.unlink(missing_ok=True)
+    checkpoint.path.unlink(missing_ok=True)
     print(f"written: {options.output}")
 
 

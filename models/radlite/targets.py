@@ -18,13 +18,12 @@ from torch import nn
 
 from anomalib_med.features.backbones import Backbone, create
 from anomalib_med.features.fusion import fuse_batch_norms
+from anomalib_med.records import Progress
 
 BLOCK = 200  # views between two marks on the disk
 BATCH = 8
 STATISTICS = 1000  # views that the components are found on
 STRIDES = (8, 16)
-
-Report = Callable[[str, int, int], None]
 
 
 class Teachers:
@@ -35,7 +34,7 @@ class Teachers:
     settings
         ``[[teacher]]`` tables of the recipe.
     folder
-        Where their weights lie.
+        Folder of their weights.
     """
 
     def __init__(self, settings: Sequence[dict], folder: Path, device: torch.device) -> None:
@@ -72,13 +71,13 @@ class Teachers:
 
 @dataclass(frozen=True)
 class Basis:
-    """From joint features to targets, at one stride: ``(features - mean) @ matrix``."""
+    """The way from joint features to targets at one stride: ``(features - mean) @ matrix``."""
 
     mean: torch.Tensor
     matrix: torch.Tensor
 
 
-def find_bases(teachers: Teachers, views: np.ndarray, dimensions: int, report: Report) -> list[Basis]:
+def find_bases(teachers: Teachers, views: np.ndarray, dimensions: int, progress: Progress) -> list[Basis]:
     """Principal components of the teachers' features on these views."""
     sums: list[torch.Tensor] = []
     products: list[torch.Tensor] = []
@@ -93,7 +92,7 @@ def find_bases(teachers: Teachers, views: np.ndarray, dimensions: int, report: R
             sums[level] += rows.sum(0, dtype=torch.float64)
             products[level] += (rows.T @ rows).double()
             count[level] += len(rows)
-        report("finding components", min(start + BATCH, len(views)), len(views))
+        progress("finding components", min(start + BATCH, len(views)), len(views))
     return [
         _basis(total / n, product / n, share, dimensions)
         for total, product, n, share in zip(sums, products, count, teachers.shares, strict=True)
@@ -117,9 +116,9 @@ def write_targets(
     size: int,
     dimensions: int,
     make_teachers: Callable[[], Teachers],
-    report: Report,
+    progress: Progress,
 ) -> None:
-    """Write ``views.npy``, ``targets8.npy`` and ``targets16.npy``; goes on where an earlier call was stopped."""
+    """Write ``views.npy``, ``targets8.npy`` and ``targets16.npy``; an earlier call that was stopped is continued."""
     out.mkdir(parents=True, exist_ok=True)
     mark = out / "targets.json"
     done = json.loads(mark.read_text())["done"] if mark.exists() else 0
@@ -138,7 +137,7 @@ def write_targets(
         )
         for name, shape in shapes.items()
     }
-    bases = _bases(out / "basis.safetensors", teachers, make_view, min(STATISTICS, count), dimensions, report)
+    bases = _bases(out / "basis.safetensors", teachers, make_view, min(STATISTICS, count), dimensions, progress)
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(_block, make_view, done, count)
         while done < count:
@@ -154,7 +153,7 @@ def write_targets(
             for array in arrays.values():
                 array.flush()
             mark.write_text(json.dumps({"done": done}))
-            report("asking the teachers", done, count)
+            progress("asking the teachers", done, count)
 
 
 def _block(make_view: Callable[[int], np.ndarray], first: int, count: int) -> np.ndarray:
@@ -168,10 +167,10 @@ def _bases(
     make_view: Callable[[int], np.ndarray],
     count: int,
     dimensions: int,
-    report: Report,
+    progress: Progress,
 ) -> list[Basis]:
     if not path.exists():
-        found = find_bases(teachers, np.stack([make_view(i) for i in range(count)]), dimensions, report)
+        found = find_bases(teachers, np.stack([make_view(i) for i in range(count)]), dimensions, progress)
         tensors = {}
         for stride, basis in zip(STRIDES, found, strict=True):
             tensors[f"mean{stride}"] = basis.mean.cpu().contiguous()

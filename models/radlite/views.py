@@ -41,7 +41,7 @@ def load_source(root: Path, group: str, weight: float, paths: str = "", share: f
     Raises
     ------
     FileNotFoundError
-        Where no file matches.
+        No file matches.
     """
     if group == "texture":
         return Source(group, weight, ())

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from anomalib_med import load
-from anomalib_med.outputs.maps import read_png
 from anomalib_med.outputs.tables import read_scores
 from tests.cli.command import SMALL_FIT, Outcome, anomed, assert_refused, contents, rows
 from tests.conftest import normal_picture
-from tests.made_up_files import PATIENT_ID, PATIENT_NAME, write_dicom, write_table
+from tests.made_up_files import PATIENT_ID, PATIENT_NAME, read_png_map, write_dicom, write_table
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(random weights|held out)")
 
@@ -99,7 +98,7 @@ def test_png_maps_come_back_on_their_recorded_scale(
     for png, npy in zip(rows(tmp_path / "scores.csv"), rows(scored[1] / "scores.csv"), strict=True):
         map = np.load(scored[1] / npy["map"], allow_pickle=False)
         exact = np.clip(map, scale["lo"], scale["lo"] + 65535 * scale["step"])
-        assert np.abs(read_png(tmp_path / png["map"]) - exact).max() <= 0.51 * scale["step"]
+        assert np.abs(read_png_map(tmp_path / png["map"]) - exact).max() <= 0.51 * scale["step"]
 
 
 def test_a_model_without_calibration_gives_neither_p_values_nor_flags(normals_folder: Path, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_the_earlier_file_and_no_other(tmp_path, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(nibabel.Nifti1Header, "write_to", full)
-    with pytest.raises(OutputError, match=r"map\.nii: cannot be written \(No space left on device\)"):
+    with pytest.raises(OutputError, match=r"map\.nii: the disk is full \(No space left on device\)"):
         write_volume(np.zeros((4, 7, 5), np.float32), path, tmp_path / "map.nii")
     assert (tmp_path / "map.nii").read_bytes() == b"earlier"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.nii", "map.nii"]

@@ -155,7 +155,7 @@ def test_unknown_network_and_layer_are_refused_with_what_there_is() -> None:
 
 
 def test_without_hub_random_weights_come_with_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(backbones, "_hub_answers", lambda: False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     with pytest.warns(UserWarning, match="random weights"):

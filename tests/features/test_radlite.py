@@ -1,6 +1,5 @@
 import hashlib
 import socket
-import sys
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from anomalib_med import PatchCore, Preprocessing, fit
 from anomalib_med.errors import ConfigError, ModelError
 from anomalib_med.features import FeatureExtractor, radlite
+from anomalib_med.records import Progress, silent
 from tests.conftest import normal_picture
 
 ROOT = Path(__file__).parents[2]
@@ -136,35 +136,28 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(training: ModuleType, tiny: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> bytes:
+def run(training: ModuleType, tiny: Path, out: Path, *more: str, progress: Progress = silent) -> bytes:
     arguments = [str(tiny), str(tiny), "-o", str(out), "--recipe", str(tiny / "recipe.toml"), "--device", "cpu", *more]
-    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-    training.main()
+    training.main(arguments, progress)
     return (out / "radlite.safetensors").read_bytes()
 
 
-def test_an_interrupted_training_ends_with_the_same_weights(
-    training: ModuleType, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without = ("--without", "radiograph")
-    whole = run(training, tiny, tmp_path / "whole", monkeypatch, *without)
-    with monkeypatch.context() as patch:
-        save = training._save
-
-        def interrupt(*arguments: object) -> None:
-            save(*arguments)
+def test_an_interrupted_training_ends_with_the_same_weights(training: ModuleType, tiny: Path, tmp_path: Path) -> None:
+    def interrupt(stage: str, done: int, total: int, note: str = "", /) -> None:
+        if stage == "training" and done == total // 2 + 1:  # the first of two epochs is over
             raise KeyboardInterrupt
 
-        patch.setattr(training, "_save", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            run(training, tiny, tmp_path / "stopped", monkeypatch, *without)
-    assert run(training, tiny, tmp_path / "stopped", monkeypatch, *without) == whole
+    without = ("--without", "radiograph")
+    whole = run(training, tiny, tmp_path / "whole", *without)
+    with pytest.raises(KeyboardInterrupt):
+        run(training, tiny, tmp_path / "stopped", *without, progress=interrupt)
+    assert run(training, tiny, tmp_path / "stopped", *without) == whole
     more = ("--start", str(tmp_path / "whole"), "-s", "first=40", "-s", "surround=0.5")
-    assert run(training, tiny, tmp_path / "second", monkeypatch, *without, *more) != whole
+    assert run(training, tiny, tmp_path / "second", *without, *more) != whole
     bases = [(tmp_path / name / "basis.safetensors").read_bytes() for name in ("whole", "second")]
     assert bases[0] == bases[1]
     with pytest.raises(SystemExit, match="another recipe"):
-        run(training, tiny, tmp_path / "stopped", monkeypatch, *without, "-s", "seed=1")
+        run(training, tiny, tmp_path / "stopped", *without, "-s", "seed=1")
 
 
 def test_interrupted_teachers_go_on_with_the_same_answers(
@@ -189,6 +182,7 @@ def test_interrupted_teachers_go_on_with_the_same_answers(
         )
         return np.load(out / "targets8.npy")
 
+    # Blocks of a real run are larger than all views of this one.
     monkeypatch.setattr(targets, "BLOCK", 8)
     monkeypatch.setattr(targets, "STATISTICS", 8)
     whole = write(tmp_path / "whole")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from anomalib_med import Preprocessing, fit, load
 from anomalib_med.errors import ConfigError, FitError
 from anomalib_med.evaluation import pixel_auroc
-from anomalib_med.models.memory_bank.anomaly_dino import AnomalyDINO, _turned, _view_valid
+from anomalib_med.models.memory_bank.anomaly_dino import AnomalyDINO, in_view, valid_in_view
 from anomalib_med.phantoms import add_lesion, chest_phantom
 from tests.conftest import abnormal_picture, normal_picture
 
@@ -57,8 +57,8 @@ def unit(features: torch.Tensor) -> torch.Tensor:
 def test_maps_are_cosine_distances_to_the_nearest_patch() -> None:
     normals, x = inputs(7), inputs(2, seed=6)
     detector = fitted(normals)
-    bank = unit(detector._extract(normals)).flatten(0, 1)
-    expected = (1 - unit(detector._extract(x)) @ bank.T).amin(2).reshape(2, 8, 8)
+    bank = unit(detector.extractor(normals)).flatten(0, 1)
+    expected = (1 - unit(detector.extractor(x)) @ bank.T).amin(2).reshape(2, 8, 8)
     torch.testing.assert_close(detector.anomaly_map(x).double(), expected, rtol=1e-2, atol=1e-4)
 
 
@@ -66,7 +66,7 @@ def test_the_mean_of_layers_is_taken_where_asked_for() -> None:
     normals, x = inputs(3), inputs(1, seed=6)
     detector = fitted(normals, fusion="mean")
     bank, query = (
-        F.normalize(torch.stack(detector._extract(images).double().split(64, dim=1)).mean(0), dim=1).flatten(2)
+        F.normalize(torch.stack(detector.extractor(images).double().split(64, dim=1)).mean(0), dim=1).flatten(2)
         for images in (normals, x)
     )
     expected = (1 - torch.einsum("dq,ndb->qnb", query[0], bank)).amin((1, 2)).reshape(8, 8)
@@ -113,17 +113,17 @@ def test_a_query_is_compared_with_normals_in_its_own_view() -> None:
 
 
 def test_clamp_raises_what_is_darker_than_the_mean_of_the_backbone() -> None:
-    detector = AnomalyDINO()
     x = torch.tensor([0.1, 0.9]).reshape(1, 1, 1, 2)
-    torch.testing.assert_close(detector._view(x, "clamp"), torch.tensor([0.5, 0.9]).reshape(1, 1, 1, 2))
+    found = in_view(x, "clamp", torch.tensor([0.5]))
+    torch.testing.assert_close(found, torch.tensor([0.5, 0.9]).reshape(1, 1, 1, 2))
 
 
 def test_a_right_angle_turns_an_image_as_it_should() -> None:
     x = inputs(1)
-    torch.testing.assert_close(_turned(x, "rotate90", "border"), x.rot90(1, (2, 3)), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(in_view(x, "rotate90", torch.zeros(1)), x.rot90(1, (2, 3)), rtol=1e-3, atol=1e-3)
     valid = torch.ones(1, 60, 40, dtype=torch.bool)
-    assert _view_valid(valid, "rotate180").all()
-    assert 0.9 < _view_valid(valid, "rotate5").float().mean() < 1
+    assert valid_in_view(valid, "rotate180").all()
+    assert 0.9 < valid_in_view(valid, "rotate5").float().mean() < 1
 
 
 def test_unknown_views_are_refused() -> None:

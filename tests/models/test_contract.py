@@ -169,8 +169,8 @@ def test_finds_planted_lesions_better_than_the_difference_to_the_mean_image(name
 
 def test_unknown_option_is_refused_with_the_nearest_name(model: FittedModel) -> None:
     kind: type[Detector] = type(model.detector)
-    with pytest.raises(ConfigError, match=r'no option "poolin": did you mean "pooling"'):
-        kind(poolin="max")
+    with pytest.raises(ConfigError, match=r'no option "smoothin": did you mean "smoothing"'):
+        kind(smoothin=1)
     with pytest.raises(ConfigError, match="smoothing"):
         kind(smoothing=-1)
 

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_med.models.memory_bank import neighbours
-from anomalib_med.models.memory_bank.neighbours import NearestNeighbours
+from anomalib_med.models.memory_bank.neighbours import Engine, NearestNeighbours
 
 
 def brute_force(bank: torch.Tensor, queries: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -15,7 +14,7 @@ def brute_force(bank: torch.Tensor, queries: torch.Tensor, k: int) -> tuple[np.n
 
 @pytest.mark.parametrize("engine", ["faiss", "torch", "half", "auto"])
 @pytest.mark.parametrize("k", [1, 5])
-def test_every_engine_finds_the_exact_neighbours(engine: neighbours.Engine, k: int) -> None:
+def test_every_engine_finds_the_exact_neighbours(engine: Engine, k: int) -> None:
     generator = torch.Generator().manual_seed(0)
     # A large common offset, as features behind a ReLU have: distances must survive it.
     bank = (torch.randn(700, 96, generator=generator) + 30).half()
@@ -34,29 +33,27 @@ def test_a_member_of_the_bank_is_at_distance_zero() -> None:
         assert rows[:, 0].tolist() == list(range(300))
 
 
-def test_chunks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    bank, queries = torch.randn(500, 32), torch.randn(200, 32)
-    whole, _ = NearestNeighbours(bank, "torch").search(queries, 3)
-    monkeypatch.setattr(neighbours, "CHUNK_BYTES", 4 * 500 * 7)
-    monkeypatch.setattr(neighbours, "BLOCK", 64)
-    parts, _ = NearestNeighbours(bank, "torch").search(queries, 3)
-    torch.testing.assert_close(whole, parts)
+def test_blocks_and_chunks_do_not_change_the_answer() -> None:
+    generator = torch.Generator().manual_seed(0)
+    bank, queries = torch.randn(20_000, 8, generator=generator), torch.randn(3000, 8, generator=generator)
+    expected, rows = torch.cdist(queries, bank, compute_mode="donot_use_mm_for_euclid_dist").topk(3, largest=False)
+    distances, found = NearestNeighbours(bank, "torch").search(queries, 3)
+    torch.testing.assert_close(distances, expected)
+    assert (found == rows).float().mean() > 0.999
 
 
 def test_without_faiss_torch_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr(neighbours, "LISTS_FROM", 5)
-    assert NearestNeighbours(torch.randn(10, 4)).engine == "torch"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # as if it were not installed
+    assert NearestNeighbours(torch.randn(10_001, 4)).engine == "torch"
 
 
-def test_the_engine_is_chosen_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "LISTS_FROM", 100)
-    assert NearestNeighbours(torch.randn(100, 4)).engine == "torch"
-    assert NearestNeighbours(torch.randn(101, 4)).engine == "faiss"
+def test_the_engine_is_chosen_by_size() -> None:
+    assert NearestNeighbours(torch.randn(10_000, 4)).engine == "torch"
+    assert NearestNeighbours(torch.randn(10_001, 4)).engine == "faiss"
 
 
 @pytest.mark.parametrize("engine", ["faiss", "half"])
-def test_engines_that_propose_keep_their_tolerance(engine: neighbours.Engine) -> None:
+def test_engines_that_propose_keep_their_tolerance(engine: Engine) -> None:
     bank, queries = clustered(30_000, 64, 0), clustered(400, 64, 1)
     exact, _ = NearestNeighbours(bank, "torch").search(queries, 3)
     found, rows = NearestNeighbours(bank, engine).search(queries, 3)
@@ -70,7 +67,7 @@ def test_engines_that_propose_keep_their_tolerance(engine: neighbours.Engine) ->
 
 
 @pytest.mark.parametrize("engine", ["faiss", "half", "torch"])
-def test_a_bank_of_copies_gives_as_many_neighbours_as_were_asked_for(engine: neighbours.Engine) -> None:
+def test_a_bank_of_copies_gives_as_many_neighbours_as_were_asked_for(engine: Engine) -> None:
     bank = torch.cat([torch.ones(2000, 8), torch.zeros(5, 8)]).half()
     distances, rows = NearestNeighbours(bank, engine).search(torch.zeros(2, 8), 20)
     assert distances.shape == rows.shape == (2, 20)
@@ -91,7 +88,7 @@ def clustered(count: int, dimensions: int, seed: int) -> torch.Tensor:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("engine", ["torch", "half", "faiss"])
-def test_gpu_agrees_with_cpu(engine: neighbours.Engine) -> None:
+def test_gpu_agrees_with_cpu(engine: Engine) -> None:
     bank, queries = torch.randn(3000, 384).half(), torch.randn(784, 384).half()
     expected, _ = NearestNeighbours(bank, "torch").search(queries)
     found, _ = NearestNeighbours(bank.cuda(), engine).search(queries.cuda())

@@ -5,7 +5,7 @@ from sklearn.covariance import OAS
 
 from anomalib_med import Preprocessing, fit
 from anomalib_med.errors import FitError
-from anomalib_med.models.memory_bank.padim import FEWEST, PaDiM, _Sums, shrink
+from anomalib_med.models.memory_bank.padim import FEWEST, PaDiM, PlaceSums, shrink
 from tests.conftest import normal_picture
 
 NORMALS = np.stack([normal_picture(i) for i in range(24)])
@@ -65,7 +65,7 @@ def test_shrinkage_is_that_of_scikit_learn() -> None:
 def test_sums_hold_the_same_moments_however_the_images_come_and_far_from_zero() -> None:
     features = 1000 + torch.randn(40, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     everywhere = torch.ones(40, 2, 2, dtype=torch.bool)
-    whole, parts = (_Sums(3, 2, 2, torch.device("cpu")) for _ in range(2))
+    whole, parts = (PlaceSums(3, 2, 2, torch.device("cpu")) for _ in range(2))
     whole.add(features, everywhere)
     for part in features.split(9):
         parts.add(part, everywhere[: len(part)])
@@ -77,7 +77,7 @@ def test_sums_hold_the_same_moments_however_the_images_come_and_far_from_zero() 
 def test_what_lies_outside_the_valid_area_does_not_count() -> None:
     cells = torch.ones(24, 8, 8, dtype=torch.bool)
     cells[::2, :, :2] = False
-    sums, features = _Sums(3, 8, 8, torch.device("cpu")), torch.randn(24, 3, 8, 8, dtype=torch.float64)
+    sums, features = PlaceSums(3, 8, 8, torch.device("cpu")), torch.randn(24, 3, 8, 8, dtype=torch.float64)
     poisoned = features.masked_fill(~cells[:, None], 1e6)
     sums.add(poisoned, cells)
     means, _, counts = sums.gaussians(0)
@@ -89,7 +89,7 @@ def test_a_place_that_few_normals_show_has_the_gaussian_of_all_places() -> None:
     features = torch.randn(20, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     cells = torch.ones(20, 4, 4, dtype=torch.bool)
     cells[FEWEST - 1 :, 0, 0] = False
-    sums = _Sums(3, 4, 4, torch.device("cpu"))
+    sums = PlaceSums(3, 4, 4, torch.device("cpu"))
     sums.add(features, cells)
     counted = features.permute(0, 2, 3, 1)[cells]
     means, covariances, _ = sums.gaussians(0)
@@ -100,7 +100,7 @@ def test_a_place_that_few_normals_show_has_the_gaussian_of_all_places() -> None:
 
 def test_reach_counts_the_cells_around_a_place() -> None:
     features = torch.randn(20, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    sums = _Sums(3, 4, 4, torch.device("cpu"))
+    sums = PlaceSums(3, 4, 4, torch.device("cpu"))
     sums.add(features, torch.ones(20, 4, 4, dtype=torch.bool))
     means, covariances, counts = sums.gaussians(1)
     corner = features[:, :, :2, :2].permute(0, 2, 3, 1).reshape(-1, 3)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from anomalib_med.errors import ConfigError
-from anomalib_med.models.pooling import parse_pooling, pool, valid_cells
+from anomalib_med.models.pooling import pool, valid_cells
 
 MAPS = torch.arange(100.0).reshape(1, 10, 10)
 ALL = torch.ones(1, 80, 80, dtype=torch.bool)
@@ -57,4 +57,4 @@ def test_images_of_a_batch_do_not_touch_each_other() -> None:
 @pytest.mark.parametrize("pooling", ["median", "top0%", "top101%", "top10", "power0.5", "power", ""])
 def test_unknown_pooling_is_refused(pooling: str) -> None:
     with pytest.raises(ConfigError, match="pooling"):
-        parse_pooling(pooling)
+        pool(MAPS, ALL, pooling)

@@ -51,14 +51,16 @@ def test_only_the_valid_area_counts() -> None:
 def test_maps_are_distances_to_patches_within_the_window_of_the_nearest_normals() -> None:
     detector, x = fitted(neighbours=2, window=1), inputs(1, (80, 64))  # the shape of the normals
     grid = detector.features(x)[0].double()
-    grids = [grid, *(g.double() for g in detector._gallery)]
+    patches = detector.state()[0]["patches"].double()
+    normals = patches.reshape(len(NORMALS), *grid.shape[1:], -1).permute(0, 3, 1, 2)
+    grids = [grid, *normals]
     described = torch.stack([torch.cat([g.mean((1, 2)), g.std((1, 2), correction=0)]) for g in grids])
     scale = detector.state()[0]["described"].double().std(0)
     nearest = ((described[1:] - described[0]) / scale).norm(dim=1).topk(2, largest=False).indices
     height, width = grid.shape[1:]
     expected = torch.full((height, width), torch.inf, dtype=torch.float64)
     for i in nearest.tolist():
-        normal = detector._gallery[i].double()
+        normal = normals[i]
         for r in range(height):
             for c in range(width):
                 for y in range(max(0, r - 1), min(height, r + 2)):

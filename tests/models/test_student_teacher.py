@@ -11,19 +11,20 @@ import torch
 from safetensors.torch import save_file
 
 from anomalib_med import FittedModel, Preprocessing, fit, load
-from anomalib_med.errors import ConfigError
+from anomalib_med.errors import ConfigError, FitError
 from anomalib_med.evaluation import pixel_auroc
 from anomalib_med.features import FeatureExtractor
-from anomalib_med.models.student_teacher.dinomaly import Dinomaly, LinearAttention, _hardened
-from anomalib_med.models.student_teacher.efficientad import EfficientAD, Scale, _exposed, _hardest
-from anomalib_med.models.student_teacher.mkd import MKD
+from anomalib_med.models.student_teacher.dinomaly import Dinomaly, LinearAttention, hardened
+from anomalib_med.models.student_teacher.efficientad import EfficientAD, Scale, mean_of_hardest, with_exposure
+from anomalib_med.models.student_teacher.mkd import MKD, inside
 from anomalib_med.models.student_teacher.pdn import PDN, Autoencoder, grid_of, margins
 from anomalib_med.models.student_teacher.rd4ad import RD4AD
-from anomalib_med.models.student_teacher.rdpp import RDPlusPlus, _noisy
+from anomalib_med.models.student_teacher.rdpp import RDPlusPlus, with_noise
 from anomalib_med.models.student_teacher.stfpm import STFPM
 from anomalib_med.models.student_teacher.teaching import (
     Student,
     cosine_distance,
+    distance_maps,
     flat_cosine_distance,
     fold,
     teacher_layers,
@@ -32,6 +33,7 @@ from anomalib_med.models.student_teacher.teaching import (
 from anomalib_med.models.training.normals import StepBatch
 from anomalib_med.models.training.trainer import TrainedDetector
 from tests.conftest import abnormal_picture, normal_picture
+from tests.models.made_up_frames import frames_of
 
 NORMALS = np.stack([normal_picture(i) for i in range(24)])
 ABNORMAL = [abnormal_picture(900 + i) for i in range(8)]
@@ -59,13 +61,21 @@ def found(model: FittedModel) -> float:
 
 
 def test_unfold_gives_back_what_was_folded() -> None:
-    image = torch.rand(2, 1, 64, 64)
-    fine, coarse = torch.rand(2, 5, 8, 8), torch.rand(2, 3, 4, 4)
-    folded = fold([image, fine, coarse], 16)
-    assert folded.shape == (2, 256 + 20 + 3, 4, 4)
-    parts = unfold(folded, (5, 3), (8, 16))
-    assert all(torch.equal(a, b) for a, b in zip(parts, [image, fine, coarse], strict=True))
-    assert len(unfold(fold([fine, coarse], 16), (5, 3), (8, 16))) == 2
+    teacher, x = FeatureExtractor(), torch.rand(2, 1, 64, 64)
+    layers = teacher_layers(teacher, x)
+    folded = fold([x, *layers])
+    assert folded.shape == (2, 256 + 4 * 64 + 64, 4, 4) and folded.dtype == torch.float16
+    parts = unfold(folded.float(), teacher)
+    assert all(torch.equal(a, b) for a, b in zip(parts, [x.half().float(), *layers], strict=True))
+    assert len(unfold(fold(layers), teacher)) == 2
+
+
+def test_maps_of_all_layers_come_on_the_finest_grid() -> None:
+    given = [torch.rand(2, 5, 8, 8), torch.rand(2, 3, 4, 4)]
+    maps = distance_maps(given, [torch.ones_like(layer) for layer in given])
+    assert maps.shape == (2, 2, 8, 8)
+    assert torch.equal(maps[0], cosine_distance(given[0], torch.ones(2, 5, 8, 8)))
+    assert maps[1].mean() == pytest.approx(float(cosine_distance(given[1], torch.ones(2, 3, 4, 4)).mean()), rel=0.2)
 
 
 def test_distance_of_directions_is_half_the_squared_distance_of_unit_vectors() -> None:
@@ -128,7 +138,8 @@ def test_features_are_compared_as_they_are_and_impossible_settings_are_refused(k
     with pytest.raises(ConfigError, match="steps"):
         kind(steps=-1)
     if kind is not EfficientAD:
-        with pytest.raises(ConfigError, match="neighbourhood"):
+        assert kind().extractor.neighbourhood == 1
+        with pytest.raises(ConfigError, match='no option "neighbourhood"'):
             kind(neighbourhood=3)
 
 
@@ -177,7 +188,7 @@ def test_maps_are_the_same_bits_in_any_batch_at_any_size(
     detector = kind(**settings)
     torch.manual_seed(0)
     x = torch.rand(7, 1, size, size)
-    detector._build(tuple(detector.prepare(x[:1]).shape[1:]), 0)
+    detector.initialise(tuple(detector.prepare(x[:1]).shape[1:]))
     detector.load_state(*detector.state())
     together = detector.anomaly_map(x)
     for start, stop in ((0, 1), (0, 2), (2, 5), (6, 7)):
@@ -224,8 +235,9 @@ def test_rd4ad_never_sees_the_image_twice(monkeypatch: pytest.MonkeyPatch) -> No
         seen += len(x)
         return original(self, x)
 
+    # Passes of the network are what is counted: no public result tells how many there were.
     monkeypatch.setattr(FeatureExtractor, "layers", counted)
-    RD4AD(steps=12, batch_size=8).fit(_frames(NORMALS))
+    RD4AD(steps=12, batch_size=8).fit(frames_of(NORMALS))
     assert seen == len(NORMALS)
 
 
@@ -243,7 +255,7 @@ def test_the_embedding_is_narrower_than_the_features() -> None:
 def test_rdpp_noise_is_in_one_small_patch_of_each_image() -> None:
     torch.manual_seed(0)
     x = torch.full((6, 1, 128, 128), 0.5)
-    changed = (_noisy(x, 0.2) != x)[:, 0]
+    changed = (with_noise(x, 0.2) != x)[:, 0]
     for image in changed:
         rows, columns = torch.nonzero(image.any(1))[:, 0], torch.nonzero(image.any(0))[:, 0]
         assert 0 < int(rows.max() - rows.min()) < 16 and 0 < int(columns.max() - columns.min()) < 16
@@ -253,7 +265,7 @@ def test_rdpp_noise_is_in_one_small_patch_of_each_image() -> None:
 def test_rdpp_trains_projections_and_decoder_at_their_own_rates() -> None:
     detector = RDPlusPlus(**TINY)
     fitted(detector)
-    rates = [group["lr"] for group in detector.optimisers()["all"].param_groups]
+    rates = [group["lr"] for group in detector.optimizers()["all"].param_groups]
     assert rates == [5e-3, 1e-3]
     losses = detector.training_step(batch_of(torch.rand(4, 1, 64, 64)))
     assert set(losses) == {"distance", "reconstruction", "contrast"}
@@ -281,18 +293,27 @@ def test_mkd_leaves_invalid_cells_out_of_its_score() -> None:
     detector = fitted(MKD(**TINY)).detector
     assert isinstance(detector, MKD)
     x = torch.rand(1, 1, 64, 64)
-    whole, half = torch.ones(1, 64, 64, dtype=torch.bool), torch.ones(1, 64, 64, dtype=torch.bool)
-    half[..., 32:] = False
-    scores = {}
-    for odd in (0.0, 9.0):
-        pairs = [(t.clone(), s) for t, s in detector._pairs(x)[0]]
+    whole, half = torch.ones(64, 64, dtype=torch.bool), torch.ones(64, 64, dtype=torch.bool)
+    half[:, 32:] = False
+    with torch.no_grad():
+        (pairs,) = detector.pairs(x)
+        scores = [float(sum(detector.losses(inside(pairs, valid)).values())) for valid in (whole, half)]
+        assert [float(detector.image_score(x, torch.empty(0), valid[None])) for valid in (whole, half)] == scores
         for t, _ in pairs:
-            t[..., t.shape[3] // 2 :] += odd
-        detector._compared = (x, [pairs])
-        with torch.no_grad():
-            scores[odd] = [float(detector.image_score(x, torch.empty(0), valid)) for valid in (whole, half)]
-        detector._compared = None
-    assert scores[0.0][0] != scores[9.0][0] and scores[0.0][1] == scores[9.0][1]
+            t[..., t.shape[3] // 2 :] += 9
+        odd = [float(sum(detector.losses(inside(pairs, valid)).values())) for valid in (whole, half)]
+    assert scores[0] != odd[0] and scores[1] == odd[1]
+
+
+def test_mkd_gives_map_and_score_of_a_batch_in_one_pass() -> None:
+    detector = fitted(MKD(**TINY)).detector
+    assert isinstance(detector, MKD)
+    x, valid = torch.rand(3, 1, 64, 64), torch.ones(3, 64, 64, dtype=torch.bool)
+    with torch.no_grad():
+        maps = detector.anomaly_map(x)
+        score = detector.image_score(x, maps, valid)
+        detector.anomaly_map(torch.rand(2, 1, 64, 64))
+        assert torch.equal(detector.image_score(x, maps, valid), score)
 
 
 def test_the_cloner_is_much_smaller_than_its_teacher() -> None:
@@ -333,9 +354,9 @@ def test_inputs_too_small_are_refused_and_the_autoencoder_takes_all_others() -> 
 def test_the_hardest_differences_are_those_above_the_quantile_also_of_large_tensors() -> None:
     values = torch.rand(4, 50, 20)
     expected = values[values >= torch.quantile(values, 0.99)].mean()
-    assert torch.allclose(_hardest(values, 0.99), expected)
+    assert torch.allclose(mean_of_hardest(values, 0.99), expected)
     large = torch.arange(17_000_000, dtype=torch.float32)  # torch.quantile refuses more than 16 million
-    assert float(_hardest(large, 0.999)) > 16_980_000
+    assert float(mean_of_hardest(large, 0.999)) > 16_980_000
 
 
 def test_the_two_maps_come_on_one_scale_from_normals_held_out() -> None:
@@ -361,16 +382,16 @@ def test_the_two_maps_come_on_one_scale_from_normals_held_out() -> None:
 
 def test_one_patient_alone_is_learnt_from_and_scaled_by() -> None:
     detector = EfficientAD(**TINY, network="T")
-    frames = _frames(NORMALS[:4], patients=["one"] * 4)
+    frames = frames_of(NORMALS[:4], patients=["one"] * 4)
     detector.fit(frames)
     assert detector.scale.ends[0, 1] > detector.scale.ends[0, 0] > 0
 
 
 def test_the_teacher_is_standardised_over_the_normals() -> None:
     detector = EfficientAD(**TINY, network="T")
-    frames = _frames(NORMALS)
+    frames = frames_of(NORMALS)
     detector.fit(frames)
-    taught = detector.standard(detector._taught(frames.x))
+    taught = detector.standard(detector.taught(frames.x))
     assert taught.mean((0, 2, 3)).abs().max() < 0.2 and (taught.std((0, 2, 3)) - 1).abs().max() < 0.2
 
 
@@ -400,6 +421,11 @@ def test_a_teacher_is_distilled_from_the_backbone_and_teaches(tmp_path: Path) ->
     detector = EfficientAD(**TINY, network="T", teacher=str(out))
     fitted(detector)
     assert detector.teacher.inputs == 1 and detector.teacher.channels == 128
+
+
+def test_a_teacher_file_is_not_read_by_the_detector_itself() -> None:
+    with pytest.raises(FitError, match=r'efficientad: teacher names "mine\.safetensors".*fit with anomalib_med\.fit'):
+        EfficientAD(**TINY, teacher="mine.safetensors").fit(frames_of(NORMALS))
 
 
 def test_a_file_that_holds_no_teacher_is_refused(tmp_path: Path) -> None:
@@ -435,7 +461,7 @@ def test_exposure_stays_in_range_and_leaves_the_image_alone() -> None:
     torch.manual_seed(0)
     x = torch.rand(8, 1, 16, 16)
     kept = x.clone()
-    y = _exposed(x)
+    y = with_exposure(x)
     assert torch.equal(x, kept) and float(y.min()) >= 0 and float(y.max()) <= 1
     assert all(not torch.equal(a, b) for a, b in zip(x, y, strict=True))
 
@@ -466,7 +492,7 @@ def test_hard_mining_keeps_the_loss_and_a_tenth_of_the_gradient_of_easy_position
     t, s = torch.randn(1, 8, 4, 5), torch.randn(1, 8, 4, 5, requires_grad=True)
     gradients = []
     for easy in (0.0, 0.75):
-        loss = flat_cosine_distance(t, _hardened(t, s, easy)).sum()
+        loss = flat_cosine_distance(t, hardened(t, s, easy)).sum()
         gradients.append((float(loss.detach()), torch.autograd.grad(loss, s)[0]))
     assert gradients[0][0] == pytest.approx(gradients[1][0])
     share = gradients[1][1].norm(dim=1) / gradients[0][1].norm(dim=1)
@@ -480,40 +506,17 @@ def test_dinomaly_takes_the_layers_of_a_transformer_in_two_groups() -> None:
     model = fitted(Dinomaly(**TINY, **settings))
     detector = model.detector
     assert isinstance(detector, Dinomaly)
-    assert detector._group_channels() == (192, 192) and detector.restorer.averaged
+    assert detector.groups == [192, 192] and detector.restorer.averaged
     assert detector.anomaly_map(torch.rand(2, 1, 64, 64)).shape == (2, 4, 4)
     x = torch.rand(1, 1, 64, 64)
     layers = teacher_layers(detector.extractor, x)  # type: ignore[arg-type]
     assert torch.allclose(detector.prepare(x)[:, :192].float(), (layers[0].float() + layers[1].float()) / 2, atol=1e-2)
 
 
+def test_dinomaly_needs_a_block_for_each_group_of_layers() -> None:
+    with pytest.raises(ConfigError, match="2 blocks cannot give back 3 layers"):
+        fitted(Dinomaly(**TINY, **RESNET, blocks=2))
+
+
 def test_dinomaly_finds_what_it_cannot_give_back() -> None:
     assert found(fitted(Dinomaly(steps=60, batch_size=8, blocks=2))) > 0.85
-
-
-def _untrained_state(
-    detector: TrainedDetector, x: torch.Tensor
-) -> tuple[dict[str, torch.Tensor], dict[str, list[int]]]:
-    detector._build(tuple(detector.prepare(x[:1]).shape[1:]), 0)
-    tensors, extra = detector.state()
-    return tensors, extra  # type: ignore[return-value]
-
-
-def _frames(images: np.ndarray, patients: list[str] | None = None) -> "FakeFrames":
-    x = torch.from_numpy(np.stack([image[:64, :64] for image in images]))[:, None].float() / 255
-    return FakeFrames(x, patients or [str(i) for i in range(len(x))])
-
-
-class FakeFrames:
-    """Prepared images in memory."""
-
-    def __init__(self, x: torch.Tensor, patients: list[str]) -> None:
-        self.x, self.patients = x, patients
-        self.valid = torch.ones(len(x), *x.shape[2:], dtype=torch.bool)
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def batches(self, size: int):  # type: ignore[no-untyped-def]
-        for start in range(0, len(self.x), size):
-            yield FakeFrames(self.x[start : start + size], self.patients[start : start + size])

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from anomalib_med import Preprocessing, fit
 from anomalib_med.errors import FitError
 from anomalib_med.evaluation import image_auroc
-from anomalib_med.models.memory_bank import two_view
 from anomalib_med.models.memory_bank.two_view import TwoView
 from anomalib_med.models.memory_bank.whitening import shrinkage
 from anomalib_med.models.pooling import pool
@@ -47,8 +46,8 @@ class Normals:
             yield Batch(x, torch.ones(len(x), 64, 64, dtype=torch.bool), self.patients[rows])
 
 
-def fitted(patients: list[str], **settings: object) -> TwoView:
-    detector = TwoView(**{"bank_size": 100_000, **settings})
+def fitted(patients: list[str], kind: type[TwoView] = TwoView, **settings: object) -> TwoView:
+    detector = kind(**{"bank_size": 100_000, **settings})
     detector.fit(Normals(patients))
     return detector
 
@@ -82,11 +81,13 @@ def views(
     ("images", "most", "held_out"), [(1, 200, [1, 6, 11, 16]), (2, 200, [2, 3, 12, 13]), (1, 2, [1, 11])]
 )
 def test_score_is_the_sum_of_both_views_in_standard_deviations_of_held_out_patients(
-    images: int, most: int, held_out: list[int], monkeypatch: pytest.MonkeyPatch
+    images: int, most: int, held_out: list[int]
 ) -> None:
-    monkeypatch.setattr(two_view, "MOST_JUDGED", most)
+    class Judging(TwoView):
+        judged = most
+
     patients = [f"patient {row // images}" for row in range(20)]
-    detector = fitted(patients, neighbours=3)
+    detector = fitted(patients, Judging, neighbours=3)
     described = detector.state()[0]["described"].double()
     patches = [detector.features(NORMALS[row][None])[0].double().flatten(1).T for row in range(20)]
     kept = [patches[row] for row in range(20) if row not in held_out]

@@ -4,14 +4,8 @@ import pytest
 from made_up_results import RANGE, volume, volumes_in
 
 from anomalib_med.errors import OutputError
-from anomalib_med.outputs.maps import (
-    VolumeMaps,
-    clipped_pixels,
-    png_scale,
-    read_png,
-    write_npy,
-    write_png,
-)
+from anomalib_med.outputs.maps import VolumeMaps, clipped_pixels, png_scale, write_npy, write_png
+from tests.made_up_files import read_png_map
 
 
 def test_npy_is_float32_and_bit_equal(tmp_path):
@@ -26,7 +20,7 @@ def test_png_comes_back_within_half_a_step(tmp_path):
     scale = png_scale(RANGE)
     map = np.random.default_rng(0).uniform(-1.9, 13.9, (64, 48)).astype(np.float32)
     assert write_png(tmp_path / "a.png", map, scale) == 0
-    assert np.abs(read_png(tmp_path / "a.png") - map).max() <= scale[1] * 0.501
+    assert np.abs(read_png_map(tmp_path / "a.png") - map).max() <= scale[1] * 0.501
 
 
 def test_png_has_8192_steps_inside_the_colour_range():
@@ -37,7 +31,7 @@ def test_png_counts_what_lies_beyond_its_scale(tmp_path):
     map = np.array([[1.0, 1e6, -1e6, np.nan, np.inf]], np.float32)
     assert write_png(tmp_path / "a.png", map, png_scale(RANGE)) == 4
     assert clipped_pixels(tmp_path / "a.png") == 4
-    assert read_png(tmp_path / "a.png")[0, 0] == pytest.approx(1.0, abs=1e-3)
+    assert read_png_map(tmp_path / "a.png")[0, 0] == pytest.approx(1.0, abs=1e-3)
 
 
 def test_a_png_of_another_program_is_refused(tmp_path):
@@ -45,7 +39,7 @@ def test_a_png_of_another_program_is_refused(tmp_path):
 
     (tmp_path / "a.png").write_bytes(cv2.imencode(".png", np.zeros((4, 4), np.uint16))[1].tobytes())
     with pytest.raises(OutputError, match=r"a\.png: not a map"):
-        read_png(tmp_path / "a.png")
+        clipped_pixels(tmp_path / "a.png")
 
 
 def test_a_volume_of_maps_has_the_affine_of_its_volume_and_nan_where_a_slice_is_missing(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from made_up_results import FINGERPRINT, RANGE, failed, grey, scored
 
 from anomalib_med.errors import OutputError
-from anomalib_med.outputs.histogram import Histogram
+from anomalib_med.outputs.histogram import GROUPS, Histogram
 from anomalib_med.outputs.report import write_report
 from anomalib_med.outputs.writer import ResultWriter
 
@@ -58,6 +58,11 @@ def report(out, results, **options):
         **options,
     }
     return write_report(out, **settings).read_text(encoding="utf-8")
+
+
+def drawn(page):
+    """What the histogram shows."""
+    return [attrs["id"] for attrs in page.all("g") if attrs["id"] in (*GROUPS, "threshold")]
 
 
 RESULTS = [scored("low", 0.3), scored("high", 1.9), failed("bad.dcm", "cut short"), scored("middle", 1.1)]
@@ -120,13 +125,13 @@ def test_without_calibration_nothing_is_flagged_and_there_is_no_threshold(tmp_pa
     results = [scored("a", 1.0, p_value=None, flagged=None), scored("b", 2.0, p_value=None, flagged=None)]
     page = Page(report(tmp_path, results, calibration_scores=np.array([]), threshold=None))
     assert not [attrs for attrs in page.all("span") if "badge" in attrs.get("class", "")]
-    assert not [attrs for attrs in page.all("line") if attrs["class"] == "threshold"]
+    assert "threshold" not in drawn(page)
 
 
 def test_labels_are_shown_and_told_apart_in_the_histogram(tmp_path):
     page = Page(report(tmp_path, RESULTS, labels={"low": 0, "high": 1}))
-    assert [attrs["class"] for attrs in page.all("path")] == ["calibration", "normal", "abnormal", "scored"]
-    assert "labelled abnormal" in page.text()
+    assert drawn(page) == ["calibration", "normal", "abnormal", "unlabelled", "threshold"]
+    assert "Scored, labelled abnormal (1) Scored, no label (1)" in page.text()
 
 
 def test_a_run_without_any_scored_image_gives_a_page(tmp_path):
@@ -148,31 +153,44 @@ def test_the_page_works_without_scripts_and_in_the_dark(tmp_path):
     assert "@media print" in text
 
 
-def test_histogram_shares_are_numpys():
+def test_the_same_results_give_the_same_page(tmp_path):
+    assert report(tmp_path / "a", RESULTS) == report(tmp_path / "b", RESULTS)
+
+
+def histogram(normals, scores, threshold=None):
+    finite = [score for score in scores if np.isfinite(score)]
+    made = Histogram.over(np.asarray(normals), min(finite, default=np.inf), max(finite, default=-np.inf), threshold)
+    for score in scores if made else []:
+        made.add("scored", score)
+    return made
+
+
+def test_histogram_counts_are_numpys():
     scores = np.random.default_rng(0).normal(1, 0.2, 500)
-    histogram = Histogram.over(NORMALS, scores, 1.0)
-    histogram.add("scored", "scored", scores)
-    expected = np.histogram(scores, 48, (histogram.lo, histogram.hi))[0] / 500
-    assert np.abs(histogram.series[0].shares - expected).sum() < 0.01
-    assert histogram.series[0].shares.sum() == pytest.approx(1)
+    found = histogram(NORMALS, [*scores, np.nan], 1.0)
+    expected = np.histogram(scores, 48, (found.lo, found.hi))[0]
+    assert np.abs(found.counts["scored"] - expected).sum() < 5
+    assert found.totals == {"scored": 500}
 
 
 def test_one_wild_score_does_not_squeeze_the_histogram():
-    histogram = Histogram.over(NORMALS, [0.5, 1e9], 1.0)
-    histogram.add("scored", "scored", [0.5, 1e9])
-    assert histogram.hi < 10
-    assert histogram.overflow
-    assert histogram.series[0].shares[-1] == 0.5
+    found = histogram(NORMALS, [0.5, 1e9], 1.0)
+    assert found.hi < 10
+    assert found.overflow
+    assert found.counts["scored"][-1] == 1
 
 
 @pytest.mark.parametrize("scores", [[1.0], [0.0, 0.0], [-3.0, 5.0], [1e-9, 2e-9], [1e9, 1e9]])
 def test_every_range_of_scores_can_be_drawn(scores):
-    histogram = Histogram.over(np.array([]), scores, None)
-    histogram.add("scored", "scored", scores)
-    assert histogram.lo < histogram.hi
-    assert 1 <= len(histogram.ticks()) <= 12
-    assert "nan" not in histogram.outline(histogram.series[0])
+    found = histogram([], scores)
+    assert found.lo < found.hi
+    assert "nan" not in found.svg()
+    assert 2 <= len(re.findall("<text", found.svg())) <= 24
+
+
+def test_a_threshold_beyond_every_score_is_drawn_at_the_edge():
+    assert 'id="threshold"' in histogram(NORMALS, [0.5], np.inf).svg()
 
 
 def test_without_a_finite_score_there_is_no_histogram():
-    assert Histogram.over(np.array([]), [float("nan")], None) is None
+    assert histogram([], [float("nan")]) is None

@@ -13,9 +13,9 @@ from made_up_results import FINGERPRINT, RANGE, failed, grey, scored, volume, vo
 
 from anomalib_med.errors import ConfigError, OutputError
 from anomalib_med.files import TEMPORARY, AppendFile
-from anomalib_med.outputs.maps import read_png
-from anomalib_med.outputs.tables import iter_failures, read_scores
+from anomalib_med.outputs.tables import FAILURES, read_scores
 from anomalib_med.outputs.writer import ResultWriter
+from tests.made_up_files import read_png_map
 
 
 def writer(out, **options):
@@ -71,7 +71,7 @@ def test_each_image_gets_its_row_its_map_and_its_overlay(tmp_path):
         assert map.dtype == np.float32
         assert map[0, 0] == np.float32(row.score)
         assert (tmp_path / "out/overlays" / f"{Path(row.map).stem}.jpg").is_file()
-    assert [row.id for row in iter_failures(tmp_path / "out/failures.csv")] == ["c.dcm", "e"]
+    assert [row.id for row in FAILURES.read(tmp_path / "out/failures.csv")] == ["c.dcm", "e"]
 
 
 def test_the_result_comes_back_with_the_place_of_its_map(tmp_path):
@@ -117,7 +117,7 @@ def test_done_names_the_scored_images_and_failures_are_tried_again(tmp_path):
     with writer(tmp_path) as target:
         assert target.done == {"a.png", "b/b.png", 'd"\n.png'}
         put(target, [*MIXED[:2], scored("c.dcm", 0.3), *MIXED[3:]])
-    assert [row.id for row in iter_failures(tmp_path / "failures.csv")] == ["e"]
+    assert [row.id for row in FAILURES.read(tmp_path / "failures.csv")] == ["e"]
     assert "c.dcm" in {row.id for row in read_scores(tmp_path / "scores.csv")}
 
 
@@ -197,7 +197,7 @@ def test_the_other_table_is_made_beside_the_csv_and_kept_up_to_date(tmp_path, ta
 def test_png_maps_and_their_scale_are_recorded(tmp_path):
     score(tmp_path, [scored("a", 1.25), scored("b", 1e6)], maps="png", overlays=False)
     scale = json.loads((tmp_path / "maps/scale.json").read_text())
-    assert np.abs(read_png(tmp_path / "maps/a.png") - 1.25).max() <= scale["step"]
+    assert np.abs(read_png_map(tmp_path / "maps/a.png") - 1.25).max() <= scale["step"]
     assert json.loads((tmp_path / "run.json").read_text())["counts"]["clipped_pixels"] == 40 * 32
     assert not (tmp_path / "overlays").exists()
 
@@ -295,7 +295,7 @@ def test_a_failed_slice_is_missing_in_the_volume_and_not_tried_again(tmp_path):
     assert np.isnan(np.asarray(nibabel.load(tmp_path / "out" / rows[0].map).dataobj)[..., 2]).all()
     with writer(tmp_path / "out", maps="nifti") as target:
         assert target.done == {result.id for result in results}
-    assert [row.frame for row in iter_failures(tmp_path / "out/failures.csv")] == [2]
+    assert [row.frame for row in FAILURES.read(tmp_path / "out/failures.csv")] == [2]
 
 
 def test_scattered_slices_of_a_volume_are_refused(tmp_path):

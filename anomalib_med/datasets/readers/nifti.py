@@ -5,7 +5,6 @@
 
 import gzip
 import mmap
-import os
 import threading
 import zlib
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +18,7 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
 from anomalib_med.errors import OutputError, ReadError
+from anomalib_med.files import output_errors, replacing
 from anomalib_med.records import Image, Sample
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -166,28 +166,23 @@ def _mapping(maps: np.ndarray) -> mmap.mmap | None:
 
 def _write(data: np.ndarray, header: nibabel.Nifti1Header, out: Path, mapped: mmap.mmap | None) -> None:
     """Write slab after slab, so that of a memory map one slab is resident and not the volume."""
-    suffix = ".nii.gz" if out.name.lower().endswith(".gz") else ".nii"
-    partial = out.with_name(f".{out.name}.{os.getpid()}{suffix}")
     header.set_slope_inter(1, 0)
     header.set_data_offset(0)
-    try:
-        with partial.open("wb") as raw, _compressed(raw, suffix) as file:
-            header.write_to(file)
-            for k in range(data.shape[2]):
-                file.write(np.asarray(data[:, :, k], header.get_data_dtype()).tobytes(order="F"))
-                if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-                    mapped.madvise(mmap.MADV_DONTNEED)
-        partial.replace(out)
-    except OSError as error:
-        raise OutputError(
-            f"{out}: cannot be written ({error.strerror or error}): free space or choose another folder"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        output_errors(out),
+        replacing(out) as temporary,
+        temporary.open("wb") as raw,
+        _compressed(raw, out) as file,
+    ):
+        header.write_to(file)
+        for k in range(data.shape[2]):
+            file.write(np.asarray(data[:, :, k], header.get_data_dtype()).tobytes(order="F"))
+            if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+                mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def _compressed(raw: BinaryIO, suffix: str) -> AbstractContextManager[BinaryIO]:
-    if suffix == ".nii":
+def _compressed(raw: BinaryIO, out: Path) -> AbstractContextManager[BinaryIO]:
+    if not out.name.lower().endswith(".gz"):
         return nullcontext(raw)
     return cast(BinaryIO, gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0))
 

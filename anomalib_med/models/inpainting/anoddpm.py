@@ -73,7 +73,7 @@ class AnoDDPM(TrainedDetector):
         self.ema = copy.deepcopy(self.unet).requires_grad_(False)
         self.normal = NormalResiduals(shape, relative=self.config.relative)
 
-    def optimisers(self) -> dict[str, Optimizer]:
+    def optimizers(self) -> dict[str, Optimizer]:
         """AdamW as in the paper."""
         c = self.config
         return {"all": AdamW(self.unet.parameters(), c.learning_rate, weight_decay=c.weight_decay)}

@@ -53,8 +53,7 @@ class AutoPaint(TrainedDetector):
         """Side of the squares that are hidden in turn in the first round, in pixels; ours."""
         rounds: int = Field(3, ge=0)
         """How often what differs is marked and in-painted anew; with 0 there is the first round alone. The paper does
-        it repeatedly.
-        """
+        it repeatedly."""
         threshold: float = Field(2.0, gt=0)
         """What differs by more than so many deviations of normals at that place is marked; ours."""
         margin: int = Field(5, ge=0)

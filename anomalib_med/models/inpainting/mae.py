@@ -52,18 +52,15 @@ class MaskedAutoencoder(TrainedDetector):
         warmup: float = Field(0.05, ge=0, lt=1)
         memory: int = Field(64, ge=0)
         """How many learnt keys and values every attention of the encoder has beside those of the image; with 0 there
-        are none. The number is ours.
-        """
+        are none. The number is ours."""
         multilevel: bool = True
         """Whether each block of the decoder looks at all levels of the encoder, as in MemMC-MAE. Otherwise the decoder
-        is that of the plain masked autoencoder.
-        """
+        is that of the plain masked autoencoder."""
         patch: int = Field(8, ge=1)
         """Side of a patch in pixels. The papers have 16, at 224 pixels."""
         parts: int = Field(4, ge=2)
         """How many sets the patches are split into. One is seen at a time and the others are hidden: 75 %, as in the
-        papers.
-        """
+        papers."""
         repeats: int = Field(2, ge=1)
         """Over how many splits the in-painted image is averaged; ours."""
         score: PixelError = "ssim"
@@ -100,7 +97,7 @@ class MaskedAutoencoder(TrainedDetector):
         self.transformer = MaskedTransformer(shape, self.config)
         self.normal = NormalResiduals(shape, relative=self.config.relative)
 
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """AdamW as for masked autoencoders; vectors (biases, norms) do not decay."""
         c = self.config
         weights = list(self.transformer.parameters())

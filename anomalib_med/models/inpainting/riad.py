@@ -48,14 +48,12 @@ class Riad(TrainedDetector):
         """Sets of cells that are hidden in turn, as many as in the paper."""
         intensity: float = Field(1.0, ge=0)
         """Weight of the absolute difference of grey values beside that of gradients. It is 0 in the paper; gradients
-        alone hardly see soft edges.
-        """
+        alone hardly see soft edges."""
         window: Window = 21
         """Side of the square over which the map is averaged, in pixels, odd, as in the paper."""
         width: int = Field(32, ge=1)
         """Channels of the U-Net at the first of five resolutions; they double three times. The re-implementation has
-        64.
-        """
+        64."""
 
         @property
         def multiple(self) -> int:

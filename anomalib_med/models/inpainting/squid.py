@@ -86,10 +86,10 @@ class Squid(TrainedDetector):
             shape, c.width, c.patches, slots=c.slots, topk=c.topk, shortcut=c.shortcut, learnt=c.memory == "matrix"
         )
         self.discriminator = Discriminator(shape)
-        self.judged = Standard((1,))
+        self.judged = Standard(())
         self.normal = NormalResiduals(shape, relative=c.relative)
 
-    def optimisers(self) -> dict[str, Optimizer]:
+    def optimizers(self) -> dict[str, Optimizer]:
         """Adam for the generator and for the discriminator."""
         c = self.config
         return {
@@ -102,7 +102,7 @@ class Squid(TrainedDetector):
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Losses of the generator, at every `critic`-th step, or of the discriminator."""
         c, x = self.config, batch.x
-        if batch.turn == "discriminator":
+        if batch.optimizer == "discriminator":
             real, fake = self.discriminator(x), self.discriminator(self._fakes(x))
             return {"discriminator": ADVERSARIAL * (_bce(real, 1.0) + _bce(fake, 0.0))}
         if batch.step % c.critic and self.network.training:

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from pydantic import Field, JsonValue, field_validator
 
 from anomalib_med.errors import ConfigError, FitError
-from anomalib_med.models.base import BankConfig, Detector
+from anomalib_med.models.base import Detector
 from anomalib_med.models.memory_bank.coreset import k_center
-from anomalib_med.models.memory_bank.neighbours import Engine, NearestNeighbours
+from anomalib_med.models.memory_bank.neighbours import NearestNeighbours, SearchConfig
+from anomalib_med.models.memory_bank.patch_pool import capacity
 from anomalib_med.models.pooling import valid_cells
 from anomalib_med.preprocessing import Frames
 
@@ -35,43 +36,31 @@ class AnomalyDINO(Detector):
     name = "anomalydino"
     title = "AnomalyDINO (Damm et al., WACV 2025), with the views of VisionAD (2025)"
 
-    class Config(BankConfig):
-        """Settings of AnomalyDINO.
-
-        Parameters
-        ----------
-        fusion
-            Of several layers: "concat", each of unit length, so that their cosines are averaged; or "mean" of their
-            features, VisionAD's, for layers of one width.
-        shots
-            Normals that the bank is made from, chosen at random; 0 for all.
-        support_views
-            Further views of each normal for the bank: "mirror" (left and right), "flip" (up and down), "clamp" (all
-            that is darker than the backbone's mean grey becomes that), "rotate<degrees>". On chest images, mirrored and
-            rotated normals hide a heart on the wrong side.
-        query_views
-            Views that an image is also looked at in: "mirror", "flip", "clamp". Each has a bank of the normals in the
-            same view; maps are averaged.
-        bank_size
-            Patches in each bank; of more, a greedy k-centre coreset is kept.
-        max_bank_mb
-            Memory for the patches that the banks are chosen from, in MiB of float16 features.
-        engine
-            Neighbour search, see :class:`anomalib_med.models.memory_bank.neighbours.NearestNeighbours`.
-        """
+    class Config(SearchConfig):
+        """Settings of AnomalyDINO."""
 
         fusion: Literal["concat", "mean"] = "concat"
-        shots: int = Field(0, ge=0)
-        support_views: tuple[str, ...] = ()
-        query_views: tuple[str, ...] = ()
-        bank_size: int = Field(5000, ge=1)
-        max_bank_mb: float = Field(64.0, gt=0)
-        engine: Engine = "auto"
+        """How several layers are compared: side by side, each of unit length, so that their cosines are averaged
+        (concat); or by the mean of their features (mean), as VisionAD does, for layers of one width."""
 
-        @field_validator("support_views", "query_views", mode="before")
-        @classmethod
-        def _split_views(cls, views: object) -> object:
-            return tuple(part.strip() for part in views.split(",") if part.strip()) if isinstance(views, str) else views
+        shots: int = Field(0, ge=0)
+        """Normals that the bank is made from, chosen at random; 0 for all. The papers take a few."""
+
+        support_views: tuple[str, ...] = ()
+        """Further views of each normal for the bank: mirror (left and right), flip (up and down), clamp (all that is
+        darker than the backbone's mean grey becomes that), rotate<degrees>. The paper takes eight rotations, VisionAD
+        three rotations and two flips; on chest images, mirrored and rotated normals hide a heart on the wrong side."""
+
+        query_views: tuple[str, ...] = ()
+        """Views that an image is also looked at in: mirror, flip, clamp. Each has a bank of the normals in the same
+        view, and the maps are averaged. VisionAD takes flip and clamp."""
+
+        bank_size: int = Field(5000, ge=1)
+        """Patches in each bank; of more, a greedy k-centre coreset is kept. The paper keeps all."""
+
+        max_bank_mb: float = Field(64.0, gt=0)
+        """Memory for the patches that the banks are chosen from, in MiB of float16 features. Of more, a random share of
+        each image's patches is kept."""
 
         @field_validator("support_views")
         @classmethod
@@ -90,99 +79,66 @@ class AnomalyDINO(Detector):
             return views
 
     config: Config
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**settings)
-        self._banks: list[torch.Tensor] = []  # (M, D) each, of unit length: of the image as it is, then of each view
-        self._searches: list[NearestNeighbours] = []
+    _searches: list[NearestNeighbours]  # in the images as they are, then in each view
 
     def fit(self, frames: Frames) -> None:
-        """Collect the patches of the chosen normals in every view.
-
-        Raises
-        ------
-        FitError
-            Where no image could be read.
-        """
+        """Collect the patches of the chosen normals in every view, and keep a coreset of each view."""
+        c = self.config
         pools = self._collect(frames)
-        if not pools[0]:
-            raise FitError("no normal image could be read: see the failures listed, or check the folder")
-        self._set([self._reduced(torch.cat(pool)) for pool in pools])
+        banks = [pool[k_center(pool, c.bank_size, seed=c.seed, progress=self.progress)] for pool in pools]
+        self.load_state({_bank_name(i): bank for i, bank in enumerate(banks)}, {})
 
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
         """Cosine distances ``(B, h, w)`` from 0 to 2 to the nearest patches, on the grid of the finest layer."""
-        if not self._banks:
-            raise FitError("AnomalyDINO is not fitted: call fit, or load a saved model")
+        self.check_fitted()
         maps = [self._distances(self.features(x), self._searches[0])]
         for view, search in zip(self.config.query_views, self._searches[1:], strict=True):
-            distances = self._distances(self._extract(self._view(x, view)), search)
+            distances = self._distances(self._features_in(x, view), search)
             maps.append(distances.flip({"flip": 1, "mirror": 2}[view]) if view != "clamp" else distances)
         return torch.stack(maps).mean(0)
 
-    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]]:
-        """The banks, float16 ``(M, D)``: ``bank`` of images as they are, and one for each view of a query."""
-        return {_bank_name(i): bank.cpu() for i, bank in enumerate(self._banks)}, {}
-
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
-        """Take banks."""
-        self._set([tensors[_bank_name(i)] for i in range(1 + len(self.config.query_views))])
+        """Take the banks, float16 ``(M, D)`` of unit length: ``bank`` of images as they are, then one for each view."""
+        super().load_state(tensors, extra)
+        names = [_bank_name(i) for i in range(1 + len(self.config.query_views))]
+        self._searches = [NearestNeighbours(self.learnt(name), self.config.engine) for name in names]
 
-    def to(self, device: torch.device) -> "AnomalyDINO":
-        """Move the extractor and the banks."""
-        super().to(device)
-        self._set(self._banks)
-        return self
-
-    def _set(self, banks: list[torch.Tensor]) -> None:
-        self._banks = [bank.to(self.device).contiguous() for bank in banks]
-        self._searches = [NearestNeighbours(bank, self.config.engine) for bank in self._banks]
-
-    def _collect(self, frames: Frames) -> list[list[torch.Tensor]]:
-        """Patches ``(P, D)`` of the chosen normals, for each view of a query and for each view of the normals."""
-        extractor = self.extractor
+    def _collect(self, frames: Frames) -> list[torch.Tensor]:
+        """Patches ``(P, D)`` of the chosen normals in all their views: as they are, then in each view of a query."""
         c, total = self.config, len(frames)
         generator = torch.Generator().manual_seed(c.seed)
         chosen = set(torch.randperm(total, generator=generator)[: c.shots or total].tolist())
         queries, supports = (None, *c.query_views), (None, *c.support_views)
         images = max(1, len(chosen)) * len(queries) * len(supports)
-        share = max(1, int(c.max_bank_mb * 2**20 / (2 * extractor.channels)) // images)
+        share = capacity(c.max_bank_mb, self.extractor.channels) // images
         pools: list[list[torch.Tensor]] = [[] for _ in queries]
         read = 0
-        for batch in frames.batches(extractor.batch_size):
+        for batch in self.normals(frames):
             rows = [i for i in range(len(batch.x)) if read + i in chosen]
             read += len(batch.x)
             if not rows:
                 continue
             for support in supports:
-                x, valid = self._view(batch.x[rows], support), _view_valid(batch.valid[rows], support)
+                x = in_view(batch.x[rows], support, self._mean_grey())
+                valid = valid_in_view(batch.valid[rows], support)
                 for query, pool in zip(queries, pools, strict=True):
-                    features = self._extract(self._view(x, query))
-                    cells = valid_cells(_view_valid(valid, query), (features.shape[2], features.shape[3]))
-                    pool += [
-                        _some(self._unit(g)[v.flatten()], share, generator)
-                        for g, v in zip(features, cells, strict=True)
-                    ]
-        return pools
+                    features = self._features_in(x, query)
+                    cells = valid_cells(valid_in_view(valid, query), (features.shape[2], features.shape[3]))
+                    for grid, counted in zip(features, cells, strict=True):
+                        pool.append(_some(self._unit(grid)[counted.flatten()], max(1, share), generator))
+        if not pools[0]:
+            raise FitError("no normal image could be read among those that shots chose: set more, or another seed")
+        return [torch.cat(pool) for pool in pools]
 
-    def _reduced(self, pool: torch.Tensor) -> torch.Tensor:
-        if len(pool) <= self.config.bank_size:
-            return pool
-        picks = k_center(
-            pool,
-            self.config.bank_size,
-            seed=self.config.seed,
-            progress=lambda done, total: self.progress("choosing the bank", done, total),
-        )
-        return pool[picks]
+    def _features_in(self, x: torch.Tensor, view: str | None) -> torch.Tensor:
+        return self.extractor(in_view(x, view, self._mean_grey()))
 
-    def _extract(self, x: torch.Tensor) -> torch.Tensor:
-        extractor = self.extractor
-        return extractor(x)
+    def _mean_grey(self) -> torch.Tensor:
+        return torch.tensor(self.extractor.backbone.mean)
 
     def _unit(self, grid: torch.Tensor) -> torch.Tensor:
         """Patches ``(h w, D)`` of unit length, float16, of features ``(D, h, w)``."""
-        extractor = self.extractor
-        widths = extractor.widths
+        widths = self.extractor.widths
         layers = torch.split(grid.flatten(1).float(), list(widths))
         if self.config.fusion == "concat":
             joined = torch.cat([F.normalize(layer, dim=0) for layer in layers])
@@ -198,16 +154,15 @@ class AnomalyDINO(Detector):
         nearest = [search.search(self._unit(grid))[0][:, 0] for grid in features]
         return torch.stack([distances.square().reshape(shape) / 2 for distances in nearest])
 
-    def _view(self, x: torch.Tensor, view: str | None) -> torch.Tensor:
-        """A view of inputs ``(B, C, H, W)``."""
-        if view == "clamp":
-            extractor = self.extractor
-            mean = torch.tensor(extractor.backbone.mean, device=x.device)[:, None, None]
-            return torch.maximum(x, mean)
-        return x if view is None else _turned(x, view, "border")
+
+def in_view(x: torch.Tensor, view: str | None, mean: torch.Tensor) -> torch.Tensor:
+    """A view of inputs ``(B, C, H, W)``, for a backbone with these mean grey values ``(C,)``; None: as they are."""
+    if view == "clamp":
+        return torch.maximum(x, mean.to(x.device)[:, None, None])
+    return x if view is None else _turned(x, view, "border")
 
 
-def _view_valid(valid: torch.Tensor, view: str | None) -> torch.Tensor:
+def valid_in_view(valid: torch.Tensor, view: str | None) -> torch.Tensor:
     """The same view of valid areas ``(B, H, W)``."""
     if view is None or view == "clamp":
         return valid

@@ -11,9 +11,9 @@ exactly (Cauchy-Schwarz bounds each partial sum by the squared largest norm). Pi
 the block size, the number of threads or the device.
 """
 
-from collections.abc import Callable
-
 import torch
+
+from anomalib_med.records import Progress, silent
 
 GRID = 2047  # largest norm on the grid: 4 * 2047**2 < 2**24, the last integer up to which float32 is exact
 PROJECTION = 128
@@ -22,14 +22,7 @@ CANDIDATES = 4096
 ROWS = 65536  # of one matrix product with the new centres
 
 
-def k_center(
-    points: torch.Tensor,
-    count: int,
-    *,
-    seed: int = 0,
-    candidates: int = CANDIDATES,
-    progress: Callable[[int, int], None] | None = None,
-) -> torch.Tensor:
+def k_center(points: torch.Tensor, count: int, *, seed: int = 0, progress: Progress = silent) -> torch.Tensor:
     """Choose points so that the farthest of the others is near to one of them.
 
     Parameters
@@ -37,20 +30,20 @@ def k_center(
     points
         ``(N, D)``, any float type.
     count
-        How many to choose; fewer come back where fewer differ.
+        How many to choose. All are chosen, in their order, where there are no more; fewer where fewer differ.
     seed
-        Of the random projection to 128 dimensions, taken where D is above 160.
-    candidates
-        Points that compete within a block. It changes the time and nothing else.
+        Seed of the random projection to 128 dimensions, which is made where D is above 160.
     progress
-        Called with the number chosen and `count` after each block.
+        Called after each block of choices.
 
     Returns
     -------
     int64 ``(count,)``: row numbers in the order of choice. The first is the point nearest to the mean; ties go to the
     lowest row.
     """
-    return greedy_in_blocks(to_grid(project(points, seed)), count, candidates=candidates, progress=progress)
+    if count >= len(points):
+        return torch.arange(len(points))
+    return greedy_in_blocks(to_grid(project(points, seed)), count, progress=progress)
 
 
 def project(points: torch.Tensor, seed: int) -> torch.Tensor:
@@ -79,9 +72,12 @@ def to_grid(points: torch.Tensor) -> torch.Tensor:
 
 
 def greedy_in_blocks(
-    x: torch.Tensor, count: int, *, candidates: int = CANDIDATES, progress: Callable[[int, int], None] | None = None
+    x: torch.Tensor, count: int, *, candidates: int = CANDIDATES, progress: Progress = silent
 ) -> torch.Tensor:
-    """Farthest-first choice among points ``(N, D)`` that lie on the integer grid of :func:`to_grid`."""
+    """Farthest-first choice among points ``(N, D)`` that lie on the integer grid of :func:`to_grid`.
+
+    So many `candidates` compete within a block: their number changes the time and nothing else.
+    """
     squared = torch.cat([(part * part).sum(1) for part in torch.split(x, ROWS)])
     picks = [int(squared.argmin())]
     nearest = torch.full_like(squared, torch.inf)
@@ -93,8 +89,7 @@ def greedy_in_blocks(
         block = _pick_block(x, squared, nearest, farthest, min(count, len(x)) - len(picks), candidates)
         _update(nearest, x, squared, block)
         picks += block
-        if progress:
-            progress(len(picks), count)
+        progress("choosing the bank", len(picks), count)
     return torch.tensor(picks)
 
 

@@ -1,8 +1,8 @@
 """K-means (Lloyd, "Least squares quantization in PCM", 1982) in blocks of bounded memory."""
 
-from collections.abc import Callable
-
 import torch
+
+from anomalib_med.records import Progress, silent
 
 ROUNDS = 10
 SAMPLE = 50  # points for each centre that the centres are moved by
@@ -15,22 +15,22 @@ def kmeans(
     *,
     weights: torch.Tensor | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> torch.Tensor:
     """Centres of clusters.
 
     Parameters
     ----------
     points
-        ``(N, D)``, any float type. A random 50 for each centre are looked at.
+        ``(N, D)``, any float type. For each centre 50 points, drawn at random, are looked at.
     count
         How many centres; all points come back where there are no more.
     weights
-        ``(N,)``, how much each point counts; by default all alike.
+        ``(N,)``, how much each point counts; by default all count alike.
     seed
-        Of the first centres, which are points drawn at random.
+        Seed of the draws, also of the first centres.
     progress
-        Called with the round that is done and their number.
+        Called after each round.
 
     Returns
     -------
@@ -51,8 +51,7 @@ def kmeans(
         sums = torch.zeros(count, x.shape[1]).index_add_(0, nearest, weighted)
         moved = total > 0
         centres[moved.to(centres.device)] = (sums[moved] / total[moved, None]).to(centres.device)
-        if progress:
-            progress(done, ROUNDS)
+        progress("choosing the bank", done, ROUNDS)
     return centres
 
 

@@ -4,10 +4,7 @@ Rippel, Mertens and Merhof, "Modeling the Distribution of Normal Data in Pre-Tra
 Detection", ICPR 2020, https://arxiv.org/abs/2005.14140.
 """
 
-from collections.abc import Mapping
-
 import torch
-from pydantic import JsonValue
 
 from anomalib_med.errors import FitError
 from anomalib_med.models.base import BankConfig, Detector
@@ -29,14 +26,7 @@ class Mahalanobis(Detector):
     title = "Mahalanobis distance of deep features (Rippel et al., ICPR 2020)"
 
     class Config(BankConfig):
-        """Settings of the backbone only. `pooling` is of no use: the score is not taken from the map."""
-
-    config: Config
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**settings)
-        self._mean = torch.empty(0)  # (2 D,)
-        self._whitening = torch.empty(0, 0)  # (2 D, 2 D), inverse Cholesky factor of the covariance
+        """Settings of the backbone; the method has none of its own."""
 
     def fit(self, frames: Frames) -> None:
         """Mean and covariance of the normals' descriptions.
@@ -44,63 +34,39 @@ class Mahalanobis(Detector):
         Raises
         ------
         FitError
-            Where fewer than two images could be read.
+            Fewer than two images could be read.
         """
-        extractor = self.extractor
-        batches = [describe_batch(self.features(b.x), b.valid) for b in frames.batches(extractor.batch_size)]
-        described = torch.cat(batches) if batches else torch.empty(0, 0)
+        described = torch.cat([describe_batch(self.features(b.x), b.valid) for b in self.normals(frames)])
         if len(described) < 2:
-            raise FitError(
-                f"{len(described)} normal images could be read, a covariance needs 2 and better 100: add some"
-            )
+            raise FitError("1 normal image could be read, a covariance needs 2 and better 100: add some")
         scale = spread(described).double()
         mean = described.double().mean(0)
         covariance = ledoit_wolf((described.double() - mean) / scale)
         lower = torch.linalg.cholesky(covariance)
         identity = torch.eye(len(mean), dtype=torch.float64, device=mean.device)
         whitening = torch.linalg.solve_triangular(lower, identity, upper=False) / scale
-        self._set(mean.float(), whitening.float())
+        # Float32: the mean (2 D,) and the inverse Cholesky factor (2 D, 2 D) of the covariance.
+        self.load_state({"mean": mean.float(), "whitening": whitening.float().contiguous()}, {})
 
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
         """What each cell adds to the distance, ``(B, h, w)``, on the grid of the finest layer."""
-        self._check_fitted()
+        self.check_fitted()
         return torch.stack([self._map(grid) for grid in self.features(x)])
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Mahalanobis distances ``(B,)``."""
-        self._check_fitted()
+        self.check_fitted()
         return torch.stack([self._whitened(own).norm() for own in describe_batch(self.features(x), valid)])
 
-    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]]:
-        """The mean ``(2 D,)`` and the inverse Cholesky factor ``(2 D, 2 D)``, float32."""
-        return {"mean": self._mean.cpu(), "whitening": self._whitening.cpu()}, {}
-
-    def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
-        """Take what :meth:`state` gave."""
-        self._set(tensors["mean"], tensors["whitening"])
-
-    def to(self, device: torch.device) -> "Mahalanobis":
-        """Move the extractor and the Gaussian."""
-        super().to(device)
-        self._set(self._mean, self._whitening)
-        return self
-
-    def _set(self, mean: torch.Tensor, whitening: torch.Tensor) -> None:
-        self._mean, self._whitening = mean.to(self.device), whitening.to(self.device).contiguous()
-
     def _whitened(self, own: torch.Tensor) -> torch.Tensor:
-        return self._whitening @ (own - self._mean)
+        return self.learnt("whitening") @ (own - self.learnt("mean"))
 
     def _map(self, grid: torch.Tensor) -> torch.Tensor:
         whitened = self._whitened(describe(grid.flatten(1)))
         # The distance is the difference to the mean along its own direction.
-        direction = self._whitening.T @ whitened / whitened.norm().clamp_min(TINY)
-        found: torch.Tensor = contributions(grid, direction) - direction @ self._mean
-        return found
-
-    def _check_fitted(self) -> None:
-        if not len(self._mean):
-            raise FitError("the Mahalanobis distance is not fitted: call fit, or load a saved model")
+        direction = self.learnt("whitening").T @ whitened / whitened.norm().clamp_min(TINY)
+        added: torch.Tensor = contributions(grid, direction) - direction @ self.learnt("mean")
+        return added
 
 
 def ledoit_wolf(centred: torch.Tensor) -> torch.Tensor:

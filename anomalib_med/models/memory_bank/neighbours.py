@@ -9,6 +9,9 @@ import importlib.util
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from pydantic import Field
+
+from anomalib_med.models.base import PooledBankConfig
 
 if TYPE_CHECKING:
     import faiss
@@ -22,18 +25,25 @@ PROPOSED = 8  # neighbours that a half-precision product proposes beyond those a
 HALF_NORM = 100.0  # of the longest vector in half precision: products stay far below its largest number, 65,504
 
 
-class NearestNeighbours:
-    """Search in a fixed set of vectors.
+class SearchConfig(PooledBankConfig):
+    """Settings of a detector that looks for each patch in a bank."""
 
-    Parameters
-    ----------
-    bank
-        ``(M, D)``, any float type.
-    engine
-        "torch": a matrix product in blocks, exact, on any device. "half": the same in half precision, and the best few
-        exactly. "faiss": inverted lists, the 32 nearest of about ``2 sqrt(M)`` lists exactly, on the CPU. "auto": on a
-        GPU "half"; on a CPU "torch" up to 10,000 vectors and above it "faiss" where that is installed. A distance
-        differs from the exact one by more than 1 % for fewer than one query in 100.
+    max_bank_mb: float = Field(256.0, gt=0)
+    """Memory for the patches that the bank is chosen from, in MiB of float16 features. When it is full, its content is
+    replaced by a coreset. With radlite at 224 pixels all patches of 1,337 images fit."""
+
+    engine: Engine = "auto"
+    """Engine of the neighbour search: torch (exact), faiss (inverted lists, for large banks on a CPU), half (half
+    precision, for a GPU), or auto, which chooses by device and size of the bank. A distance differs from the exact one
+    by more than 1 % for fewer than one patch in 100."""
+
+
+class NearestNeighbours:
+    """Search in a fixed set of vectors ``(M, D)``, of any float type.
+
+    Engine "torch" is a matrix product in blocks, on any device; "half" the same in half precision, and the best few
+    exactly; "faiss" the 32 nearest of about ``2 sqrt(M)`` inverted lists exactly, on the CPU. "auto" takes "half" on a
+    GPU, and on a CPU "torch" up to 10,000 vectors and above it "faiss" where that is installed.
     """
 
     def __init__(self, bank: torch.Tensor, engine: Engine = "auto") -> None:
@@ -54,16 +64,9 @@ class NearestNeighbours:
 
     @torch.inference_mode()
     def search(self, queries: torch.Tensor, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-        """The k nearest vectors of each query; all of them where there are fewer.
+        """Euclidean distances float32 ``(Q, k)``, nearest first, and rows int64 of the vectors nearest to each query.
 
-        Parameters
-        ----------
-        queries
-            ``(Q, D)``, any float type, on the bank's device.
-
-        Returns
-        -------
-        Euclidean distances float32 ``(Q, k)``, nearest first, and row numbers int64 ``(Q, k)``.
+        Queries ``(Q, D)`` are of any float type and on the bank's device; all vectors come back where there are fewer.
         """
         k = min(k, len(self._bank))
         centred = queries.float() - self._centre

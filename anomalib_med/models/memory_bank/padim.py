@@ -5,15 +5,14 @@ Defard et al., "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detec
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, JsonValue
 
-from anomalib_med.errors import FitError
-from anomalib_med.models.base import BankConfig, Detector
+from anomalib_med.models.base import Detector, PooledBankConfig
 from anomalib_med.models.memory_bank.whitening import shrinkage
 from anomalib_med.models.pooling import valid_cells
 from anomalib_med.preprocessing import Frames
@@ -33,102 +32,75 @@ class PaDiM(Detector):
     name = "padim"
     title = "PaDiM (Defard et al., ICPR Workshops 2020)"
 
-    class Config(BankConfig):
-        """Settings of PaDiM.
-
-        Parameters
-        ----------
-        dimensions
-            Numbers kept of each feature vector; all where it has fewer. Model and sums grow with the square.
-        reduction
-            "random": a random choice of channels, the paper's; "pca": the principal components of the normals' valid
-            cells, for which the normals are read twice.
-        shrinkage
-            Of each covariance towards a multiple of the identity: "oas", as much as the number of normals asks for
-            (Chen et al. 2010), or "none".
-        ridge
-            Added to the diagonal of each covariance, as a share of the mean variance (paper: 0.01, absolute).
-        reach
-            Cells around a place whose features count as its own, against loose alignment; 0 for none, as in the paper.
-        """
+    class Config(PooledBankConfig):
+        """Settings of PaDiM."""
 
         dimensions: int = Field(100, ge=1)
+        """Numbers kept of each feature vector; all where it has fewer. Model and sums grow with the square. The default
+        is the paper's for a ResNet-18; it takes 550 for a WideResNet-50."""
+
         reduction: Literal["random", "pca"] = "random"
+        """Which numbers are kept: a random choice of channels, as in the paper, or the principal components of the
+        normals' valid cells (pca), for which the normals are read twice."""
+
         shrinkage: Literal["oas", "none"] = "oas"
+        """Whether each covariance is pulled towards a multiple of the identity, as far as the number of normals asks
+        for (oas, Chen et al. 2010). The paper does not do this."""
+
         ridge: float = Field(0.01, gt=0)
+        """Number added to the diagonal of each covariance, as a share of the mean variance. The paper adds 0.01 itself;
+        a share means the same for every backbone."""
+
         reach: int = Field(0, ge=0)
+        """Cells around a place whose features count as its own, against loose alignment; 0 for none, as in the
+        paper."""
 
     config: Config
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**settings)
-        self._basis = torch.empty(0, 0)  # (D, d)
-        self._mean = torch.empty(0, 0, 0)  # (d, h, w)
-        self._whitening = torch.empty(0)  # (h w, d, d): transposed inverse of each covariance's Cholesky factor
+    _whitening: torch.Tensor  # (h w, d, d): transposed inverse of each covariance's Cholesky factor
 
     def fit(self, frames: Frames) -> None:
-        """Sum over the normals and factor the covariances.
-
-        Raises
-        ------
-        FitError
-            Where no image could be read.
-        """
-        grids, basis = self._look_ahead(frames)
-        if not grids:
-            raise FitError("no normal image could be read: see the failures listed, or check the folder")
-        height, width = grids.most_common(1)[0][0]
-        sums = _Sums(basis.shape[1], height, width, self.device)
-        for features, cells in self._placed(frames, basis, height, width):
-            sums.add(features, cells)
+        """Sum over the normals and factor the covariances."""
+        (height, width), basis = self._look_ahead(frames)
+        sums = PlaceSums(basis.shape[1], height, width, self.device)
+        for batch in self.normals(frames):
+            features = _on_grid(self.features(batch.x), basis, height, width).double()
+            sums.add(features, valid_cells(batch.valid, (height, width)))
         means, covariances, counts = sums.gaussians(self.config.reach)
-        self._set(basis, means.T.reshape(-1, height, width).float(), self._factor(covariances, counts))
+        rows, columns = torch.triu_indices(basis.shape[1], basis.shape[1])
+        whitening = self._factor(covariances, counts)[:, rows, columns]
+        mean = means.T.reshape(-1, height, width).float()
+        self.load_state({"basis": basis, "mean": mean, "whitening": whitening}, {})
 
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
         """Mahalanobis distances ``(B, h, w)`` on the grid of the model."""
-        if not len(self._whitening):
-            raise FitError("PaDiM is not fitted: call fit, or load a saved model")
-        height, width = self._mean.shape[1:]
-        mean = self._mean.flatten(1).T
+        height, width = self.learnt("mean").shape[1:]
+        mean = self.learnt("mean").flatten(1).T
         maps = []
-        for grid in _on_grid(self.features(x), self._basis, height, width):  # a product over a batch rounds differently
+        # One image at a time: a product over a batch rounds differently.
+        for grid in _on_grid(self.features(x), self.learnt("basis"), height, width):
             # Contiguous rows times matrices: several times as fast on a CPU as matrices times columns.
             centred = (grid.flatten(1).T - mean).contiguous()
             whitened = torch.bmm(centred[:, None], self._whitening)[:, 0]
             maps.append(whitened.norm(dim=1).reshape(height, width))
         return torch.stack(maps)
 
-    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]]:
-        """Basis ``(D, d)``, means ``(d, h, w)``, and the upper triangles ``(h w, d (d + 1) / 2)``; all float32."""
-        rows, columns = torch.triu_indices(self._basis.shape[1], self._basis.shape[1])
-        triangles = self._whitening[:, rows, columns] if len(self._whitening) else self._whitening
-        return {"basis": self._basis.cpu(), "mean": self._mean.cpu(), "whitening": triangles.cpu()}, {}
-
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
-        """Take what :meth:`state` gave."""
-        triangles, size = tensors["whitening"], tensors["basis"].shape[1]
-        whitening = torch.zeros(len(triangles), size, size)
+        """Take the basis ``(D, d)``, means ``(d, h, w)``, and upper triangles ``(h w, d (d + 1) / 2)``, float32."""
+        super().load_state(tensors, extra)
+        triangles, size = self.learnt("whitening"), tensors["basis"].shape[1]
         rows, columns = torch.triu_indices(size, size)
-        whitening[:, rows, columns] = triangles
-        self._set(tensors["basis"], tensors["mean"], whitening)
+        self._whitening = torch.zeros(len(triangles), size, size, device=self.device)
+        self._whitening[:, rows, columns] = triangles
 
-    def to(self, device: torch.device) -> "PaDiM":
-        """Move the extractor and the Gaussians."""
-        super().to(device)
-        self._set(self._basis, self._mean, self._whitening)
-        return self
-
-    def _set(self, basis: torch.Tensor, mean: torch.Tensor, whitening: torch.Tensor) -> None:
-        self._basis, self._mean = basis.to(self.device), mean.to(self.device)
-        self._whitening = whitening.to(self.device)
-
-    def _look_ahead(self, frames: Frames) -> tuple[Counter[tuple[int, int]], torch.Tensor]:
-        """Grids of the first normals, or of all where principal components are asked for; and the basis ``(D, d)``."""
+    def _look_ahead(self, frames: Frames) -> tuple[tuple[int, int], torch.Tensor]:
+        """The commonest grid of the first normals, or of all where principal components are asked for; and the basis
+        ``(D, d)``.
+        """
         extractor = self.extractor
         principal = self.config.reduction == "pca"
         grids: Counter[tuple[int, int]] = Counter()
-        all_cells = _Sums(extractor.channels, 1, 1, self.device) if principal else None
-        for batch in frames.batches(extractor.batch_size):
+        all_cells = PlaceSums(extractor.channels, 1, 1, self.device) if principal else None
+        for batch in self.normals(frames):
             features = self.features(batch.x)
             height, width = features.shape[2:]
             grids[height, width] += len(features)
@@ -139,23 +111,13 @@ class PaDiM(Detector):
             elif grids.total() >= LOOKED_AT:
                 break
         count = min(self.config.dimensions, extractor.channels)
-        if all_cells is not None and grids:
+        commonest = grids.most_common(1)[0][0]
+        if all_cells is not None:
             covariance = all_cells.gaussians(0)[1][0]
-            return grids, torch.linalg.eigh(covariance)[1].flip(1)[:, :count].float()
+            return commonest, torch.linalg.eigh(covariance)[1].flip(1)[:, :count].float()
         generator = torch.Generator().manual_seed(self.config.seed)
         channels = torch.randperm(extractor.channels, generator=generator)[:count].sort().values
-        return grids, torch.eye(extractor.channels)[:, channels].to(self.device)
-
-    def _placed(
-        self, frames: Frames, basis: torch.Tensor, height: int, width: int
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Reduced features ``(B, d, height, width)`` of the normals, float64, and their valid cells."""
-        extractor = self.extractor
-        for batch in frames.batches(extractor.batch_size):
-            yield (
-                _on_grid(self.features(batch.x), basis, height, width).double(),
-                valid_cells(batch.valid, (height, width)),
-            )
+        return commonest, torch.eye(extractor.channels)[:, channels].to(self.device)
 
     def _factor(self, covariances: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """Transposed inverse Cholesky factors ``(P, d, d)``, float32, of the regularised covariances."""
@@ -172,7 +134,7 @@ class PaDiM(Detector):
         return torch.cat(factors)
 
 
-class _Sums:
+class PlaceSums:
     """First and second moments of features at each place, in double precision, over as many images as come."""
 
     def __init__(self, dimensions: int, height: int, width: int, device: torch.device) -> None:
@@ -219,11 +181,7 @@ def shrink(covariances: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
 def _on_grid(features: torch.Tensor, basis: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Reduced features, float32 ``(B, d, height, width)``: of each place the nearest cell, none averaged."""
     reduced = torch.stack([(basis.T @ grid.flatten(1).float()).reshape(-1, *grid.shape[1:]) for grid in features])
-    return (
-        reduced
-        if reduced.shape[2:] == (height, width)
-        else F.interpolate(reduced, (height, width), mode="nearest-exact")
-    )
+    return F.interpolate(reduced, (height, width), mode="nearest-exact")
 
 
 def _around(sums: torch.Tensor, shape: tuple[int, int], reach: int) -> torch.Tensor:

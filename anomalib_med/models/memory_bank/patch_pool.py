@@ -9,6 +9,11 @@ from collections.abc import Callable
 import torch
 
 
+def capacity(megabytes: float, channels: int) -> int:
+    """How many patches of float16 features fit in so many MiB, at least 4: so many can be reduced to a quarter."""
+    return max(4, int(megabytes * 2**20 / (2 * channels)))
+
+
 class PatchPool:
     """Holds patches; a shard that fills it is replaced by its coreset.
 

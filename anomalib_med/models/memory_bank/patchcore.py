@@ -3,20 +3,17 @@
 Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022, https://arxiv.org/abs/2106.08265.
 """
 
-import math
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Mapping
 from typing import Literal, cast
 
 import torch
 from pydantic import Field, JsonValue
 
-from anomalib_med.errors import FitError
-from anomalib_med.models.base import BankConfig, Detector
+from anomalib_med.models.base import Detector
 from anomalib_med.models.memory_bank.coreset import k_center
+from anomalib_med.models.memory_bank.heights import HeightConfig, HeightSearch, add_height, heights_of, with_heights
 from anomalib_med.models.memory_bank.kmeans import kmeans
-from anomalib_med.models.memory_bank.neighbours import Engine, NearestNeighbours
-from anomalib_med.models.memory_bank.patch_pool import PatchPool
+from anomalib_med.models.memory_bank.patch_pool import PatchPool, capacity
 from anomalib_med.models.pooling import valid_cells
 from anomalib_med.preprocessing import Frames
 
@@ -32,136 +29,53 @@ class PatchCore(Detector):
     title = "PatchCore (Roth et al., CVPR 2022)"
     uses_height = True
 
-    class Config(BankConfig):
-        """Settings of PatchCore.
-
-        Parameters
-        ----------
-        bank_size
-            Patches in the bank: a number, or a share of all normal patches as in the paper (0.01 is its 1 %).
-        max_bank_mb
-            Memory for the pool that the bank is chosen from, in MiB of float16 features. When it is full, what it
-            holds is replaced by its coreset (twice the bank); for the other ways of sampling a random share of each
-            image's patches is kept.
-        sampling
-            "coreset" (the paper's greedy k-centre), "random", "kmeans" (centres of clusters) or "full" (the whole
-            pool; `bank_size` is of no use then).
-        position
-            How much the place of a patch counts: the height or width of the image is worth that many standard
-            deviations of the features. 0: a patch is compared with patches of all places, as in the paper.
-        reweighted
-            Neighbours b of the paper's image score: the largest distance, times one minus the softmax of the distances
-            to the b patches of the bank around the nearest one (equation 7). 0: the map pooled as `pooling` says.
-        engine
-            Neighbour search, see :class:`anomalib_med.models.memory_bank.neighbours.NearestNeighbours`.
-        """
+    class Config(HeightConfig):
+        """Settings of PatchCore."""
 
         bank_size: float = Field(2000, gt=0)
-        max_bank_mb: float = Field(256.0, gt=0)
+        """Patches in the bank: a number, or below 1 a share of all normal patches (0.01 is the paper's 1 %). A number
+        keeps the size of the model and the time of a score the same however many normals there are."""
+
         sampling: Literal["coreset", "random", "kmeans", "full"] = "coreset"
+        """How the bank is chosen from the patches: as the paper's greedy k-centre coreset, at random, as the centres of
+        clusters (kmeans), or not at all (full; `bank_size` is not used then). Without a coreset, a random share of each
+        image's patches is kept where not all fit."""
+
         position: float = Field(0.0, ge=0)
-        height: float = Field(2.0, gt=0)
+        """How much the place of a patch counts: the height or the width of the image is worth so many standard
+        deviations of the features. With 0 a patch is compared with patches of all places, as in the paper."""
+
         reweighted: int = Field(0, ge=0)
-        engine: Engine = "auto"
+        """Neighbours b of the paper's image score (equation 7): the largest distance, times one minus the softmax of
+        the distances to the b patches of the bank around the nearest one; 0 for the map pooled as `pooling` says. 9 is
+        usual; the official code has none."""
 
     config: Config
+    _search: HeightSearch
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
-        self.bank = torch.empty(0)  # (M, D), with `position` (M, D + 2), with the height one column more
         self.seen = 0  # patches that the bank stands for
-        self._spread = 0.0  # standard deviation of the features, what `position` counts in
+        self._spread = 0.0  # standard deviation of the features, what place and height count in
         self._with_height = False
-        self._search: NearestNeighbours | None = None
-        self._of_all_heights: NearestNeighbours | None = None
 
     def fit(self, frames: Frames) -> None:
-        """Collect patches of the normals and choose the bank.
-
-        Raises
-        ------
-        FitError
-            Where no image could be read.
-        """
+        """Collect patches of the normals and choose the bank."""
+        c, extractor = self.config, self.extractor
         self.seen, self._spread = 0, 0.0
-        pool = self._collect(frames)
-        self._set_bank(self._choose(pool, self._count(pool, self.seen)))
-
-    def merge(self, other: Detector) -> None:
-        """Choose the bank anew from both banks; one whose size is a share keeps the patches of both."""
-        assert isinstance(other, PatchCore)
-        union = torch.cat([self.bank.cpu(), other.bank.cpu()])
-        stands_for = torch.cat([torch.full((len(d.bank),), d.seen / len(d.bank)) for d in (self, other)])
-        self.seen += other.seen
-        count = len(union) if self.config.bank_size < 1 else self._count(union, self.seen)
-        self._set_bank(self._choose(union, count, stands_for))
-
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
-        """Distances ``(B, h, w)`` to the bank on the grid of the finest layer."""
-        return self.map_at(x, torch.full((len(x),), torch.nan))
-
-    def map_at(self, x: torch.Tensor, heights: torch.Tensor) -> torch.Tensor:
-        """Distances ``(B, h, w)`` to the bank, with what the slices' heights add."""
-        return torch.stack(
-            [
-                self._nearest(grid, height)[0][:, 0].reshape(grid.shape[1:])
-                for grid, height in zip(self.features(x), heights.tolist(), strict=True)
-            ]
-        )
-
-    def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Scores ``(B,)``: the pooled map, or the paper's score, see `reweighted`."""
-        return self.score_at(x, maps, valid, torch.full((len(x),), torch.nan))
-
-    def score_at(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor, heights: torch.Tensor) -> torch.Tensor:
-        """Scores ``(B,)`` of slices of these heights."""
-        if not self.config.reweighted:
-            return super().image_score(x, maps, valid)
-        cells = valid_cells(valid, (maps.shape[1], maps.shape[2])).to(maps.device)
-        worst = maps.masked_fill(~cells, -torch.inf).flatten(1).argmax(1).tolist()
-        each = zip(self.features(x), heights.tolist(), worst, strict=True)
-        return torch.cat([self._reweighted(grid, height, row) for grid, height, row in each])
-
-    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]]:
-        """The bank, float16 ``(M, D)``; with `position` two more columns, row and column from 0 to 1, then height."""
-        extra: dict[str, JsonValue] = {"seen": self.seen, "spread": self._spread, "height": self._with_height}
-        return {"bank": self.bank.cpu()}, extra
-
-    def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
-        """Take a bank."""
-        self.seen, self._spread = int(cast(int, extra["seen"])), float(cast(float, extra["spread"]))
-        self._with_height = bool(extra.get("height", False))
-        self._set_bank(tensors["bank"])
-
-    def to(self, device: torch.device) -> "PatchCore":
-        """Move the extractor and the bank."""
-        super().to(device)
-        if len(self.bank):
-            self._set_bank(self.bank)
-        return self
-
-    def _collect(self, frames: Frames) -> torch.Tensor:
-        """Pool of patches, float16 ``(P, D)``."""
-        extractor = self.extractor
-        generator = torch.Generator().manual_seed(self.config.seed)
-        batches = iter(frames.batches(extractor.batch_size))
-        first = next(batches, None)
-        if first is None:
-            raise FitError("no normal image could be read: see the failures listed, or check the folder")
-        self._with_height = bool(torch.isfinite(first.heights).all())
+        self._with_height, batches = with_heights(self.normals(frames))
         channels = extractor.channels + len(self._context())
-        capacity = max(4, int(self.config.max_bank_mb * 2**20 / (2 * channels)))
-        share = capacity if self.config.sampling == "coreset" else max(1, capacity // max(1, len(frames)))
+        most = capacity(c.max_bank_mb, channels)
+        share = most if c.sampling == "coreset" else max(1, most // max(1, len(frames)))
+        generator = torch.Generator().manual_seed(c.seed)
         images = 0
 
         def reduce(patches: torch.Tensor) -> torch.Tensor:
             expected = self.seen * len(frames) / max(1, images)
-            return self._choose(patches, min(len(patches), capacity // 4, 2 * self._count(patches, expected)))
+            return self._choose(patches, min(len(patches), most // 4, 2 * self._count(patches, expected)))
 
-        pool = PatchPool(capacity, channels, reduce)
-        for batch in chain([first], batches):
-            if self._with_height != bool(torch.isfinite(batch.heights).all()):
-                raise FitError("the height of some normals is known and of others not: fit them apart")
+        pool = PatchPool(most, channels, reduce)
+        for batch in batches:
             features = extractor(batch.x).cpu()
             cells = valid_cells(batch.valid, (features.shape[2], features.shape[3]))
             for grid, counted, height in zip(features, cells, batch.heights.tolist(), strict=True):
@@ -171,7 +85,52 @@ class PatchCore(Detector):
                     rows = rows[torch.randperm(len(rows), generator=generator)[:share]].sort().values
                 pool.add(self._patches(grid, height)[rows])
                 images += 1
-        return pool.patches
+        self._keep(self._choose(pool.patches, self._count(pool.patches, self.seen)))
+
+    def merge(self, other: Detector) -> None:
+        """Choose the bank anew from both banks; one whose size is a share keeps the patches of both."""
+        assert isinstance(other, PatchCore)
+        union = torch.cat([self.bank.cpu(), other.bank.cpu()])
+        stands_for = torch.cat([torch.full((len(d.bank),), d.seen / len(d.bank)) for d in (self, other)])
+        self.seen += other.seen
+        count = len(union) if self.config.bank_size < 1 else self._count(union, self.seen)
+        self._keep(self._choose(union, count, stands_for))
+
+    def anomaly_map(self, x: torch.Tensor, heights: torch.Tensor | None = None) -> torch.Tensor:
+        """Distances ``(B, h, w)`` to the bank on the grid of the finest layer, with what the slices' heights add."""
+        self.check_fitted()
+        grids = zip(self.features(x), heights_of(x, heights), strict=True)
+        return torch.stack([self._nearest(grid, height)[0].reshape(grid.shape[1:]) for grid, height in grids])
+
+    def image_score(
+        self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor, heights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Scores ``(B,)``: the pooled map, or the paper's score, see `reweighted`."""
+        if not self.config.reweighted:
+            return super().image_score(x, maps, valid)
+        cells = valid_cells(valid, (maps.shape[1], maps.shape[2])).to(maps.device)
+        worst = maps.masked_fill(~cells, -torch.inf).flatten(1).argmax(1).tolist()
+        each = zip(self.features(x), heights_of(x, heights), worst, strict=True)
+        return torch.cat([self._reweighted(grid, height, row) for grid, height, row in each])
+
+    map_at, score_at = anomaly_map, image_score
+
+    @property
+    def bank(self) -> torch.Tensor:
+        """The bank, float16 ``(M, D)``; with `position` two more columns, row and column from 0 to 1, then height."""
+        return self.learnt("bank")
+
+    def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
+        """Take a bank, what it stands for and the standard deviation of its features."""
+        super().load_state(tensors, extra)
+        self.seen, self._spread = int(cast(int, extra["seen"])), float(cast(float, extra["spread"]))
+        self._with_height = bool(extra.get("height", False))
+        self._search = HeightSearch(self._weighed(self.bank), self.config.engine, with_height=self._with_height)
+
+    def _keep(self, bank: torch.Tensor) -> None:
+        self._weighed(bank)  # finds the standard deviation, if nothing did before
+        extra: dict[str, JsonValue] = {"seen": self.seen, "spread": self._spread, "height": self._with_height}
+        self.load_state({"bank": bank.contiguous()}, extra)
 
     def _context(self) -> list[float]:
         """How much each of the last columns of a patch counts: row and column, and the height."""
@@ -179,13 +138,11 @@ class PatchCore(Detector):
 
     def _patches(self, grid: torch.Tensor, height: float) -> torch.Tensor:
         """Patches ``(cells, D)`` of features ``(D, h, w)``, with their row and column from 0 to 1, and their height."""
-        planes = [grid]
         if self.config.position:
             rows, columns = (torch.linspace(0.5 / n, 1 - 0.5 / n, n, device=grid.device) for n in grid.shape[1:])
-            planes.append(torch.stack(torch.meshgrid(rows, columns, indexing="ij")).half())
-        if self._with_height:
-            planes.append(torch.full_like(grid[:1], height))
-        return torch.cat(planes).flatten(1).T
+            grid = torch.cat([grid, torch.stack(torch.meshgrid(rows, columns, indexing="ij")).half()])
+        patches = grid.flatten(1).T
+        return add_height(patches, height) if self._with_height else patches
 
     def _weighed(self, patches: torch.Tensor) -> torch.Tensor:
         """Patches whose place and height, where they count, are in units of the features."""
@@ -199,14 +156,9 @@ class PatchCore(Detector):
         weights = self._spread * torch.tensor(context, device=places.device)
         return torch.cat([features, (weights * places.float()).half()], 1)
 
-    def _nearest(
-        self, grid: torch.Tensor, height: float, rows: Sequence[int] | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Distance and row in the bank of the nearest of each patch of an image, or of some of them."""
-        search, queries = self._fitted(), self._weighed(self._patches(grid, height))
-        if self._with_height and math.isnan(height):
-            search, queries = self._without_height(), queries[:, :-1]
-        return search.search(queries if rows is None else queries[list(rows)])
+    def _nearest(self, grid: torch.Tensor, height: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Distance ``(cells, 1)`` and row of the bank's nearest to each patch of an image."""
+        return self._search.search(self._weighed(self._patches(grid, height)))
 
     def _count(self, patches: torch.Tensor, seen: float) -> int:
         """Patches of the bank, chosen from these, when it stands for so many."""
@@ -216,42 +168,24 @@ class PatchCore(Detector):
 
     def _choose(self, pool: torch.Tensor, count: int, weights: torch.Tensor | None = None) -> torch.Tensor:
         """So many patches of a pool, each of which stands for `weights` patches."""
+        seed, sampling = self.config.seed, self.config.sampling
         if count == len(pool):
             return pool
-        seed = self.config.seed
-
-        def progress(done: int, total: int) -> None:
-            self.progress("choosing the bank", done, total)
-
-        if self.config.sampling == "coreset":
-            return pool[k_center(self._weighed(pool.to(self.device)), count, seed=seed, progress=progress).cpu()]
-        if self.config.sampling == "kmeans":
-            return kmeans(pool.to(self.device), count, weights=weights, seed=seed, progress=progress).half().cpu()
+        if sampling == "coreset":
+            weighed = self._weighed(pool.to(self.device))
+            return pool[k_center(weighed, count, seed=seed, progress=self.progress)]
+        if sampling == "kmeans":
+            centres = kmeans(pool.to(self.device), count, weights=weights, seed=seed, progress=self.progress)
+            return centres.half().cpu()
         # Smallest of exponential waiting times: a draw without replacement.
         waits = torch.empty(len(pool)).exponential_(generator=torch.Generator().manual_seed(seed))
         return pool[(waits if weights is None else waits / weights).topk(count, largest=False).indices]
 
-    def _set_bank(self, bank: torch.Tensor) -> None:
-        self.bank = bank.to(self.device).contiguous()
-        self._search = NearestNeighbours(self._weighed(self.bank), self.config.engine)
-        self._of_all_heights = None
-
-    def _fitted(self) -> NearestNeighbours:
-        if self._search is None:
-            raise FitError("PatchCore is not fitted: call fit, or load a saved model")
-        return self._search
-
-    def _without_height(self) -> NearestNeighbours:
-        """Search that takes no account of the height, made when it is first needed."""
-        if self._of_all_heights is None:
-            self._of_all_heights = NearestNeighbours(self._weighed(self.bank)[:, :-1].contiguous(), self.config.engine)
-        return self._of_all_heights
-
     def _reweighted(self, grid: torch.Tensor, height: float, row: int) -> torch.Tensor:
         """Equation 7 of the paper for the most anomalous patch of an image."""
-        bank, patch = self._weighed(self.bank), self._weighed(self._patches(grid, height))[[row]]
-        distance, nearest = self._nearest(grid, height, [row])
-        around = self._fitted().search(bank[nearest[0]], self.config.reweighted)[1][0]
-        known = bank.shape[1] - (self._with_height and math.isnan(height))
+        bank, patch = self._search.bank, self._weighed(self._patches(grid, height))[[row]]
+        distance, nearest = self._search.search(patch)
+        around = self._search.search(bank[nearest[0]], self.config.reweighted)[1][0]
+        known = self._search.columns(patch)
         distances = (patch[:, :known].float() - bank[around, :known].float()).norm(dim=1)
         return (1 - torch.exp(distance[0] - distances.logsumexp(0)).clamp_max(1)) * distance[0]

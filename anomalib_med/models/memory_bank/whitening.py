@@ -8,10 +8,33 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
+ROWS = 65536  # patches that are whitened at once
 LEAST = 0.1  # share of the mean variance in each variance, however many patients there are
 WIDEST = 256  # directions that are kept, those that vary most
 EVERY = 7  # of the patches of an image: neighbours in a row say much the same
+
+
+class Whitening(NamedTuple):
+    """Centre ``(D,)`` and matrix ``(D, K)``, float32: patches less the centre, times the matrix, vary alike."""
+
+    centre: torch.Tensor
+    matrix: torch.Tensor
+
+    def unit(self, patches: torch.Tensor, height: float) -> torch.Tensor:
+        """Patches ``(P, D)`` centred, whitened and of unit length, float16 ``(P, K)``.
+
+        A further column is the height of the slice, which is kept, times `height`: vectors of unit length, centred,
+        have a standard deviation of 1.
+        """
+        centre, matrix = (part.to(patches.device) for part in self)
+        (channels, size), columns = matrix.shape, patches.shape[1]
+        unit = torch.empty(len(patches), size + columns - channels, dtype=torch.float16, device=patches.device)
+        for part, given in zip(torch.split(unit, ROWS), torch.split(patches, ROWS), strict=True):
+            part[:, :size] = F.normalize((given[:, :channels].float() - centre) @ matrix, dim=1)
+        unit[:, size:] = height * patches[:, channels:]
+        return unit
 
 
 class Moments(NamedTuple):
@@ -21,13 +44,12 @@ class Moments(NamedTuple):
     covariance: torch.Tensor
     patients: int
 
-    def whitening(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Centre ``(D,)`` and matrix ``(D, K)``, float32: patches less the centre, times it, vary alike.
+    def whitening(self) -> Whitening:
+        """What whitens such patches; K is at most 256.
 
-        Both are shrunk as for so many samples as there are patients, whose own patches are alike: the centre towards
-        zero, the covariance towards a multiple of the identity, and that by a tenth at least, because what varies less
-        is noise. Of one or two patients little is known: the features stay what they are, but for a turn. K is at most
-        256.
+        Centre and covariance are shrunk as for so many samples as there are patients, whose own patches are alike: the
+        centre towards zero, the covariance towards a multiple of the identity, and that by a tenth at least, because
+        what varies less is noise. Of one or two patients little is known: the features are then only rotated.
         """
         covariance = self.covariance.double()
         share = shrinkage(covariance[None], torch.tensor([self.patients]))[0]
@@ -35,17 +57,11 @@ class Moments(NamedTuple):
         level, least = variances.mean().clamp_min(1e-12), share.clamp_min(LEAST)
         shrunk = (1 - least) * variances.clamp_min(0) + least * level
         matrix = (directions / shrunk.sqrt()).flip(1)[:, :WIDEST]
-        return ((1 - share) * self.mean).float(), matrix.float().contiguous()
+        return Whitening(((1 - share) * self.mean).float(), matrix.float().contiguous())
 
 
 class RunningMoments:
-    """Moments of as many patches as come, from every seventh of each image.
-
-    Parameters
-    ----------
-    channels
-        Numbers D in a patch.
-    """
+    """Moments of as many patches as come, from every seventh of each image."""
 
     def __init__(self, channels: int) -> None:
         self._count = 0

@@ -32,8 +32,7 @@ class UncertaintyAutoencoder(TrainedDetector):
 
         score: Literal["uncertainty", "l2"] = "uncertainty"
         """What the map shows: the squared error divided by the predicted variance, as in the paper ("uncertainty"), or
-        the error alone ("l2").
-        """
+        the error alone ("l2")."""
 
     config: Config
 

@@ -12,12 +12,12 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from anomalib_med.models.base import BackboneConfig
 from anomalib_med.models.blocks import DenseAutoencoder
 from anomalib_med.models.losses import PixelError, perceptual_error, pixel_error, squared_error
 from anomalib_med.models.reconstruction.code_config import CodeConfig
 from anomalib_med.models.standard import Standard
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.schedule import FeatureTrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 Error = Literal[PixelError, "perceptual"]
@@ -34,22 +34,19 @@ class Autoencoder(TrainedDetector):
     title = "Autoencoder with l2, l1, SSIM or perceptual loss (Cai et al., MedIAnomaly, MedIA 2025)"
     input_size = 64
 
-    class Config(CodeConfig, FeatureTrainingConfig):
+    class Config(CodeConfig, BackboneConfig):
         """Settings of the autoencoder. Those of the backbone matter to the perceptual error only."""
 
-        neighbourhood: int = Field(1, ge=1)
         loss: Error = "perceptual"
         """Error that is minimised: "l2", "l1", "ssim" or "perceptual", which is the best of MedIAnomaly."""
         score: Literal[Error, "loss"] = "loss"
         """Error that the map shows, one of the same four; "loss" is the one that was minimised."""
         bottleneck: Literal["dense", "spatial"] = "dense"
         """Whether there are `latent` numbers for the whole image ("dense") or for each cell of the coarsest feature map
-        ("spatial").
-        """
+        ("spatial")."""
         constraint: float = Field(0.0, ge=0)
         """Weight of the squared difference between the latent numbers of an image and of its reconstruction. It is 1 in
-        the constrained autoencoder.
-        """
+        the constrained autoencoder."""
 
     config: Config
 

@@ -54,14 +54,12 @@ class ContextEncodingVAE(TrainedDetector):
         """Weight of the painted images in the loss; the others have the rest."""
         score: Literal["reconstruction", "gradient", "combined"] = "reconstruction"
         """What the map shows: the squared error ("reconstruction"), the gradient of the loss at each pixel
-        ("gradient"), or the error times the gradient of the divergence ("combined").
-        """
+        ("gradient"), or the error times the gradient of the divergence ("combined")."""
         image: Literal["elbo", "map"] = "elbo"
         """What gives the score of an image: its loss ("elbo") or its map, pooled ("map")."""
         min_area: int = Field(0, ge=0)
         """Of a map, only what lies above its own Otsu threshold in connected pieces of at least so many pixels is kept;
-        with 0 everything is.
-        """
+        with 0 everything is."""
 
     config: Config
 

@@ -47,15 +47,13 @@ class Cvad(TrainedDetector):
         """How many numbers the coarse stage reconstructs an image from."""
         fine_latent: int = Field(512, ge=1)
         """How many numbers the fine stage reconstructs an image from. It is 2048 in the code; here less, as the layers
-        of that stage have 82,000 weights for each at 128 pixels.
-        """
+        of that stage have 82,000 weights for each at 128 pixels."""
         widths: tuple[int, ...] = Field((16, 32, 64, 128, 256), min_length=SHALLOW + 1)
         beta: float = Field(1.0, ge=0)
         """Weight of the divergence from the prior."""
         vae_share: float = Field(0.9, gt=0, le=1)
         """Share of the steps in which the autoencoder learns; then the discriminator learns alone. The discriminator
-        learns from the first step on, so that a training that is cut short has one.
-        """
+        learns from the first step on, so that a training that is cut short has one."""
         image: Literal["cascade", "map"] = "cascade"
         """What gives the score of an image: both networks ("cascade") or the map, pooled ("map")."""
 
@@ -68,15 +66,15 @@ class Cvad(TrainedDetector):
         self.discriminator = dense_encoder(shape, c.widths, c.latent, 1)
         self.normal = Standard((2,), least=1e-12)
 
-    def optimisers(self) -> dict[str, Optimizer]:
+    def optimizers(self) -> dict[str, Optimizer]:
         """One Adam for each network."""
         c, networks = self.config, {"vae": self.vae, "discriminator": self.discriminator}
         return {k: Adam(n.parameters(), c.learning_rate, weight_decay=c.weight_decay) for k, n in networks.items()}
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
-        """Error and divergence of the autoencoder, or the cross entropy of the discriminator, as `batch.turn` says."""
+        """Error and divergence of the autoencoder, or cross entropy of the discriminator, as `batch.optimizer` says."""
         x = batch.x
-        if batch.turn == "vae":
+        if batch.optimizer == "vae":
             if batch.step >= self.config.vae_share * batch.steps:
                 return {}
             reconstructed, divergence = self.vae(x, draw=True)

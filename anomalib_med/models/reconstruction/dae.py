@@ -64,7 +64,7 @@ class DenoisingAutoencoder(TrainedDetector):
         """Build the U-Net."""
         self.unet = UNet(shape[0], self.config.widths, activation=nn.SiLU, standardised=True)
 
-    def optimisers(self) -> dict[str, Optimizer]:
+    def optimizers(self) -> dict[str, Optimizer]:
         """The paper's Adam, with AMSGrad."""
         c = self.config
         return {"all": Adam(self.unet.parameters(), c.learning_rate, weight_decay=c.weight_decay, amsgrad=True)}

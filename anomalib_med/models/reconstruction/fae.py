@@ -46,8 +46,7 @@ class FeatureAutoencoder(TrainedDetector):
         """Error that the map shows, one of the same two; "loss" is the one that was minimised."""
         grid: int = Field(32, ge=16, multiple_of=16)
         """Side of the square of feature vectors that is reconstructed, a multiple of 16, which costs a quarter of 32.
-        In the official code it is a quarter of the input, which has 128 pixels.
-        """
+        In the official code it is a quarter of the input, which has 128 pixels."""
         widths: tuple[int, int, int, int] = (100, 150, 200, 300)
         """Channels of the encoder at each halving of the grid, as in the official code."""
         dropout: float = Field(0.1, ge=0, lt=1)
@@ -67,10 +66,14 @@ class FeatureAutoencoder(TrainedDetector):
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
         """Frozen features ``(B, D, grid, grid)`` of images."""
-        features, size = self.features(x), (self.config.grid, self.config.grid)
-        if features.shape[-2:] == size:
-            return features
-        return F.interpolate(features.float(), size, mode="bilinear", align_corners=False).half()
+        side = self.config.grid
+
+        def resized(features: torch.Tensor) -> torch.Tensor:
+            if features.shape[-2:] == (side, side):
+                return features
+            return F.interpolate(features.float(), (side, side), mode="bilinear", align_corners=False).half()
+
+        return self.each(resized, self.features(x))
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """The error of the reconstruction."""

@@ -46,8 +46,7 @@ class FAnoGan(TrainedDetector):
         widths: tuple[int, ...] = Field((32, 64, 128, 128), min_length=1)
         gan_share: float = Field(0.5, ge=0, le=1)
         """Share of the steps in which generator and critic learn; then the encoder learns alone, from networks that
-        stand still. Before, it learns at every tenth step, so that a training that is cut short has one.
-        """
+        stand still. Before, it learns at every tenth step, so that a training that is cut short has one."""
         critic_steps: int = Field(5, ge=1)
         """Steps of the critic for each step of the generator, as in Gulrajani et al."""
         penalty: float = Field(10.0, ge=0)
@@ -66,7 +65,7 @@ class FAnoGan(TrainedDetector):
         self.critic = residual_encoder(shape, c.widths, 1)
         self.generator = Generator(shape, c.widths, c.latent)
 
-    def optimisers(self) -> dict[str, Optimizer]:
+    def optimizers(self) -> dict[str, Optimizer]:
         """One Adam for each network; the encoder's is the first, as its loss is the one that tells of a plateau."""
         c = self.config
 
@@ -80,18 +79,18 @@ class FAnoGan(TrainedDetector):
         }
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
-        """The two errors of the encoder, the critic's loss or the generator's, as `batch.turn` says."""
+        """The two errors of the encoder, the critic's loss or the generator's, as `batch.optimizer` says."""
         c, x = self.config, batch.x
         playing = batch.step < c.gan_share * batch.steps
-        if batch.turn == "encoder":
+        if batch.optimizer == "encoder":
             if playing and batch.step % ENCODER_EVERY and self.encoder.training:
                 return {}
             error, feature_error = self._errors(x)
             return {"error": error.mean(), "features": c.kappa * feature_error.mean()}
-        if not playing or (batch.turn == "generator" and batch.step % c.critic_steps):
+        if not playing or (batch.optimizer == "generator" and batch.step % c.critic_steps):
             return {}
         z = torch.randn(len(x), c.latent, device=x.device)
-        if batch.turn == "generator":
+        if batch.optimizer == "generator":
             return {"generator": -self.critic(self.generator(z)).float().mean()}
         with torch.no_grad():
             drawn = self.generator(z).float()

@@ -51,7 +51,7 @@ class Ganomaly(TrainedDetector):
         self.encoder = dense_encoder(shape, c.widths, c.hidden, c.latent)
         self.discriminator = dense_encoder(shape, c.widths, c.hidden, 1)
 
-    def optimisers(self) -> dict[str, Optimizer]:
+    def optimizers(self) -> dict[str, Optimizer]:
         """One for generator and second encoder, one for the discriminator."""
         c = self.config
 
@@ -64,9 +64,9 @@ class Ganomaly(TrainedDetector):
         }
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
-        """The three losses of the generator, or that of the discriminator, as `batch.turn` says."""
+        """The three losses of the generator, or that of the discriminator, as `batch.optimizer` says."""
         c, x = self.config, batch.x
-        if batch.turn == "discriminator":
+        if batch.optimizer == "discriminator":
             with torch.no_grad():
                 reconstructed = self.generator(x)
             real, false = self.discriminator(x).float(), self.discriminator(reconstructed).float()

@@ -40,8 +40,7 @@ class VariationalAutoencoder(TrainedDetector):
         """Error of the reconstruction that is minimised and shown: "l2", "l1" or "ssim"."""
         prior: Literal["gaussian", "dirichlet"] = "gaussian"
         """Distribution that the latent numbers are held close to: a "gaussian", or a "dirichlet", where they are shares
-        that sum to one.
-        """
+        that sum to one."""
         concentration: float = Field(1.0, gt=0)
         """Concentration of the Dirichlet prior in each dimension; 1 is uniform, and below 1 few shares are large."""
         beta: float = Field(0.005, ge=0)
@@ -50,8 +49,7 @@ class VariationalAutoencoder(TrainedDetector):
         """Divergence that costs nothing: what is minimised is the distance from it."""
         score: Score = "reconstruction"
         """What the map shows: the error ("reconstruction"), the gradient at each pixel of the mean error, of the
-        divergence or of the whole loss, or the error times the gradient of the divergence ("combined").
-        """
+        divergence or of the whole loss, or the error times the gradient of the divergence ("combined")."""
 
     config: Config
 

@@ -4,18 +4,21 @@ Guo et al., "Dinomaly: The Less Is More Philosophy in Multi-Class Unsupervised A
 https://arxiv.org/abs/2405.14325.
 """
 
-from collections.abc import Sequence
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
-from anomalib_med.models.student_teacher.teaching import cosine_distance, flat_cosine_distance, teacher_layers
+from anomalib_med.errors import ConfigError
+from anomalib_med.models.student_teacher.teaching import (
+    TeacherConfig,
+    cosine_distance,
+    flat_cosine_distance,
+    on_finest_grid,
+    teacher_layers,
+)
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.schedule import FeatureTrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 RAMP = 0.1  # share of the steps in which the mining hardens; the paper's 1000 of 10000
@@ -37,56 +40,64 @@ class Dinomaly(TrainedDetector):
     title = "Dinomaly (Guo et al., CVPR 2025)"
     at_once = 0
 
-    class Config(FeatureTrainingConfig):
-        """Settings of Dinomaly. `neighbourhood` is 1: the features are compared as they are.
+    class Config(TeacherConfig):
+        """Settings of Dinomaly."""
 
-        Parameters
-        ----------
-        width
-            Channels of the decoder; 0: those of a transformer's layer, as in the paper, else those of all layers.
-        blocks
-            Of the decoder.
-        dropout
-            Of the bottleneck: the noise that keeps the decoder from copying what it never saw.
-        """
-
-        neighbourhood: int = Field(1, ge=1, le=1)
         pooling: str = "top1%"
-        steps: int = Field(1000, ge=0)
         batch_size: int = Field(16, ge=1)
         learning_rate: float = Field(2e-3, gt=0)
         weight_decay: float = Field(1e-4, ge=0)
-        schedule: Literal["constant", "cosine"] = "cosine"
         warmup: float = Field(0.01, ge=0, lt=1)
         clip_norm: float = Field(0.1, ge=0)
         width: int = Field(0, ge=0)
+        """Number of channels of the decoder; 0 stands for those of a layer of a transformer, as in the paper, and for
+        those of all layers together of another network."""
         blocks: int = Field(8, ge=2)
+        """Number of blocks of the decoder, at least one for each group of layers (paper: 8)."""
         dropout: float = Field(0.2, ge=0, lt=1)
+        """Share of the bottleneck's values that are left out in training: the noise that keeps the decoder from copying
+        what it never saw (paper: 0.2, up to 0.4 for large sets)."""
 
     config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
-        """Bottleneck and decoder."""
-        c = self.config
-        groups = self._group_channels()
-        width = c.width or (groups[0] if self._alike() else sum(groups))
-        averaged = self._alike() and width == groups[0]
+        """Bottleneck and decoder.
+
+        Raises
+        ------
+        ConfigError
+            Fewer blocks than groups of layers.
+        """
+        c, groups = self.config, self.groups
+        if c.blocks < len(groups):
+            raise ConfigError(f"dinomaly: {c.blocks} blocks cannot give back {len(groups)} layers: set blocks higher")
+        width = c.width or (groups[0] if self._alike else sum(groups))
+        averaged = self._alike and width == groups[0]
         self.restorer = Restorer(groups, width, c.blocks, c.dropout, averaged=averaged)
 
-    def prepare(self, x: torch.Tensor) -> torch.Tensor:
-        """Groups of frozen features, ``(B, sum of their channels, h, w)`` on the finest grid."""
-        layers = teacher_layers(self.extractor, x)
-        if not self._alike():
-            grid = layers[0].shape[2:]
-            return torch.cat([_on_grid(layer, grid) for layer in layers], 1)
-        half = len(layers) // 2
-        groups = [layers[:half], layers[half:]] if half else [layers]
-        return torch.cat([torch.stack(group).float().mean(0).half() for group in groups], 1)
+    @property
+    def groups(self) -> list[int]:
+        """Channels of each group of layers: two of a transformer's, which are averaged, else one for each layer."""
+        channels = list(self.extractor.backbone.channels)
+        return channels[:2] if self._alike else channels
 
-    def optimisers(self) -> dict[str, Optimizer]:
+    @property
+    def _alike(self) -> bool:
+        """Whether all layers have one grid and one width, as those of a transformer."""
+        b = self.extractor.backbone
+        return len(set(b.strides)) == 1 and len(set(b.channels)) == 1
+
+    def prepare(self, x: torch.Tensor) -> torch.Tensor:
+        """Groups of frozen features, float16 ``(B, sum of their channels, h, w)`` on the finest grid."""
+        layers = teacher_layers(self.extractor, x)
+        if self._alike:
+            half = len(layers) // 2
+            layers = [torch.stack(group).mean(0) for group in (layers[:half], layers[half:]) if group]
+        return torch.cat(on_finest_grid(layers), 1).half()
+
+    def optimizers(self) -> dict[str, Optimizer]:
         """AdamW with the paper's settings; its gradients are clipped by `clip_norm`."""
-        c = self.config
-        weights = self.restorer.parameters()
+        c, weights = self.config, self.restorer.parameters()
         return {
             "all": torch.optim.AdamW(weights, c.learning_rate, eps=1e-10, weight_decay=c.weight_decay, amsgrad=True)
         }
@@ -94,32 +105,18 @@ class Dinomaly(TrainedDetector):
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Distance of each group as one vector an image, with the gradient of easy positions made small."""
         easy = MINED * min(1.0, batch.step / max(1.0, RAMP * batch.steps))
-        given, returned = self._pass(batch.x)
-        hard = [_hardened(t, s, easy) for t, s in zip(given, returned, strict=True)]
-        distances = [flat_cosine_distance(t, s).mean() for t, s in zip(given, hard, strict=True)]
+        pairs = zip(torch.split(batch.x, self.groups, 1), self.restorer(batch.x), strict=True)
+        distances = [flat_cosine_distance(t, hardened(t, s, easy)).mean() for t, s in pairs]
         return {"distance": torch.stack(distances).mean()}
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Distances ``(B, h, w)``, averaged over the groups."""
 
         def averaged(features: torch.Tensor) -> torch.Tensor:
-            given, returned = self._pass(features)
-            return torch.stack([cosine_distance(t, s) for t, s in zip(given, returned, strict=True)]).mean(0)
+            pairs = zip(torch.split(features, self.groups, 1), self.restorer(features), strict=True)
+            return torch.stack([cosine_distance(t, s) for t, s in pairs]).mean(0)
 
         return self.each(averaged, self.prepare(x).float())
-
-    def _alike(self) -> bool:
-        """Whether all layers have one grid and one width, as those of a transformer."""
-        b = self.extractor.backbone
-        return len(set(b.strides)) == 1 and len(set(b.channels)) == 1
-
-    def _group_channels(self) -> tuple[int, ...]:
-        channels = self.extractor.backbone.channels
-        return channels[: min(2, len(channels))] if self._alike() else channels
-
-    def _pass(self, features: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Groups given and returned, ``(B, D, h, w)`` each."""
-        return list(torch.split(features, list(self._group_channels()), 1)), self.restorer(features)
 
 
 class Restorer(nn.Module):
@@ -132,15 +129,15 @@ class Restorer(nn.Module):
     groups
         Channels of each group.
     width, blocks, dropout
-        Of the decoder.
+        Channels and blocks of the decoder, and the dropout of the bottleneck.
     averaged
         The bottleneck sees the mean of the groups, as in the paper, and what the decoder gives is not changed. Else
         linear layers lead in and out.
     """
 
-    def __init__(self, groups: Sequence[int], width: int, blocks: int, dropout: float, *, averaged: bool) -> None:
+    def __init__(self, groups: list[int], width: int, blocks: int, dropout: float, *, averaged: bool) -> None:
         super().__init__()
-        self.groups = list(groups)
+        self.groups = groups
         self.averaged = averaged
         self.into = nn.Identity() if averaged else nn.Linear(sum(groups), width)
         self.out = nn.ModuleList(nn.Identity() if averaged else nn.Linear(width, channels) for channels in groups)
@@ -216,7 +213,7 @@ class LinearAttention(nn.Module):
         return y
 
 
-def _hardened(t: torch.Tensor, s: torch.Tensor, easy: float) -> torch.Tensor:
+def hardened(t: torch.Tensor, s: torch.Tensor, easy: float) -> torch.Tensor:
     """`s` with the gradient of its easiest positions, a share of all of the batch, made small."""
     if easy <= 0:
         return s
@@ -226,9 +223,3 @@ def _hardened(t: torch.Tensor, s: torch.Tensor, easy: float) -> torch.Tensor:
         threshold = distances.flatten().topk(hard).values[-1]
         is_easy = (distances < threshold)[:, None]
     return torch.where(is_easy, EASY_WEIGHT * s + (1 - EASY_WEIGHT) * s.detach(), s)
-
-
-def _on_grid(layer: torch.Tensor, grid: torch.Size) -> torch.Tensor:
-    if layer.shape[2:] == grid:
-        return layer
-    return F.interpolate(layer.float(), size=tuple(grid), mode="bilinear", align_corners=False).half()

@@ -6,7 +6,7 @@ https://arxiv.org/abs/2303.14535.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from pydantic import Field, JsonValue, field_serializer
 from torch import nn
 
-from anomalib_med.errors import FitError
 from anomalib_med.models.standard import Standard
 from anomalib_med.models.student_teacher.pdn import (
     PDN,
@@ -26,10 +25,11 @@ from anomalib_med.models.student_teacher.pdn import (
     normalised,
     on_pdn_grid,
 )
+from anomalib_med.models.training.loop import named
 from anomalib_med.models.training.normals import StepBatch
 from anomalib_med.models.training.run import TrainingRun
-from anomalib_med.models.training.schedule import FeatureTrainingConfig
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training.schedule import FeatureTrainingConfig, Schedule
+from anomalib_med.models.training.trainer import Content, TrainedDetector
 
 BACKBONE = "backbone"
 LOW, HIGH = 0.9, 0.995  # quantiles of the maps of normals that become 0 and 0.1
@@ -47,34 +47,27 @@ class EfficientAD(TrainedDetector):
     title = "EfficientAD (Batzner et al., WACV 2024)"
     input_size = 256
     holds_out = True
-    reads: ClassVar[Mapping[str, Literal["weights", "images"]]] = {"teacher": "weights", "penalty": "images"}
 
     class Config(FeatureTrainingConfig):
-        """Settings of EfficientAD; the defaults are for a training on a CPU, those of the paper are in the card.
-
-        Parameters
-        ----------
-        network
-            Patch description network of the student: "S" or "M" of the paper, or "T" of a quarter of S's width.
-        teacher
-            "backbone": the frozen features themselves; or a safetensors file of a distilled patch description network,
-            see ``models/efficientad/distil.py``.
-        hard
-            Share of the squared differences between student and teacher that is not learnt from: only the largest are.
-        penalty
-            Folder with images of other kinds, on which the student is kept from imitating the teacher; empty for none.
-        """
+        """Settings of EfficientAD; the defaults are for a training on a CPU, those of the paper are in the card."""
 
         pooling: str = "mean"
         network: Network = "T"
+        """Patch description network of the student: "S" or "M" of the paper, or "T" of a quarter of S's width, which a CPU
+        trains in minutes."""
         teacher: str = BACKBONE
+        """Teacher of the student: "backbone" for the frozen features themselves, or a safetensors file of a distilled
+        patch description network, see ``models/efficientad/distil.py``."""
         hard: float = Field(0.9, ge=0, lt=1)
+        """Share of the squared differences between student and teacher that is not learnt from: only the largest are.
+        The paper has 0.999, for 70,000 steps; 0.9 learns from more in the few steps of the default."""
         penalty: str = ""
+        """Folder with images of other kinds, on which the student is kept from imitating the teacher, at most 1,000 of
+        them; empty for none."""
         steps: int = Field(2000, ge=0)
         batch_size: int = Field(1, ge=1)
-        learning_rate: float = Field(1e-3, gt=0)
         weight_decay: float = Field(1e-5, ge=0)
-        schedule: Literal["constant", "cosine"] = "cosine"
+        schedule: Schedule = "cosine"
 
         @field_serializer("teacher", "penalty")
         def _without_folder(self, path: str) -> str:
@@ -90,25 +83,25 @@ class EfficientAD(TrainedDetector):
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
         self._teacher_weights: Mapping[str, torch.Tensor] = {}
-        self._penalty: Sequence[torch.Tensor] = ()
-        self._penalty_images = torch.empty(0)
+        self._penalty: Sequence[torch.Tensor] = ()  # images (C, H, W)
 
     @property
     def uses_features(self) -> bool:
         """Whether the teacher is the frozen backbone and not a network from a file."""
         return self.config.teacher == BACKBONE
 
-    def take_inputs(self, run: TrainingRun) -> None:
-        """Take the weights of a teacher from a file, and the penalty images.
+    @property
+    def reads(self) -> Mapping[str, Content]:
+        """A teacher from a file, and the penalty images."""
+        found: dict[str, Content] = {}
+        if not self.uses_features:
+            found["teacher"] = "weights"
+        if self.config.penalty:
+            found["penalty"] = "images"
+        return found
 
-        Raises
-        ------
-        FitError
-            They are named in the settings and were not given with the run.
-        """
-        for setting in (key for key in self.reads if getattr(self.config, key) not in ("", BACKBONE)):
-            if setting not in {**run.weights, **run.images}:
-                raise FitError(f'{setting} "{getattr(self.config, setting)}": give its content with the TrainingRun')
+    def take_inputs(self, run: TrainingRun) -> None:
+        """Take the weights of a teacher from a file, and the penalty images."""
         self._teacher_weights, self._penalty = run.weights.get("teacher", {}), run.images.get("penalty", ())
 
     def build(self, shape: tuple[int, ...]) -> None:
@@ -117,9 +110,7 @@ class EfficientAD(TrainedDetector):
         self.grid = grid_of(shape[1], shape[2])
         if not self.uses_features:
             self.teacher = Teacher(self._teacher_weights, Path(c.teacher).name)
-            channels = self.teacher.channels
-        else:
-            channels = self.extractor.channels
+        channels = self.extractor.channels if self.uses_features else self.teacher.channels
         self.standard = Standard((channels, 1, 1))
         self.student = PDN(c.network, shape[0], 2 * channels)
         self.autoencoder = Autoencoder(shape[0], channels, shape[1:], self.grid)
@@ -127,25 +118,24 @@ class EfficientAD(TrainedDetector):
 
     def before_training(self, batches: Iterator[StepBatch]) -> None:
         """Standardise the teacher's channels by the normals, and bring the penalty images to their size."""
-        self.standard.learn(self._taught(batch.x) for batch in batches)
+        self.standard.learn(self.taught(batch.x) for batch in batches)
         channels, *sides = self.shape
-        images = [F.interpolate(image[None], sides).expand(-1, channels, -1, -1).half() for image in self._penalty]
-        self._penalty_images = torch.cat(images) if images else torch.empty(0)
+        self._penalty = [F.interpolate(i[None], sides)[0].expand(channels, -1, -1).half() for i in self._penalty]
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """The paper's losses: student from teacher, autoencoder from teacher, student from autoencoder, penalty."""
-        x, exposed = batch.x, _exposed(batch.x)
-        taught, taught_exposed = self.standard(self._taught(torch.cat([x, exposed]), kept=False)).chunk(2)
+        x, exposed = batch.x, with_exposure(batch.x)
+        taught, taught_exposed = self.standard(self.taught(torch.cat([x, exposed]), kept=False)).chunk(2)
         student, student_exposed = self.student(normalised(torch.cat([x, exposed]))).chunk(2)
         coded = self.autoencoder(normalised(exposed))
         losses = {
-            "student": _hardest((taught - student.chunk(2, 1)[0]) ** 2, self.config.hard),
+            "student": mean_of_hardest((taught - student.chunk(2, 1)[0]) ** 2, self.config.hard),
             "autoencoder": ((taught_exposed - coded) ** 2).mean(),
             "student from autoencoder": ((coded - student_exposed.chunk(2, 1)[1]) ** 2).mean(),
         }
-        if len(self._penalty_images):
-            rows = torch.randint(len(self._penalty_images), (len(x),))
-            other = self._penalty_images[rows].to(x.device).float()
+        if self._penalty:
+            rows = torch.randint(len(self._penalty), (len(x),)).tolist()
+            other = torch.stack([self._penalty[row] for row in rows]).to(x.device).float()
             losses["penalty"] = (self.student(normalised(other)).chunk(2, 1)[0] ** 2).mean()
         return losses
 
@@ -165,18 +155,17 @@ class EfficientAD(TrainedDetector):
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
         """Take what :meth:`state` gave, the teacher from there too."""
-        start = "teacher.network."
-        self._teacher_weights = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+        self._teacher_weights = named("teacher.network.", tensors)
         super().load_state(tensors, extra)
 
     def _differences(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Student against teacher and student against autoencoder, ``(B, h, w)`` each: squared, mean over channels."""
         of_teacher, of_autoencoder = self.student(normalised(x)).chunk(2, 1)
-        local = (self.standard(self._taught(x)) - of_teacher) ** 2
+        local = (self.standard(self.taught(x)) - of_teacher) ** 2
         whole = (self.autoencoder(normalised(x)) - of_autoencoder) ** 2
         return local.mean(1), whole.mean(1)
 
-    def _taught(self, x: torch.Tensor, *, kept: bool = True) -> torch.Tensor:
+    def taught(self, x: torch.Tensor, *, kept: bool = True) -> torch.Tensor:
         """Features ``(B, D, h, w)`` of the teacher, float32; of exposed images none are `kept` in a cache."""
         with torch.no_grad():
             if not self.uses_features:
@@ -204,13 +193,13 @@ class Scale(nn.Module):
         return 0.1 * (map - low) / (high - low)
 
 
-def _hardest(differences: torch.Tensor, share: float) -> torch.Tensor:
+def mean_of_hardest(differences: torch.Tensor, share: float) -> torch.Tensor:
     """Mean of the differences at or above their quantile; ``torch.quantile`` refuses tensors of this size."""
     values = differences.flatten()
     return values.topk(max(1, round((1 - share) * values.numel()))).values.mean()
 
 
-def _exposed(x: torch.Tensor) -> torch.Tensor:
+def with_exposure(x: torch.Tensor) -> torch.Tensor:
     """Brightness or contrast of each image changed by up to a fifth."""
     factor = torch.empty(len(x), 1, 1, 1).uniform_(0.8, 1.2).to(x.device)
     brighter = torch.rand(len(x), 1, 1, 1).to(x.device) < 0.5

@@ -15,15 +15,15 @@ from anomalib_med.models.losses import squared_error
 from anomalib_med.models.pooling import valid_cells
 from anomalib_med.models.student_teacher.teaching import (
     ScoringNetwork,
-    cosine_distance,
+    TeacherConfig,
+    distance_maps,
     flat_cosine_distance,
     fold,
-    joined,
     teacher_layers,
     unfold,
 )
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.schedule import FeatureTrainingConfig
+from anomalib_med.models.training.schedule import Schedule
 from anomalib_med.models.training.trainer import TrainedDetector
 
 MEAN, STD = 0.5, 0.25  # of the cloner's input
@@ -41,32 +41,26 @@ class MKD(TrainedDetector):
     title = "MKD, multiresolution knowledge distillation (Salehi et al., CVPR 2021)"
     at_once = 0
 
-    class Config(FeatureTrainingConfig):
-        """Settings of MKD. `neighbourhood` is 1: the features are compared as they are.
+    class Config(TeacherConfig):
+        """Settings of MKD."""
 
-        Parameters
-        ----------
-        value_weight
-            Of the mean squared difference, beside the distance of the directions.
-        width
-            Channels of the cloner between the layers that it clones.
-        score
-            "flat", the paper's: the loss of the image; or "map": the map pooled as `pooling` says.
-        """
-
-        neighbourhood: int = Field(1, ge=1, le=1)
-        steps: int = Field(1000, ge=0)
+        pooling: str = "power8"
         batch_size: int = Field(32, ge=2)
-        learning_rate: float = Field(1e-3, gt=0)
+        schedule: Schedule = "constant"
         value_weight: float = Field(0.01, ge=0)
+        """Weight of the mean squared difference of the values beside the distance of the directions, that of the
+        official code."""
         width: int = Field(16, ge=1)
+        """Number of channels of the cloner between the layers that it clones, that of the official code's small cloner."""
         score: Literal["flat", "map"] = "flat"
+        """What the image score is: "flat", the paper's loss of the image over its valid cells, for which `pooling` is
+        of no use, or "map", the map pooled as `pooling` says."""
 
     config: Config
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
-        self._compared: tuple[torch.Tensor, list[list[Pair]]] | None = None  # inputs, and their features
+        self._last_pairs: tuple[torch.Tensor, list[list[Pair]]] | None = None  # maps, and what they were made from
 
     def build(self, shape: tuple[int, ...]) -> None:
         """The cloner."""
@@ -76,71 +70,61 @@ class MKD(TrainedDetector):
         self.cloner = Cloner(image, b.channels, b.strides, self.config.width)
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
-        """Images and the teacher's features of them, see :func:`fold`."""
-        return fold([x.to(self.device).half(), *teacher_layers(self.extractor, x)], self.extractor.multiple)
+        """Images and the teacher's layers of them, see :func:`fold`."""
+        return fold([x.to(self.device), *teacher_layers(self.extractor, x)])
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Distance of the directions and of the values, summed over the layers, mean over the images."""
-        b = self.extractor.backbone
-        image, *given = unfold(batch.x, b.channels, b.strides)
-        cloned = self.cloner(image)
-        return {key: loss.mean() for key, loss in self._losses(given, cloned).items()}
+        image, *given = unfold(batch.x, self.extractor)
+        pairs = list(zip(given, self.cloner(image), strict=True))
+        return {key: loss.mean() for key, loss in self.losses(pairs).items()}
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Summed distances ``(B, h, w)`` of the directions, on the grid of the finest layer."""
-        maps = [joined([cosine_distance(t, s) for t, s in pairs], lambda m: m.sum(0)) for pairs in self._pairs(x)]
-        return torch.cat(maps)
+        pairs = self.pairs(x)
+        maps = torch.cat([distance_maps(*zip(*each, strict=True)).sum(0) for each in pairs])
+        self._last_pairs = maps, pairs
+        return maps
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """The loss ``(B,)`` of each image over its valid cells, or the pooled map."""
         if self.config.score == "map":
             return super().image_score(x, maps, valid)
-        scores = []
-        for pairs, area in zip(self._pairs(x), valid, strict=True):
-            cells = [valid_cells(area[None], (t.shape[2], t.shape[3]))[:, None].to(t.device) for t, _ in pairs]
-            masked = [(t * c, s * c) for (t, s), c in zip(pairs, cells, strict=True)]
-            losses = self._losses([t for t, _ in masked], [s for _, s in masked])
-            scores.append(torch.stack(list(losses.values())).sum(0))
-        return torch.cat(scores)
+        kept = self._last_pairs  # map and score of one batch cost one pass
+        pairs = kept[1] if kept is not None and kept[0] is maps else self.pairs(x.to(self.device))
+        losses = [self.losses(inside(each, area)) for each, area in zip(pairs, valid, strict=True)]
+        return torch.cat([each["direction"] + each["value"] for each in losses])
 
-    def to(self, device: torch.device) -> "MKD":
-        """Move the networks."""
-        super().to(device)
-        self._compared = None
-        return self
-
-    def _losses(self, given: Sequence[torch.Tensor], cloned: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Of each image ``(B,)``, summed over the layers."""
-        layers = list(zip(given, cloned, strict=True))
+    def losses(self, pairs: Sequence[Pair]) -> dict[str, torch.Tensor]:
+        """Distances of the directions and of the values of each image ``(B,)``, summed over the layers."""
+        values = torch.stack([squared_error(t, s).mean((1, 2, 3)) for t, s in pairs]).sum(0)
         return {
-            "direction": torch.stack([flat_cosine_distance(t, s) for t, s in layers]).sum(0),
-            "value": self.config.value_weight
-            * torch.stack([squared_error(t, s).mean((1, 2, 3)) for t, s in layers]).sum(0),
+            "direction": torch.stack([flat_cosine_distance(t, s) for t, s in pairs]).sum(0),
+            "value": self.config.value_weight * values,
         }
 
-    def _pairs(self, x: torch.Tensor) -> list[list[Pair]]:
-        """Features of teacher and cloner for each image; map and score of one batch cost one pass."""
-        if self._compared is None or self._compared[0] is not x:
-            parts = [x.to(self.device).half(), *teacher_layers(self.extractor, x)]
-            found = []
-            for one in zip(*parts, strict=True):
-                image, *given = (part[None].float() for part in one)
-                found.append(list(zip(given, self.cloner.score(image), strict=True)))
-            self._compared = (x, found)
-        return self._compared[1]
+    def pairs(self, x: torch.Tensor) -> list[list[Pair]]:
+        """Layers of teacher and cloner for each of the images ``(B, C, H, W)``, computed alone."""
+        parts = [x.half().float(), *teacher_layers(self.extractor, x)]
+        each = zip(*(torch.split(part, 1) for part in parts), strict=True)
+        return [list(zip(given, self.cloner.score(image), strict=True)) for image, *given in each]
+
+
+def inside(pairs: Sequence[Pair], valid: torch.Tensor) -> list[Pair]:
+    """Layers ``(1, C, h, w)`` of one image with 0 in the cells outside its valid area, bool ``(H, W)``."""
+    cells = [valid_cells(valid[None], (t.shape[2], t.shape[3]))[:, None].to(t.device) for t, _ in pairs]
+    return [(t * c, s * c) for (t, s), c in zip(pairs, cells, strict=True)]
 
 
 class Cloner(ScoringNetwork[torch.Tensor, list[torch.Tensor]]):
-    """A plain convolutional network with an output for each layer of the teacher and few channels between.
+    """A plain convolutional network with an output for each layer of the teacher and `width` channels between.
 
     Parameters
     ----------
     inputs
         Channels of the image.
     channels, strides
-        Of the teacher's layers, finest first.
-    width
-        Channels of the hidden layers.
+        Those of the teacher's layers, finest first.
     """
 
     def __init__(self, inputs: int, channels: Sequence[int], strides: Sequence[int], width: int) -> None:

@@ -24,15 +24,9 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class PDN(nn.Sequential):
     """Patch description network: each output cell sees a patch of 33 x 33 pixels and nothing else.
 
-    No padding: ``(B, inputs, H, W)`` gives ``(B, outputs, h, w)``, 56 x 56 of 256 x 256. Names of the weights are those
-    of the common re-implementation, whose teachers therefore fit.
-
-    Parameters
-    ----------
-    network
-        "S" and "M" of the paper; "T" is S with a quarter of its width.
-    inputs, outputs
-        Channels.
+    No padding: ``(B, inputs, H, W)`` gives ``(B, outputs, h, w)``, 56 x 56 of 256 x 256. "S" and "M" are the paper's,
+    "T" is S with a quarter of its width. Names of the weights are those of the common re-implementation, whose
+    teachers therefore fit.
     """
 
     def __init__(self, network: Network, inputs: int, outputs: int) -> None:
@@ -99,16 +93,15 @@ class Teacher(nn.Module):
 
 def pdn_of(weights: Mapping[str, torch.Tensor], source: str) -> PDN:
     """The PDN that these weights belong to."""
-    medium = "12.weight" in weights
-    first, last = weights.get("0.weight"), weights.get("12.weight" if medium else "8.weight")
-    if first is not None and last is not None:
-        network = next((n for n, w in WIDTHS.items() if w == len(first) and (n == "M") == medium), None)
-        if network is not None and first.shape[1] in (1, 3):
-            pdn = PDN(network, first.shape[1], len(last))
-            own = pdn.state_dict()
-            if all(key in weights and weights[key].shape == value.shape for key, value in own.items()):
-                pdn.load_state_dict({key: weights[key] for key in own})
-                return pdn
+    try:
+        first, last = weights["0.weight"], weights["12.weight" if "12.weight" in weights else "8.weight"]
+        network = next(n for n, w in WIDTHS.items() if w == len(first) and (n == "M") == ("12.weight" in weights))
+        pdn = PDN(network, first.shape[1], len(last))
+        pdn.load_state_dict({key: weights[key] for key in pdn.state_dict()})
+        if first.shape[1] in (1, 3):
+            return pdn
+    except (KeyError, StopIteration, RuntimeError, IndexError):
+        pass  # no network of this kind: some weights are missing or have another shape
     raise ConfigError(
         f'teacher "{source}" holds no patch description network: expected 0.weight, 3.weight, 6.weight, ... of '
         f"convolutions as in EfficientAD-S or -M, found {', '.join(list(weights)[:4]) or 'nothing'}; "
@@ -122,17 +115,7 @@ def normalised(x: torch.Tensor) -> torch.Tensor:
 
 
 class Autoencoder(nn.Module):
-    """From an image through a vector of 64 numbers to the teacher's grid.
-
-    Parameters
-    ----------
-    inputs, outputs
-        Channels.
-    size
-        Rows and columns of the image, multiples of 32.
-    grid
-        Rows and columns of the output.
-    """
+    """From an image, whose sides `size` are multiples of 32, through a vector of 64 numbers to the teacher's grid."""
 
     WIDE, NARROW, DROPOUT = 64, 32, 0.2
     SIZES = (3, 8, 15, 32, 63, 127)  # of the decoder, for 256 pixels

@@ -17,51 +17,34 @@ from anomalib_med.features.extractor import CPU_BATCH
 from anomalib_med.models.blocks import ConvBlock
 from anomalib_med.models.student_teacher.teaching import (
     ScoringNetwork,
+    TeacherConfig,
     cosine_distance,
+    distance_maps,
     flat_cosine_distance,
     fold,
-    joined,
     teacher_layers,
     unfold,
 )
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.schedule import FeatureTrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 BETAS = (0.5, 0.999)
 
 
-class RD4AD(TrainedDetector):
-    """The teacher's features go through a bottleneck, and a decoder learns to give them back for normal images.
+class ReverseConfig(TeacherConfig):
+    """Settings of every reverse distillation."""
 
-    The anomaly map is the sum over the layers of the distance between the directions of given and returned features.
-    """
+    batch_size: int = Field(16, ge=2)
+    learning_rate: float = Field(5e-3, gt=0)
+    width: int = Field(0, ge=0)
+    """Number of channels of the embedding; 0 stands for twice those of the coarsest layer, as in the paper."""
 
-    name = "rd4ad"
-    title = "RD4AD, reverse distillation (Deng and Li, CVPR 2022)"
+
+class ReverseDistillation(TrainedDetector):
+    """What :class:`RD4AD` and RD++ have in common: networks and map."""
+
     at_once = CPU_BATCH
-
-    class Config(FeatureTrainingConfig):
-        """Settings of reverse distillation. `neighbourhood` is 1: the features are compared as they are.
-
-        Parameters
-        ----------
-        loss
-            "flat", the paper's cosine of a layer's feature map as one vector; or "pixel", the mean over positions.
-        width
-            Channels of the embedding; 0: twice those of the coarsest layer, as in the paper.
-        """
-
-        neighbourhood: int = Field(1, ge=1, le=1)
-        pooling: str = "mean"
-        steps: int = Field(1000, ge=0)
-        batch_size: int = Field(16, ge=2)
-        learning_rate: float = Field(5e-3, gt=0)
-        schedule: Literal["constant", "cosine"] = "cosine"
-        loss: Literal["flat", "pixel"] = "flat"
-        width: int = Field(0, ge=0)
-
-    config: Config
+    config: ReverseConfig
 
     @property
     def multiple(self) -> int:
@@ -75,11 +58,39 @@ class RD4AD(TrainedDetector):
         self.bottleneck = Bottleneck(b.channels, b.strides, width)
         self.decoder = FeatureDecoder(b.channels, b.strides, width)
 
-    def prepare(self, x: torch.Tensor) -> torch.Tensor:
-        """The teacher's features, see :func:`fold`: they are all that training needs."""
-        return fold(teacher_layers(self.extractor, x), self.extractor.multiple)
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Summed distances ``(B, h, w)`` on the grid of the finest layer."""
+        given = teacher_layers(self.extractor, x)
+        return distance_maps(given, self.decoder.score(self.bottleneck.score(self.seen(given)))).sum(0)
 
-    def optimisers(self) -> dict[str, Optimizer]:
+    def seen(self, given: list[torch.Tensor]) -> list[torch.Tensor]:
+        """What the bottleneck is given of the teacher's layers, ``(B, C_i, h_i, w_i)``, at scoring: all of it."""
+        return given
+
+
+class RD4AD(ReverseDistillation):
+    """The teacher's features go through a bottleneck, and a decoder learns to give them back for normal images.
+
+    The anomaly map is the sum over the layers of the distance between the directions of given and returned features.
+    """
+
+    name = "rd4ad"
+    title = "RD4AD, reverse distillation (Deng and Li, CVPR 2022)"
+
+    class Config(ReverseConfig):
+        """Settings of RD4AD."""
+
+        loss: Literal["flat", "pixel"] = "flat"
+        """Distance that is minimised: "flat", the paper's, of each layer as one vector, or "pixel", the mean over the
+        positions."""
+
+    config: Config
+
+    def prepare(self, x: torch.Tensor) -> torch.Tensor:
+        """The teacher's layers, see :func:`fold`: they are all that training needs."""
+        return fold(teacher_layers(self.extractor, x))
+
+    def optimizers(self) -> dict[str, Optimizer]:
         """One Adam with the paper's betas."""
         c = self.config
         weights = [*self.bottleneck.parameters(), *self.decoder.parameters()]
@@ -87,22 +98,10 @@ class RD4AD(TrainedDetector):
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Distance of each layer, summed over the layers, mean over the images."""
-        given, returned = self._pass(batch.x)
+        given = unfold(batch.x, self.extractor)
+        returned = self.decoder(self.bottleneck(given))
         distance = flat_cosine_distance if self.config.loss == "flat" else cosine_distance
         return {"distance": torch.stack([distance(t, s).mean() for t, s in zip(given, returned, strict=True)]).sum()}
-
-    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
-        """Summed distances ``(B, h, w)`` on the grid of the finest layer."""
-        given = [layer.float() for layer in teacher_layers(self.extractor, x)]
-        returned = self.decoder.score(self.bottleneck.score(given))
-        maps = [cosine_distance(t, s) for t, s in zip(given, returned, strict=True)]
-        return joined(maps, lambda maps: maps.sum(0))
-
-    def _pass(self, folded: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Features of the teacher and those of the decoder, finest layer first."""
-        b = self.extractor.backbone
-        given = unfold(folded, b.channels, b.strides)
-        return given, self.decoder(self.bottleneck(given))
 
 
 class Bottleneck(ScoringNetwork[list[torch.Tensor], torch.Tensor]):
@@ -111,7 +110,7 @@ class Bottleneck(ScoringNetwork[list[torch.Tensor], torch.Tensor]):
     Parameters
     ----------
     channels, strides
-        Of the layers, finest first; each stride is the one before it times a power of two.
+        Those of the layers, finest first; each stride is the one before it times a power of two.
     width
         Channels of the embedding.
     """
@@ -137,13 +136,7 @@ class Bottleneck(ScoringNetwork[list[torch.Tensor], torch.Tensor]):
 
 
 class FeatureDecoder(ScoringNetwork[torch.Tensor, list[torch.Tensor]]):
-    """The mirror image of a residual network: from the embedding to each of the layers, coarsest first.
-
-    Parameters
-    ----------
-    channels, strides, width
-        As of :class:`Bottleneck`.
-    """
+    """The mirror image of a residual network: from the embedding to each of the layers, see :class:`Bottleneck`."""
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int) -> None:
         super().__init__()

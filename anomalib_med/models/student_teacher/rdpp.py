@@ -5,7 +5,6 @@ https://openaccess.thecvf.com/content/CVPR2023/html/Tien_Revisiting_Reverse_Dist
 """
 
 from collections.abc import Iterable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,17 +12,9 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
-from anomalib_med.features.extractor import CPU_BATCH
-from anomalib_med.models.student_teacher.rd4ad import BETAS, Bottleneck, FeatureDecoder
-from anomalib_med.models.student_teacher.teaching import (
-    cosine_distance,
-    flat_cosine_distance,
-    joined,
-    teacher_layers,
-)
+from anomalib_med.models.student_teacher.rd4ad import BETAS, ReverseConfig, ReverseDistillation
+from anomalib_med.models.student_teacher.teaching import flat_cosine_distance, teacher_layers
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.schedule import FeatureTrainingConfig
-from anomalib_med.models.training.trainer import TrainedDetector
 
 RECONSTRUCTION, CONTRAST, TOTAL = 0.01, 0.1, 1.11  # weights of the projection losses, official code
 MARGIN = 0.5
@@ -31,7 +22,7 @@ OCTAVES, PERSISTENCE = 6, 0.6  # of the noise
 SMALLEST_PATCH = 10  # pixels
 
 
-class RDPlusPlus(TrainedDetector):
+class RDPlusPlus(ReverseDistillation):
     """Reverse distillation behind projections of the teacher's layers, trained on normals with patches of noise.
 
     The projection of a noisy image must give what that of the clean image gives, and must differ from what the teacher
@@ -40,50 +31,25 @@ class RDPlusPlus(TrainedDetector):
 
     name = "rdpp"
     title = "RD++, revisiting reverse distillation (Tien et al., CVPR 2023)"
-    at_once = CPU_BATCH
 
-    class Config(FeatureTrainingConfig):
-        """Settings of RD++. `neighbourhood` is 1: the features are compared as they are.
+    class Config(ReverseConfig):
+        """Settings of RD++. `learning_rate` is that of bottleneck and decoder."""
 
-        Parameters
-        ----------
-        projection_rate
-            Learning rate of the projections; `learning_rate` is that of bottleneck and decoder.
-        projection_weight
-            Of the losses of the projections.
-        noise
-            Amplitude of the noise, in units of the image's range from 0 to 1.
-        width
-            Channels of the embedding; 0: twice those of the coarsest layer, as in the paper.
-        """
-
-        neighbourhood: int = Field(1, ge=1, le=1)
-        pooling: str = "mean"
-        steps: int = Field(1000, ge=0)
-        batch_size: int = Field(16, ge=2)
-        learning_rate: float = Field(5e-3, gt=0)
-        schedule: Literal["constant", "cosine"] = "cosine"
         projection_rate: float = Field(1e-3, gt=0)
+        """Learning rate of the projections, that of the official code."""
         projection_weight: float = Field(0.2, ge=0)
+        """Weight of the losses of the projections beside the distance of the features, that of the official code."""
         noise: float = Field(0.2, gt=0)
-        width: int = Field(0, ge=0)
+        """Amplitude of the noise on the images, whose values lie in [0, 1]. The default is ours."""
 
     config: Config
 
-    @property
-    def multiple(self) -> int:
-        """The embedding lies at twice the stride of the coarsest layer, and instance norms need more than one cell."""
-        return 2 * self.extractor.multiple
-
     def build(self, shape: tuple[int, ...]) -> None:
         """Projections, bottleneck and decoder."""
-        b = self.extractor.backbone
-        width = self.config.width or 2 * b.channels[-1]
-        self.projections = nn.ModuleList(Projection(channels) for channels in b.channels)
-        self.bottleneck = Bottleneck(b.channels, b.strides, width)
-        self.decoder = FeatureDecoder(b.channels, b.strides, width)
+        self.projections = nn.ModuleList(Projection(channels) for channels in self.extractor.backbone.channels)
+        super().build(shape)
 
-    def optimisers(self) -> dict[str, Optimizer]:
+    def optimizers(self) -> dict[str, Optimizer]:
         """One Adam with the paper's two rates."""
         c = self.config
         groups = [
@@ -95,7 +61,7 @@ class RDPlusPlus(TrainedDetector):
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Distillation of the clean images, and the projections' losses on clean and noisy ones."""
         count = len(batch.x)
-        both = [layer.float() for layer in self._taught(torch.cat([batch.x, _noisy(batch.x, self.config.noise)]))]
+        both = teacher_layers(self.extractor, torch.cat([batch.x, with_noise(batch.x, self.config.noise)]))
         projected = [projection(layer) for projection, layer in zip(self.projections, both, strict=True)]
         clean, noisy = [p[:count] for p in projected], [p[count:] for p in projected]
         returned = self.decoder(self.bottleneck(clean))
@@ -111,21 +77,10 @@ class RDPlusPlus(TrainedDetector):
             "contrast": weight * CONTRAST * apart.mean(),
         }
 
-    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
-        """Summed distances ``(B, h, w)`` on the grid of the finest layer."""
-        given = [layer.float() for layer in teacher_layers(self.extractor, x)]
-        # Image by image: instance norms round differently in batches.
-        projected = [
-            torch.cat([projection(one[None]) for one in layer])
-            for projection, layer in zip(self.projections, given, strict=True)
-        ]
-        returned = self.decoder.score(self.bottleneck.score(projected))
-        maps = [cosine_distance(t, s) for t, s in zip(given, returned, strict=True)]
-        return joined(maps, lambda maps: maps.sum(0))
-
-    def _taught(self, x: torch.Tensor) -> list[torch.Tensor]:
-        # A copy: what comes out of inference mode cannot be trained on.
-        return [layer.clone() for layer in teacher_layers(self.extractor, x)]
+    def seen(self, given: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Projected layers, image by image: instance norms round differently in batches and in other memory layouts."""
+        pairs = zip(self.projections, given, strict=True)
+        return [torch.cat([projection(one[None]) for one in layer]) for projection, layer in pairs]
 
 
 class Projection(nn.Sequential):
@@ -143,8 +98,8 @@ def _sum(terms: Iterable[torch.Tensor]) -> torch.Tensor:
     return torch.stack(list(terms)).sum(0)
 
 
-def _noisy(x: torch.Tensor, amplitude: float) -> torch.Tensor:
-    """Images with smooth noise in one square patch each, from 10 pixels to an eighth of the image."""
+def with_noise(x: torch.Tensor, amplitude: float) -> torch.Tensor:
+    """Images ``(B, C, H, W)`` with smooth noise in one square patch each, from 10 pixels to an eighth of the image."""
     noisy = x.clone()
     height, width = x.shape[2:]
     for image in noisy:

@@ -1,56 +1,57 @@
 """What the detectors with a teacher share: its answers as one array, a student of its kind, distances of features."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Generic, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import nn
 
 from anomalib_med.features import FeatureExtractor
 from anomalib_med.features.backbones import create_untrained
 from anomalib_med.features.fusion import inference_copy
+from anomalib_med.models.base import BackboneConfig
+from anomalib_med.models.training.schedule import Schedule, TrainingConfig
 
 
-@torch.inference_mode()
+class TeacherConfig(BackboneConfig, TrainingConfig):
+    """Settings of a detector that compares the layers of a frozen network as they are with those of one it trains."""
+
+    pooling: str = "mean"
+    steps: int = Field(1000, ge=0)
+    schedule: Schedule = "cosine"
+
+
 def teacher_layers(teacher: FeatureExtractor, x: torch.Tensor) -> list[torch.Tensor]:
-    """Outputs ``(B, C_i, h_i, w_i)``, float16, of each layer of the teacher for images ``(B, C, H, W)``.
+    """Outputs ``(B, C_i, h_i, w_i)`` of each layer of the teacher for images ``(B, C, H, W)``.
 
-    Rounded alike when trained on and when scored; each image is computed alike whatever the batch.
+    They are float32, rounded to half precision as training keeps them; each image is computed alike in any batch.
     """
-    parts = [teacher.layers(part) for part in torch.split(x, teacher.batch_size)]
-    return [torch.cat(layer).half() for layer in zip(*parts, strict=True)]
+    with torch.inference_mode():
+        parts = [teacher.layers(part) for part in torch.split(x, teacher.batch_size)]
+    # Outside inference mode: what is made within it cannot be trained on.
+    return [torch.cat(layer).half().float() for layer in zip(*parts, strict=True)]
 
 
-def fold(parts: Sequence[torch.Tensor], coarsest: int) -> torch.Tensor:
-    """Arrays of several resolutions as one on the coarsest grid, by moving blocks of cells to channels.
-
-    Parameters
-    ----------
-    parts
-        ``(B, C_i, H / s_i, W / s_i)`` for strides ``s_i`` that divide `coarsest`.
-    coarsest
-        Largest stride.
+def fold(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Arrays ``(B, C_i, H / s_i, W / s_i)`` as one of the coarsest grid, by moving blocks of cells to channels.
 
     Returns
     -------
-    ``(B, sum of C_i (coarsest / s_i)^2, H / coarsest, W / coarsest)``.
+    float16 ``(B, sum of C_i (s / s_i)^2, H / s, W / s)``, where ``s`` is the largest of the strides ``s_i``.
     """
-    rows = min(part.shape[2] for part in parts) if coarsest > 1 else parts[0].shape[2]
-    return torch.cat([F.pixel_unshuffle(part, part.shape[2] // rows) for part in parts], 1)
+    rows = min(part.shape[2] for part in parts)
+    return torch.cat([F.pixel_unshuffle(part.half(), part.shape[2] // rows) for part in parts], 1)
 
 
-def unfold(folded: torch.Tensor, channels: Sequence[int], strides: Sequence[int]) -> list[torch.Tensor]:
-    """What :func:`fold` was given, from the channels and strides of all parts; an image may stand before them.
-
-    Channels that belong to no part are those of an image of stride 1, which is then the first of the list.
-    """
-    coarsest = max(strides)
-    factors = [coarsest // stride for stride in strides]
-    sizes = [c * f * f for c, f in zip(channels, factors, strict=True)]
-    image = folded.shape[1] - sum(sizes)
-    if image:
-        sizes, factors = [image, *sizes], [coarsest, *factors]
+def unfold(folded: torch.Tensor, teacher: FeatureExtractor) -> list[torch.Tensor]:
+    """What :func:`fold` was given: the layers of the teacher, and before them the image where there was one."""
+    b = teacher.backbone
+    factors = [teacher.multiple // stride for stride in b.strides]
+    sizes = [c * f * f for c, f in zip(b.channels, factors, strict=True)]
+    if image := folded.shape[1] - sum(sizes):
+        sizes, factors = [image, *sizes], [teacher.multiple, *factors]
     parts = torch.split(folded, sizes, 1)
     return [F.pixel_shuffle(part, factor) for part, factor in zip(parts, factors, strict=True)]
 
@@ -81,15 +82,7 @@ class ScoringNetwork(nn.Module, Generic[Input, Output]):
 
 
 class Student(ScoringNetwork[torch.Tensor, list[torch.Tensor]]):
-    """The architecture of the teacher with random weights.
-
-    Parameters
-    ----------
-    teacher
-        Gives the name of the network, the layers and how inputs are normalised.
-    seed
-        Of the weights.
-    """
+    """The network of the teacher, its layers and its normalisation, with random weights that follow from the seed."""
 
     def __init__(self, teacher: FeatureExtractor, seed: int) -> None:
         super().__init__()
@@ -100,12 +93,10 @@ class Student(ScoringNetwork[torch.Tensor, list[torch.Tensor]]):
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Outputs ``(B, C_i, h_i, w_i)`` of each layer for images ``(B, C, H, W)`` in [0, 1]."""
-        return self._backbone.intermediates(self._normalised(x).contiguous(memory_format=torch.channels_last))
-
-    def _normalised(self, x: torch.Tensor) -> torch.Tensor:
         if len(self.mean) < x.shape[1]:
             x = x.mean(1, keepdim=True)
-        return (x - self.mean.to(x.device)) / self.std.to(x.device)
+        x = (x - self.mean.to(x.device)) / self.std.to(x.device)
+        return self._backbone.intermediates(x.contiguous(memory_format=torch.channels_last))
 
 
 def cosine_distance(t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
@@ -121,13 +112,16 @@ def flat_cosine_distance(t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
     return 1 - F.cosine_similarity(t.float().flatten(1), s.float().flatten(1), dim=1)
 
 
-def joined(maps: Sequence[torch.Tensor], join: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Maps ``(B, h_i, w_i)`` brought to the finest grid and joined over the first axis of ``(layers, B, h, w)``."""
-    grid = max((map.shape[1:] for map in maps), key=lambda shape: shape[0])
-    return join(torch.stack([_on_grid(map, grid) for map in maps]))
+def distance_maps(given: Iterable[torch.Tensor], returned: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Distances of the directions in each layer, brought to the finest grid: ``(layers, B, h, w)``."""
+    maps = [cosine_distance(t, s) for t, s in zip(given, returned, strict=True)]
+    return torch.stack(on_finest_grid([map[:, None] for map in maps]))[:, :, 0]
 
 
-def _on_grid(map: torch.Tensor, grid: torch.Size) -> torch.Tensor:
-    if map.shape[1:] == grid:
-        return map
-    return F.interpolate(map[:, None], size=tuple(grid), mode="bilinear", align_corners=False)[:, 0]
+def on_finest_grid(layers: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Layers ``(B, C_i, h_i, w_i)``, enlarged to the grid of the one with most rows."""
+    grid = max((layer.shape[2:] for layer in layers), key=lambda shape: shape[0])
+    return [
+        layer if layer.shape[2:] == grid else F.interpolate(layer, grid, mode="bilinear", align_corners=False)
+        for layer in layers
+    ]

@@ -5,10 +5,9 @@ the number of the step. So a checkpoint needs no state of a generator, and an in
 weights as one that was not interrupted.
 """
 
-import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -30,8 +29,7 @@ from anomalib_med.models.training.schedule import TrainingConfig, rate
 
 VALIDATION_SHARE = 0.1  # of the patients, where training may stop early
 PLATEAU = 1e-3  # a validation loss that falls by less than this share of itself has not fallen
-SAY_EVERY = 0.2  # seconds between two calls of progress
-CHECKPOINT_EVERY = 60.0  # seconds
+NOT_COMPARED = {"max_minutes", "memory_mb", "pooling", "smoothing"}  # settings that do not change what is learnt
 
 
 class Trainee(Protocol):
@@ -47,7 +45,7 @@ class Trainee(Protocol):
     @property
     def extractor(self) -> FeatureExtractor: ...  # noqa: D102
     def modules(self) -> dict[str, nn.Module]: ...  # noqa: D102
-    def optimisers(self) -> dict[str, Optimizer]: ...  # noqa: D102
+    def optimizers(self) -> dict[str, Optimizer]: ...  # noqa: D102
     def before_training(self, batches: Iterator[StepBatch]) -> None: ...  # noqa: D102
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]: ...  # noqa: D102
     def after_training(self, batches: Iterator[StepBatch]) -> None: ...  # noqa: D102
@@ -56,17 +54,7 @@ class Trainee(Protocol):
 
 
 class Loop:
-    """One training of a detector whose networks are built.
-
-    Parameters
-    ----------
-    detector
-        What is trained.
-    normals
-        What it learns from.
-    run
-        Checkpoint, choice of the epoch and progress.
-    """
+    """One training of a detector, whose networks are built, on `normals`."""
 
     def __init__(self, detector: Trainee, normals: Normals, run: TrainingRun) -> None:
         c = detector.config
@@ -78,13 +66,14 @@ class Loop:
         self.learnt, self.judged = normals.split(VALIDATION_SHARE, c.seed) if hold_out else (everything, everything[:0])
         self.per_epoch = max(1, len(self.learnt) // c.batch_size)
         self.training = Training(c.steps or c.epochs * self.per_epoch)
+        self.optimizers: dict[str, Optimizer] = {}
         self.selected: dict[str, torch.Tensor] = {}  # weights of the best epoch so far, where one is chosen
 
     def run(self) -> Training:
         """Train; afterwards the detector holds the weights that are kept, in evaluation mode."""
         detector = self.detector
         detector.before_training(self._in_order(self.learnt))
-        self.optimisers = detector.optimisers()
+        self.optimizers = detector.optimizers()
         self._resume()
         self._share_state()
         self._steps()
@@ -105,19 +94,20 @@ class Loop:
             start = time.monotonic()
             self._one_step(next(batches))
             training.step += 1
-            if self.settings.patience and training.step % self.per_epoch == 0:
+            ends_epoch = training.step % self.per_epoch == 0
+            if self.settings.patience and ends_epoch:
                 self._judge()
             training.seconds += time.monotonic() - start
             self._agree()
             training.stopped = self._why_stop()
-            if run.selection is not None and (training.step % self.per_epoch == 0 or training.stopped):
-                self._select()
+            if run.selection is not None and (ends_epoch or training.stopped):
+                self._select(run.selection.value)
             now = time.monotonic()
-            if now - said >= SAY_EVERY or training.stopped:
+            if now - said >= run.progress_every or training.stopped:
                 said = now
                 planned = training.step if training.stopped else training.steps  # a stage ends when all of it is done
                 run.progress("training", training.step, planned, f"loss {sum(training.losses.values()):.4g}")
-            if now - written >= CHECKPOINT_EVERY or training.stopped:
+            if now - written >= run.checkpoint_every or training.stopped:
                 self._keep()
                 written = time.monotonic()
 
@@ -127,31 +117,28 @@ class Loop:
         own = [processes.number()] if processes.number() else []
         _start_random(_seed(c.seed, training.step, *own), detector.device)
         training.losses = {}
-        for turn, optimiser in self.optimisers.items():
+        for name, optimizer in self.optimizers.items():
             with torch.autocast(detector.device.type, dtype=torch.bfloat16, enabled=self._halved()):
-                losses = detector.training_step(replace(batch, turn=turn))
+                losses = detector.training_step(replace(batch, optimizer=name))
             if not losses:
                 continue
             total = torch.stack([loss.float() for loss in losses.values()]).sum()
-            for each in self.optimisers.values():
+            for each in self.optimizers.values():
                 each.zero_grad(set_to_none=True)
-            weights = [p for group in optimiser.param_groups for p in group["params"]]
+            weights = [p for group in optimizer.param_groups for p in group["params"]]
             total.backward(inputs=weights)  # type: ignore[no-untyped-call]
-            found = torch.stack([loss.detach().float() for loss in losses.values()])
+            values = torch.stack([loss.detach().float() for loss in losses.values()])
             if processes.count() > 1:
-                processes.average([found, *(p.grad for p in weights if p.grad is not None)])
-            values = dict(zip(losses, found.tolist(), strict=True))
-            training.losses |= values
-            for name, value in values.items():
-                if not math.isfinite(value):
-                    raise self._not_finite(f'loss "{name}" is {value}', training.step)
+                processes.average([values, *(p.grad for p in weights if p.grad is not None)])
+            training.losses |= dict(zip(losses, values.tolist(), strict=True))
+            for key in losses:
+                self._see_finite(training.losses[key], f'loss "{key}"', training.step + 1)
             if c.clip_norm:
-                norm = float(nn.utils.clip_grad_norm_(weights, c.clip_norm))
-                if not math.isfinite(norm):
-                    raise self._not_finite(f"the norm of the gradient is {norm}", training.step)
-            for group in optimiser.param_groups:
+                norm = nn.utils.clip_grad_norm_(weights, c.clip_norm)
+                self._see_finite(float(norm), "the norm of the gradient", training.step + 1)
+            for group in optimizer.param_groups:
                 group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate(c, training.step, training.steps)
-            optimiser.step()
+            optimizer.step()
         self._share_state(buffers_alone=True)
 
     def _share_state(self, *, buffers_alone: bool = False) -> None:
@@ -160,7 +147,7 @@ class Loop:
             return
         modules = self.detector.modules().values()
         own = [tensor for module in modules for tensor in module.buffers()]
-        processes.spread(own if buffers_alone else [*own, *(p for module in modules for p in module.parameters())])
+        processes.broadcast(own if buffers_alone else [*own, *(p for module in modules for p in module.parameters())])
 
     def _agree(self) -> None:
         """Have every process stop when the first one does."""
@@ -169,17 +156,20 @@ class Loop:
         training = self.training
         shared = torch.tensor([training.seconds, training.best, training.stale], dtype=torch.float64)
         shared = shared.to(self.detector.device)
-        processes.spread([shared])
+        processes.broadcast([shared])
         training.seconds, training.best, stale = shared.tolist()
         training.stale = int(stale)
 
-    def _not_finite(self, what: str, step: int) -> FitError:
-        kept, checkpoint = "", self.given.checkpoint
+    def _see_finite(self, value: float, what: str, step: int) -> None:
+        """Refuse what is infinite or no number at a step, from 1."""
+        if math.isfinite(value):
+            return
+        checkpoint, kept = self.given.checkpoint, ""
         if checkpoint is not None and checkpoint.read() is not None:
             kept = f"; the last good checkpoint is kept in {checkpoint}"
-        return FitError(
-            f"training stopped at step {step + 1} of {self.training.steps} (epoch {step // self.per_epoch + 1}): "
-            f"{what}; lower learning_rate, set clip_norm=1, or look for damaged images{kept}"
+        raise FitError(
+            f"training stopped at step {step} of {self.training.steps} (epoch {(step - 1) // self.per_epoch + 1}): "
+            f"{what} is {value}; lower learning_rate, set clip_norm=1, or look for damaged images{kept}"
         )
 
     def _in_order(self, rows: np.ndarray) -> Iterator[StepBatch]:
@@ -201,8 +191,8 @@ class Loop:
             order = order_of(epoch)
             chosen = np.resize(order, max(size, len(order)))[place * size : (place + 1) * size]
             seeds = np.random.default_rng((c.seed, epoch, place)).integers(2**32, size=size)
-            chosen, seeds = chosen[number::several], seeds[number::several]
-            return replace(normals.batch(chosen, device, seeds), step=step, steps=self.training.steps)
+            batch = normals.batch(chosen[number::several], device, seeds[number::several])
+            return replace(batch, step=step, steps=self.training.steps)
 
         left = range(self.training.step, self.training.steps)
         if not normals.slow:
@@ -210,35 +200,31 @@ class Loop:
             return
         with ThreadPoolExecutor(1, thread_name_prefix="anomed-batch") as pool:
             upcoming = pool.submit(make, left.start)
-            for now in left:
-                ready = upcoming.result()
-                if now + 1 < left.stop:
-                    upcoming = pool.submit(make, now + 1)
+            for following in left[1:]:
+                ready, upcoming = upcoming.result(), pool.submit(make, following)
                 yield ready
+            yield upcoming.result()
 
     def _judge(self) -> None:
         """Take the validation loss, that of the first optimizer, and whether it has fallen."""
-        detector, training = self.detector, self.training
+        detector, training, first = self.detector, self.training, next(iter(self.optimizers))
         self._set_mode(training=False)
         _start_random(_seed(self.settings.seed, -1), detector.device)
-        total, count, turn = 0.0, 0, next(iter(self.optimisers))
+        total = 0.0
         with torch.no_grad():
             for batch in self._in_order(self.judged):
-                losses = detector.training_step(replace(batch, turn=turn, step=training.step - 1, steps=training.steps))
-                total += sum(float(loss) for loss in losses.values()) * len(batch.x)
-                count += len(batch.x)
+                judged = replace(batch, optimizer=first, step=training.step - 1, steps=training.steps)
+                total += sum(float(loss) for loss in detector.training_step(judged).values()) * len(batch.x)
         self._set_mode(training=True)
-        loss = total / count
+        loss = total / len(self.judged)
         fallen = loss < training.best - PLATEAU * abs(training.best) or math.isinf(training.best)
         training.best, training.stale = (loss, 0) if fallen else (training.best, training.stale + 1)
 
-    def _select(self) -> None:
+    def _select(self, value_of: Callable[[], float]) -> None:
         """Keep the weights where they are better than those of the epochs before; the last ones may end within one."""
-        selection, training = self.given.selection, self.training
-        assert selection is not None
-        start = time.monotonic()
+        training, start = self.training, time.monotonic()
         self._finish()
-        value = selection.value()
+        value = value_of()
         training.seconds += time.monotonic() - start
         if value > training.selected_value:
             training.selected_step, training.selected_value = training.step, value
@@ -269,10 +255,11 @@ class Loop:
             return
         tensors = {f"weights.{key}": value for key, value in self.detector.state()[0].items()}
         tensors |= {f"selected.{key}": value for key, value in self.selected.items()}
-        if not all(bool(v.isfinite().all()) for v in tensors.values() if v.is_floating_point()):
-            raise self._not_finite("weights are not finite", self.training.step - 1)
+        for key, value in tensors.items():
+            if value.is_floating_point() and not value.isfinite().all():
+                self._see_finite(math.nan, f"the value of {key}", self.training.step)
         description = {"identity": self._identity(), "training": asdict(self.training)}
-        self.given.checkpoint.write(tensors | _optimiser_tensors(self.optimisers), description)
+        self.given.checkpoint.write(tensors | _optimizer_tensors(self.optimizers), description)
 
     def _resume(self) -> None:
         """Continue from the checkpoint where there is one of this training."""
@@ -292,18 +279,19 @@ class Loop:
             )
         self.detector.load_weights(named("weights.", tensors))
         self.selected = named("selected.", tensors)
-        _load_optimisers(self.optimisers, tensors)
+        _load_optimizers(self.optimizers, tensors)
         self.training = Training(**cast(dict[str, object], description["training"]))  # type: ignore[arg-type]
 
     def _identity(self) -> dict[str, JsonValue]:
         """What must be equal for two trainings to be the same one."""
         detector = self.detector
-        settings = self.settings.model_dump(mode="json", exclude={"max_minutes", "memory_mb", "pooling", "smoothing"})
-        backbone = detector.extractor.key() if detector.uses_features else ""
-        known = {"detector": detector.name, **settings, "backbone weights": backbone, "images": self.normals.digest}
-        if self.given.selection is not None:
-            known["selection"] = self.given.selection.images
-        return cast(dict[str, JsonValue], json.loads(json.dumps(known)))
+        known: dict[str, JsonValue] = {
+            "detector": detector.name,
+            **self.settings.model_dump(mode="json", exclude=NOT_COMPARED),
+            "backbone weights": detector.extractor.key() if detector.uses_features else "",
+            "images": self.normals.digest,
+        }
+        return known if self.given.selection is None else known | {"selection": self.given.selection.images}
 
     def _set_mode(self, *, training: bool) -> None:
         for module in self.detector.modules().values():
@@ -333,24 +321,24 @@ def named(start: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Te
     return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
 
 
-def _optimiser_tensors(optimisers: Mapping[str, Optimizer]) -> dict[str, torch.Tensor]:
+def _optimizer_tensors(optimizers: Mapping[str, Optimizer]) -> dict[str, torch.Tensor]:
     """What the optimizers remember, by optimizer, number of the weight and kind. Their settings are not in it."""
     return {
-        f"optimiser.{name}.{number}.{kind}": value
-        for name, optimiser in optimisers.items()
-        for number, values in optimiser.state_dict()["state"].items()
+        f"optimizer.{name}.{number}.{kind}": value
+        for name, optimizer in optimizers.items()
+        for number, values in optimizer.state_dict()["state"].items()
         for kind, value in values.items()
         if isinstance(value, torch.Tensor)
     }
 
 
-def _load_optimisers(optimisers: Mapping[str, Optimizer], tensors: Mapping[str, torch.Tensor]) -> None:
-    for name, optimiser in optimisers.items():
+def _load_optimizers(optimizers: Mapping[str, Optimizer], tensors: Mapping[str, torch.Tensor]) -> None:
+    for name, optimizer in optimizers.items():
         state: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in named(f"optimiser.{name}.", tensors).items():
+        for key, value in named(f"optimizer.{name}.", tensors).items():
             number, _, kind = key.partition(".")
             state.setdefault(int(number), {})[kind] = value
-        optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 def _seed(*numbers: int) -> int:

@@ -28,26 +28,24 @@ class StepBatch:
         :meth:`anomalib_med.models.training.trainer.TrainedDetector.prepare` made of them.
     valid
         bool ``(B, H, W)`` in pixels of the input.
-    turn
-        Name of the optimiser whose turn it is.
+    optimizer
+        Name of the optimizer whose losses are asked for.
     step, steps
         Number of this step, from 0, and how many there will be.
     """
 
     x: torch.Tensor
     valid: torch.Tensor
-    turn: str = ""
+    optimizer: str = ""
     step: int = 0
     steps: int = 1
 
 
 class Normals:
-    """Prepared training images of one shape, found by number.
+    """Prepared training images of one shape, found by number; the frames are read once, in one pass.
 
     Parameters
     ----------
-    frames
-        Read once, in one pass.
     prepare
         What training sees of a batch of images; applied once to each image, or with `augment` at every use.
     batch_size
@@ -62,7 +60,7 @@ class Normals:
     values
         float16 ``(N, ...)``.
     patients
-        Of each image.
+        Patient of each image.
     digest
         SHA-256 of the values.
     """
@@ -71,16 +69,17 @@ class Normals:
         self.prepare = prepare
         self.augmentation = ChestAugmentation() if augment else None
         self.patients: list[str] = []
+        self._side: tuple[int, ...] = ()
         store: _Store | None = None
-        shape: tuple[int, ...] = ()
-        packed = []
+        packed = []  # valid areas as bits: a byte for each pixel would add up
         for batch in frames.batches(batch_size):
+            side = tuple(batch.valid.shape[1:])
             values = (batch.x if augment else prepare(batch.x)).half().cpu().numpy()
-            store = store or _Store(len(frames), values.shape[1:], memory_mb)
-            shape = shape or tuple(batch.valid.shape[1:])
-            if shape != tuple(batch.valid.shape[1:]):
+            if store is None:
+                store, self._side = _Store(len(frames), values.shape[1:], memory_mb), side
+            if side != self._side:
                 raise ConfigError(
-                    f"the inputs differ in shape ({shape}, then {tuple(batch.valid.shape[1:])}): training needs one; "
+                    f"the inputs differ in shape ({self._side}, then {side}): training needs one; "
                     'set aspect to "stretch" or "pad"'
                 )
             store.add(values)
@@ -89,7 +88,7 @@ class Normals:
         if store is None:
             raise FitError("no normal image could be read: see the failures listed, or check the folder")
         self.values, self.digest = store.finished()
-        self._valid_shape, self._packed = shape, np.concatenate(packed)  # bits: a byte for each pixel would add up
+        self._packed = np.concatenate(packed)
         self._on_gpu: torch.Tensor | None = None
         self._asked_gpu = False
 
@@ -127,9 +126,9 @@ class Normals:
         return self._on_gpu[torch.from_numpy(rows).to(device)].float()
 
     def valid(self, rows: np.ndarray) -> np.ndarray:
-        """Valid areas, bool ``(B, H, W)``."""
-        bits = np.unpackbits(self._packed[rows], axis=1, count=int(np.prod(self._valid_shape)))
-        return bits.reshape(len(rows), *self._valid_shape).astype(bool)
+        """Valid areas of the images of these numbers, bool ``(B, H, W)``."""
+        bits = np.unpackbits(self._packed[rows], axis=1, count=int(np.prod(self._side)))
+        return bits.reshape(len(rows), *self._side).astype(bool)
 
     def batches(self, rows: np.ndarray, size: int, device: torch.device) -> Iterator[StepBatch]:
         """The images of these numbers in order, as they are."""

@@ -58,6 +58,8 @@ class TrainingRun:
     weights, images
         Tensors of the weight files, and float32 images ``(N, C, H, W)``, that the settings in `TrainedDetector.reads`
         name, by setting.
+    checkpoint_every, progress_every
+        Seconds between two checkpoints and between two calls of `progress`, at least; 0: after each step.
     """
 
     checkpoint: Checkpoint | None = None
@@ -66,6 +68,8 @@ class TrainingRun:
     progress: Progress = silent
     weights: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
     images: Mapping[str, Sequence[torch.Tensor]] = field(default_factory=dict)
+    checkpoint_every: float = 60.0
+    progress_every: float = 0.2
 
 
 @dataclass
@@ -74,20 +78,18 @@ class Training:
 
     Parameters
     ----------
-    steps
-        Of the whole training.
-    step
-        Done so far.
+    steps, step
+        Steps of the whole training, and those done so far.
     seconds
-        Spent on them.
+        Time spent on them.
     losses
-        By name, of the last step.
+        Losses of the last step by name.
     best, stale
         Lowest validation loss, and epochs since.
     stopped
         Why it came to an end: "" while it has not, "finished", "time" or "plateau".
     selected_step, selected_value
-        Steps of the weights that are the best so far where they are chosen by epoch, and what for; 0 and -inf: none.
+        Steps of the weights that are the best so far where they are chosen by epoch, and their value; 0 and -inf: none.
     """
 
     steps: int

@@ -7,54 +7,42 @@ from pydantic import Field
 
 from anomalib_med.models.base import DetectorConfig, FeatureConfig
 
+Schedule = Literal["constant", "cosine"]
+
 
 class TrainingConfig(DetectorConfig):
-    """Settings of every trained detector.
-
-    Parameters
-    ----------
-    epochs
-        Passes over the normals.
-    steps
-        Steps of the optimiser, in place of `epochs`; 0: as `epochs` says.
-    max_minutes
-        The training stops after this time, with a model of the steps done by then; 0: no limit. The time before an
-        interruption counts.
-    batch_size
-        Images in a step.
-    learning_rate, weight_decay
-        Of Adam, unless the detector has optimisers of its own.
-    schedule
-        Of the learning rate: "constant", or "cosine" down to 1 %.
-    warmup
-        Share of the steps in which the learning rate rises from 0.
-    clip_norm
-        Largest norm of the gradient of an optimiser's weights; 0: any.
-    mixed_precision
-        Use bfloat16 for what can bear it, on a GPU; never on the CPU.
-    augment
-        Move, turn and expose the normals a little, anew in each epoch; see
-        :class:`anomalib_med.preprocessing.augment.ChestAugmentation`.
-    patience
-        Stop when the loss on a tenth of the normals' patients, held out for this, has not fallen for so many epochs;
-        0: train to the end, on all.
-    memory_mb
-        MiB for prepared images; what goes beyond lies in a temporary file.
-    """
+    """Settings of every trained detector."""
 
     epochs: int = Field(100, ge=1)
+    """Number of passes over the normals, of use where `steps` is 0."""
     steps: int = Field(0, ge=0)
+    """Number of optimizer steps. It rules over `epochs` unless it is 0: so many steps take as long on few normals as on
+    many."""
     max_minutes: float = Field(0.0, ge=0)
+    """Minutes after which the training stops, with a model of the steps done by then; 0 for no limit. The time before
+    an interruption counts."""
     batch_size: int = Field(32, ge=1)
+    """Number of images in an optimizer step."""
     learning_rate: float = Field(1e-3, gt=0)
+    """Learning rate of Adam, or of the detector's own optimizer, where the schedule has it at its highest."""
     weight_decay: float = Field(0.0, ge=0)
-    schedule: Literal["constant", "cosine"] = "constant"
+    """Weight decay of Adam, or of the detector's own optimizer."""
+    schedule: Schedule = "constant"
+    """How the learning rate goes on after the warm-up: "constant", or "cosine", which falls to 1 % of it."""
     warmup: float = Field(0.0, ge=0, lt=1)
+    """Share of the steps, from 0 to below 1, in which the learning rate rises from 0."""
     clip_norm: float = Field(0.0, ge=0)
+    """Largest norm of the gradient of an optimizer's weights, to which longer ones are shortened; 0 for no limit."""
     mixed_precision: bool = True
+    """Whether a GPU computes in bfloat16 what can bear it. The CPU always computes in float32."""
     augment: bool = False
+    """Whether normals are moved, turned and exposed a little, anew in each epoch, see
+    :class:`anomalib_med.preprocessing.augment.ChestAugmentation`."""
     patience: int = Field(0, ge=0)
+    """Number of epochs without a lower validation loss after which the training stops. The loss is that on a tenth of
+    the normals' patients, who are held out for it; 0 trains to the end, on all normals."""
     memory_mb: float = Field(2048.0, gt=0)
+    """Memory for prepared images in MiB; what does not fit lies in a temporary file."""
 
 
 class FeatureTrainingConfig(FeatureConfig, TrainingConfig):

@@ -25,6 +25,7 @@ from anomalib_med.models.training.schedule import TrainingConfig
 from anomalib_med.preprocessing import Frames
 
 NO_RUN = TrainingRun()
+Content = Literal["weights", "images"]  # of a file or folder that a setting names
 
 
 class TrainedDetector(Detector):
@@ -41,8 +42,6 @@ class TrainedDetector(Detector):
     at_once
         How many images :meth:`compute_map` is given together on a CPU, where rounding depends on it; 0: the whole
         batch, of which it computes each image alike.
-    reads
-        Settings that name a file of weights or a folder of images, which `fit` is given with its run.
     training
         How the training went; None before it, and in a loaded model.
     """
@@ -51,7 +50,6 @@ class TrainedDetector(Detector):
     square = True
     holds_out: ClassVar[bool] = False
     at_once: ClassVar[int] = 1
-    reads: ClassVar[Mapping[str, Literal["weights", "images"]]] = {}
     config: TrainingConfig
 
     def __init__(self, **settings: object) -> None:
@@ -59,15 +57,26 @@ class TrainedDetector(Detector):
         self.training: Training | None = None
         self.shape: tuple[int, ...] = ()  # of one image as training sees it
 
+    @property
+    def fitted(self) -> bool:
+        """Whether the networks are built and trained."""
+        return bool(self.shape)
+
     @abstractmethod
     def build(self, shape: tuple[int, ...]) -> None:
         """Assign the networks for inputs of this shape, ``(C, H, W)`` as :meth:`prepare` gives them, on the CPU."""
 
     @abstractmethod
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
-        """Losses by name, each a scalar, whose sum is minimised. With several optimisers it is called for each in turn,
-        and `batch.turn` says for which; where there are no losses the turn is skipped.
+        """Losses by name, each a scalar, whose sum is minimised.
+
+        With several optimizers it is called for one after the other, `batch.optimizer` says for which; one for which
+        there are no losses takes no step.
         """
+
+    @abstractmethod
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Anomaly maps ``(B, h, w)`` of images ``(B, C, H, W)`` on the detector's device; the networks are trained."""
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
         """What training sees of images ``(B, C, H, W)``, such as frozen features: made once for each image, or at each
@@ -75,8 +84,8 @@ class TrainedDetector(Detector):
         """
         return x
 
-    def optimisers(self) -> dict[str, Optimizer]:
-        """Optimisers by name, in the order of their turns; by default one Adam over all weights that learn."""
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Optimizers by name, in the order of their steps; by default one Adam over all weights that learn."""
         weights = [p for module in self.modules().values() for p in module.parameters() if p.requires_grad]
         return {"all": torch.optim.Adam(weights, self.config.learning_rate, weight_decay=self.config.weight_decay)}
 
@@ -90,13 +99,17 @@ class TrainedDetector(Detector):
         that were learnt from.
         """
 
+    @property
+    def reads(self) -> Mapping[str, Content]:
+        """Settings that name a file of weights or a folder of images: `fit` must be given the content with its run."""
+        return {}
+
+    def take_inputs(self, run: TrainingRun) -> None:
+        """Take the weights and images that the settings in `reads` name, before the networks are built."""
+
     def modules(self) -> dict[str, nn.Module]:
         """The networks by the name of their attribute."""
         return {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
-
-    @abstractmethod
-    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
-        """Anomaly maps ``(B, h, w)`` of images ``(B, C, H, W)`` on the detector's device; the networks are trained."""
 
     def fit(self, frames: Frames, run: TrainingRun = NO_RUN) -> None:
         """Train on normals, continuing from the checkpoint where there is one of this training.
@@ -104,24 +117,27 @@ class TrainedDetector(Detector):
         Raises
         ------
         FitError
-            No image; a loss that is not finite.
+            No image; a loss that is not finite; a setting names a file whose content was not given with the run.
         ConfigError
             Inputs that differ in shape; too few images in a batch for several processes.
         OutputError
             A checkpoint that cannot be written, or one of another training in its place.
         """
         c = self.config
+        for setting, kind in self.reads.items():
+            if setting not in {**run.weights, **run.images}:
+                raise FitError(
+                    f'{self.name}: {setting} names "{getattr(c, setting)}", which a detector does not read itself: fit '
+                    f'with anomalib_med.fit, or give its content as TrainingRun({kind}={{"{setting}": ...}})'
+                )
         size = self.extractor.batch_size if self.uses_features else c.batch_size
         normals = Normals(frames, self.prepare, size, augment=c.augment, memory_mb=c.memory_mb)
         step_size(c, len(normals))  # before the processes wait for one another
         with reproducible(self.device), processes.joined(self.device):
             shape = normals.batch(np.arange(1), self.device).x.shape[1:]
             self.take_inputs(run)
-            self._build(tuple(shape), c.seed)
+            self.initialise(tuple(shape))
             self.training = Loop(self, normals, run).run()
-
-    def take_inputs(self, run: TrainingRun) -> None:
-        """Take the weights and images that the settings in `reads` name, before the networks are built."""
 
     @final
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
@@ -132,18 +148,11 @@ class TrainedDetector(Detector):
         FitError
             The detector is not trained.
         """
+        self.check_fitted()
         return self.each(self.compute_map, x, self.at_once)
 
     def each(self, function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, at_once: int = 1) -> torch.Tensor:
-        """`function` of images on the detector's device; on a CPU of so many at a time, one unless `at_once` says so.
-
-        Raises
-        ------
-        FitError
-            The detector is not trained.
-        """
-        if not self.shape:
-            raise FitError(f"{self.title} is not trained: call fit, or load a saved model")
+        """`function` of images on the detector's device; on a CPU of `at_once` at a time, 0 for all."""
         x = x.to(self.device)
         if self.device.type != "cpu" or not at_once:
             return function(x)
@@ -160,10 +169,15 @@ class TrainedDetector(Detector):
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
         """Take what :meth:`state` gave."""
         with torch.random.fork_rng(devices=[]):
-            self._build(tuple(cast(list[int], extra["shape"])), self.config.seed)
+            self.initialise(tuple(cast(list[int], extra["shape"])))
         self.load_weights(tensors)
         for module in self.modules().values():
             module.eval()
+
+    def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Give the networks the weights and buffers that :meth:`state` gave."""
+        for name, module in self.modules().items():
+            module.load_state_dict(named(f"{name}.", tensors))
 
     def to(self, device: torch.device) -> "TrainedDetector":
         """Move the networks and the extractor."""
@@ -172,13 +186,9 @@ class TrainedDetector(Detector):
             module.to(device)
         return self
 
-    def _build(self, shape: tuple[int, ...], seed: int) -> None:
-        torch.manual_seed(seed)
+    def initialise(self, shape: tuple[int, ...]) -> None:
+        """Build the networks for inputs of this shape, see :meth:`build`, with weights that follow from the seed."""
+        torch.manual_seed(self.config.seed)
         self.shape = shape
         self.build(shape)
         self.to(self.device)
-
-    def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Give the networks the weights and buffers that :meth:`state` gave."""
-        for name, module in self.modules().items():
-            module.load_state_dict(named(f"{name}.", tensors))

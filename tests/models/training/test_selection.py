@@ -4,19 +4,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from anomalib_med import fit, load
 from anomalib_med.errors import ConfigError, InputError, OutputError
 from anomalib_med.evaluation import aucp, image_auroc
+from anomalib_med.models.training.run import Selection
+from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.records import Progress, silent
 from tests.conftest import abnormal_picture, normal_picture
-from tests.models.training.test_trainer import PICTURES, Killed, Tiny, equal, every_step, fitted, kill_after, training
+from tests.models.training.test_trainer import (
+    PICTURES,
+    Killed,
+    Tiny,
+    alike,
+    equal,
+    every_step,
+    fitted,
+    kill_after,
+    trained,
+    training,
+)
 
 HEALTHY = [normal_picture(50 + i, (40, 40)) for i in range(6)]
 SICK = [abnormal_picture(90 + i, (48, 48))[0][:40, :40] for i in range(6)]
 UNLABELLED = np.stack(HEALTHY + SICK)
 SETTINGS = {"epochs": 6, "learning_rate": 0.03}
-
-__all__ = ["every_step"]
 
 
 def test_aucp_is_the_auroc_watered_by_the_healthy_share() -> None:
@@ -57,15 +70,23 @@ def test_a_detector_that_chose_once_does_not_choose_again() -> None:
     assert equal(fitted(detector), fitted(Tiny(**SETTINGS)))
 
 
-def test_an_interrupted_choice_goes_on_to_the_same_weights(tmp_path: Path, every_step: None) -> None:
-    whole = fitted(Tiny(**SETTINGS), unlabelled=UNLABELLED)
-    file = tmp_path / "training"
+def test_an_interrupted_choice_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    x = torch.rand(6, 1, 32, 32)
+
+    def chosen(file: Path, progress: Progress = silent) -> TrainedDetector:
+        detector = Tiny(**SETTINGS)
+        selection = Selection("x", lambda: float(detector.anomaly_map(x).detach().mean()))
+        return trained(detector, every_step(file, progress, selection))
+
+    whole = chosen(tmp_path / "whole")
+    assert whole.training is not None and 0 < whole.training.selected_step < 24
     for step in np.random.default_rng().choice(np.arange(1, 24), 3, replace=False):
+        file = tmp_path / f"{step}"
         with pytest.raises(Killed):
-            fitted(Tiny(**SETTINGS), unlabelled=UNLABELLED, checkpoint=file, progress=kill_after(int(step)))
-        resumed = fitted(Tiny(**SETTINGS), unlabelled=UNLABELLED, checkpoint=file)
-        assert resumed.fingerprint() == whole.fingerprint(), f"interrupted at step {step}"
-        file.unlink()
+            chosen(file, kill_after(int(step)))
+        resumed = chosen(file)
+        assert alike(resumed, whole), f"interrupted at step {step}"
+        assert resumed.training is not None and resumed.training.selected_step == whole.training.selected_step
 
 
 def test_a_choice_by_other_images_is_another_training(tmp_path: Path) -> None:

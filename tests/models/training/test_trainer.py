@@ -1,30 +1,34 @@
 """What the trainer promises: the same weights again, also after an interruption; a usable model or a clear error."""
 
-import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from pydantic import Field
+from pydantic import Field, JsonValue
 from torch import nn
 from torch.optim import Optimizer
 
-from anomalib_med import FittedModel, Preprocessing, Sample, checkpoints, fit, load
+from anomalib_med import FittedModel, Preprocessing, Sample, fit, load
+from anomalib_med.checkpoints import CheckpointFile
 from anomalib_med.errors import ConfigError, FitError, OutputError
 from anomalib_med.models.blocks import Decoder, Encoder
-from anomalib_med.models.training import loop
 from anomalib_med.models.training.normals import Normals, StepBatch
-from anomalib_med.models.training.run import Training
+from anomalib_med.models.training.run import Selection, Training, TrainingRun
 from anomalib_med.models.training.schedule import TrainingConfig, rate
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training.trainer import NO_RUN, TrainedDetector
 from anomalib_med.preprocessing import Frames
+from anomalib_med.records import Progress, silent
 from tests.conftest import normal_picture
+from tests.models.made_up_frames import frames_of
 
 PICTURES = np.stack([normal_picture(i, (40, 40)) for i in range(12)])
 SMALL = Preprocessing(size=32, aspect="stretch")
@@ -56,7 +60,7 @@ class Tiny(TrainedDetector):
 
 
 class Rival(Tiny):
-    """Two optimisers that take turns."""
+    """Two optimizers that take turns."""
 
     name = "rival"
     title = "Two networks in turn"
@@ -67,14 +71,14 @@ class Rival(Tiny):
         self.judge(torch.zeros(1, *shape))
         self.turns: list[str] = []
 
-    def optimisers(self) -> dict[str, Optimizer]:
+    def optimizers(self) -> dict[str, Optimizer]:
         own = [*self.encoder.parameters(), *self.decoder.parameters()]
         return {"judge": torch.optim.SGD(self.judge.parameters(), 0.01, momentum=0.9), "own": torch.optim.Adam(own)}
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         made = self.decoder(self.encoder(batch.x))
-        self.turns.append(batch.turn)
-        if batch.turn == "judge":
+        self.turns.append(batch.optimizer)
+        if batch.optimizer == "judge":
             if batch.step % 2:
                 return {}
             return {"judge": (self.judge(batch.x) - 1).square().mean() + self.judge(made.detach()).square().mean()}
@@ -100,11 +104,20 @@ def training(model: FittedModel) -> Training:
     return model.detector.training
 
 
-@pytest.fixture
-def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Progress and a checkpoint after each step."""
-    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 0.0)
-    monkeypatch.setattr(loop, "SAY_EVERY", 0.0)
+def trained(detector: TrainedDetector, run: TrainingRun = NO_RUN, pictures: np.ndarray = PICTURES) -> TrainedDetector:
+    detector.fit(frames_of(pictures, side=32), run)  # type: ignore[arg-type]
+    return detector
+
+
+def alike(a: TrainedDetector, b: TrainedDetector) -> bool:
+    own, other = a.state()[0], b.state()[0]
+    return own.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in own.items())
+
+
+def every_step(file: Path, progress: Progress = silent, selection: Selection | None = None) -> TrainingRun:
+    """A run with progress and a checkpoint after each step."""
+    checkpoint = CheckpointFile(file)
+    return TrainingRun(checkpoint, progress=progress, selection=selection, checkpoint_every=0, progress_every=0)
 
 
 class Killed(BaseException):
@@ -143,30 +156,33 @@ def test_training_lowers_the_loss() -> None:
 @pytest.mark.parametrize("kind", [Tiny, Rival])
 @pytest.mark.parametrize("settings", [{}, {"augment": True, "schedule": "cosine", "warmup": 0.2}, {"patience": 9}])
 def test_an_interrupted_training_goes_on_to_the_same_weights(
-    kind: type[Tiny], settings: dict[str, object], tmp_path: Path, every_step: None
+    kind: type[Tiny], settings: dict[str, object], tmp_path: Path
 ) -> None:
     file = tmp_path / "training"
-    whole = fitted(kind(**settings))
-    for step in np.random.default_rng().choice(np.arange(1, training(whole).steps), 3, replace=False):
+    whole = trained(kind(**settings))
+    assert whole.training is not None
+    for step in np.random.default_rng().choice(np.arange(1, whole.training.steps), 3, replace=False):
         with pytest.raises(Killed):
-            fitted(kind(**settings), checkpoint=file, progress=kill_after(int(step)))
-        resumed = fitted(kind(**settings), checkpoint=file)
-        assert equal(whole, resumed), f"interrupted at step {step}"
-        assert resumed.fingerprint() == whole.fingerprint()
+            trained(kind(**settings), every_step(file, kill_after(int(step))))
+        taken: list[int] = []
+        resumed = trained(kind(**settings), every_step(file, lambda _, done, *rest: taken.append(done)))  # noqa: B023
+        # The step at which the progress was told has no checkpoint yet.
+        assert taken == list(range(int(step), whole.training.steps + 1))
+        assert alike(whole, resumed), f"interrupted at step {step}"
+        assert resumed.training is not None and resumed.training.losses == whole.training.losses
         file.unlink()
 
 
 KILLED_RUN = """
 import os, signal, sys
-from anomalib_med.models.training import loop
-from tests.models.training.test_trainer import fitted
-loop.CHECKPOINT_EVERY = loop.SAY_EVERY = 0.0
+from pathlib import Path
+from tests.models.training.test_trainer import Tiny, every_step, trained
 
 def progress(stage, done, *rest):
     if stage == "training" and done == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
 
-fitted(checkpoint=sys.argv[1], progress=progress)
+trained(Tiny(), every_step(Path(sys.argv[1]), progress))
 """
 
 
@@ -177,17 +193,33 @@ def test_a_killed_process_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", KILLED_RUN, str(file), str(step)], cwd=root, env=environment)
     assert run.returncode == -signal.SIGKILL
     assert file.exists()
-    assert equal(fitted(checkpoint=file), fitted()), f"killed at step {step}"
+    assert alike(trained(Tiny(), every_step(file)), trained(Tiny())), f"killed at step {step}"
 
 
-def test_a_finished_checkpoint_trains_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = fitted(checkpoint=tmp_path / "training")
+def test_fit_goes_on_from_its_checkpoint_file(tmp_path: Path) -> None:
+    """The same as above by way of a time budget, with everything that fit adds."""
+    file = tmp_path / "training"
+    short = fitted(Tiny(epochs=200, max_minutes=1e-6), checkpoint=file)
+    assert training(short).step == 1
+    whole = fitted(Tiny(epochs=200))
+    resumed = fitted(Tiny(epochs=200), checkpoint=file)
+    assert equal(resumed, whole) and resumed.fingerprint() == whole.fingerprint()
 
-    def fail(*_: object) -> None:
-        raise AssertionError("a step was taken")
 
-    monkeypatch.setattr(Tiny, "training_step", fail)
-    assert equal(whole, fitted(checkpoint=tmp_path / "training"))
+def test_a_finished_checkpoint_trains_no_more(tmp_path: Path) -> None:
+    steps: list[int] = []
+
+    class Counted(Tiny):
+        title = "Counts its steps"
+
+        def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+            steps.append(batch.step)
+            return super().training_step(batch)
+
+    first = fitted(Counted(), checkpoint=tmp_path / "training")
+    assert len(steps) == 16
+    assert equal(first, fitted(Counted(), checkpoint=tmp_path / "training"))
+    assert len(steps) == 16
 
 
 def test_the_checkpoint_of_another_training_is_refused_or_replaced(tmp_path: Path) -> None:
@@ -221,54 +253,62 @@ class Poisoned(Tiny):
         return {**losses, "extra": losses["l2"] * (float("nan") if batch.step == 6 else 0.0)}
 
 
-def test_a_loss_that_is_not_finite_ends_the_training_and_keeps_the_last_checkpoint(
-    tmp_path: Path, every_step: None
-) -> None:
+def test_a_loss_that_is_not_finite_ends_the_training_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     file = tmp_path / "training"
     with pytest.raises(FitError, match=r'step 7 of 16 \(epoch 2\): loss "extra" is nan; lower learning_rate.*kept in'):
-        fitted(Poisoned(), checkpoint=file)
-    found = checkpoints.CheckpointFile(file).read()
+        trained(Poisoned(), every_step(file))
+    found = CheckpointFile(file).read()
     assert found is not None
     assert found[1]["training"]["step"] == 6  # type: ignore[index, call-overload]
     assert all(value.isfinite().all() for value in found[0].values())
 
 
-def test_a_poisoned_image_is_reported(tmp_path: Path) -> None:
-    detector = Tiny(batch_size=1)
-    pictures = PICTURES.astype(np.float32)
-    original = Frames.batches
+def test_weights_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    class Broken(Tiny):
+        title = "Loses a weight after step 3"
 
-    def poisoned(self: Frames, size: int) -> Iterator[object]:
-        for number, batch in enumerate(original(self, 1)):
-            if number == 3:
-                batch.x[:] = float("nan")
-            yield batch
+        def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+            if batch.step == 2:
+                self.encoder.register_buffer("spoilt", torch.tensor(float("nan")))
+            return super().training_step(batch)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Frames, "batches", poisoned)
-        with pytest.raises(FitError, match=r'loss "l2" is nan'):
-            fit(detector, pictures, preprocessing=SMALL, device="cpu", calibration=0)
+    with pytest.raises(
+        FitError, match=r"step 3 of 16 \(epoch 1\): the value of weights\.encoder\.spoilt is nan.*kept in"
+    ):
+        trained(Broken(), every_step(tmp_path / "training"))
 
 
-def test_a_full_disk_keeps_the_checkpoint_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_step: None
-) -> None:
-    file, count = tmp_path / "training", 0
-    original = checkpoints.save_file
+def test_a_poisoned_image_is_reported() -> None:
+    frames = frames_of(PICTURES, side=32)
+    frames.x[3] = float("nan")
+    with pytest.raises(FitError, match=r'loss "l2" is nan'):
+        Tiny(batch_size=1).fit(frames)  # type: ignore[arg-type]
 
-    def full(tensors: dict[str, torch.Tensor], path: Path, header: dict[str, str]) -> None:
-        nonlocal count
-        count += 1
-        if count == 5:
-            path.write_bytes(b"half of it")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        original(tensors, path, header)
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.raises(OutputError, match=r"No space left on device.*the checkpoint before it is kept"):
-        fitted(checkpoint=file)
+class FullDisk(CheckpointFile):
+    """Takes four checkpoints; then files may grow no more."""
+
+    written: ClassVar[int] = 0
+
+    def write(self, tensors: Mapping[str, torch.Tensor], description: Mapping[str, JsonValue]) -> None:
+        FullDisk.written += 1
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        try:
+            if FullDisk.written > 4:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+            super().write(tensors, description)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    file = tmp_path / "training"
+    with pytest.raises(OutputError, match=r"cannot be written.*File too large.*the checkpoint before it is kept"):
+        trained(Tiny(), replace(every_step(file), checkpoint=FullDisk(file)))
     assert [entry.name for entry in tmp_path.iterdir()] == ["training"]
-    assert equal(fitted(checkpoint=file), fitted())
+    kept = CheckpointFile(file).read()
+    assert kept is not None and kept[1]["training"]["step"] == 4  # type: ignore[index, call-overload]
+    assert alike(trained(Tiny(), every_step(file)), trained(Tiny()))
 
 
 # When it ends
@@ -284,13 +324,6 @@ def test_a_time_budget_ends_in_a_usable_model(tmp_path: Path) -> None:
         again = load(model.save(tmp_path / "model"), device="cpu")
     assert np.isfinite(again.score(PICTURES).scores).all()
     assert again.score(PICTURES).scores.tolist() == model.score(PICTURES).scores.tolist()
-
-
-def test_more_time_goes_on_where_the_budget_ended(tmp_path: Path) -> None:
-    file = tmp_path / "training"
-    short = fitted(Tiny(epochs=200, max_minutes=1e-6), checkpoint=file)
-    assert training(short).step == 1
-    assert equal(fitted(Tiny(epochs=200), checkpoint=file), fitted(Tiny(epochs=200)))
 
 
 def test_training_stops_on_a_plateau_of_the_validation_loss() -> None:
@@ -320,7 +353,7 @@ def test_early_stop_holds_out_whole_patients() -> None:
 # Steps
 
 
-def test_optimisers_take_turns_and_a_turn_without_losses_is_skipped() -> None:
+def test_optimizers_take_turns_and_a_turn_without_losses_is_skipped() -> None:
     model = fitted(Rival(epochs=1))
     detector = model.detector
     assert isinstance(detector, Rival)
@@ -342,7 +375,7 @@ class Steep(TrainedDetector):
         self.line = nn.Linear(4, 1, bias=False)
         nn.init.zeros_(self.line.weight)
 
-    def optimisers(self) -> dict[str, Optimizer]:
+    def optimizers(self) -> dict[str, Optimizer]:
         return {"all": torch.optim.SGD(self.line.parameters(), 1.0)}
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
@@ -383,17 +416,14 @@ def test_each_image_is_seen_once_an_epoch_in_a_new_order() -> None:
     assert len(set(first)) == 12 and sorted(first) == sorted(second) and first != second
 
 
-def test_files_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    passes: list[int] = []
-    original = Frames.outcomes
+def test_files_are_read_once() -> None:
+    read: dict[str, int] = {}
 
-    def counted(self: Frames) -> Iterator[object]:
-        passes.append(len(self))
-        return original(self)
+    def count(stage: str, done: int, total: int, note: str = "") -> None:
+        read[stage] = max(done, read.get(stage, 0))
 
-    monkeypatch.setattr(Frames, "outcomes", counted)
-    fitted(Tiny(epochs=5), calibration=0.25)
-    assert passes == [9, 3]
+    fitted(Tiny(epochs=5), calibration=0.25, progress=count)
+    assert read == {"reading normals": 9, "training": 15, "scoring held-out normals": 3}
 
 
 def test_images_beyond_the_memory_lie_in_a_file_and_train_alike() -> None:
@@ -421,5 +451,5 @@ def test_inputs_are_made_square_unless_another_shape_is_asked_for() -> None:
 
 
 def test_an_untrained_detector_says_so() -> None:
-    with pytest.raises(FitError, match="not trained"):
+    with pytest.raises(FitError, match="not fitted"):
         Tiny().anomaly_map(torch.zeros(1, 1, 32, 32))

@@ -1,0 +1,76 @@
+"""Slices are compared with normal slices of their own height: the height is one more column of their patches."""
+
+import math
+from collections.abc import Iterator
+from itertools import chain
+
+import torch
+from pydantic import Field
+
+from anomalib_med.errors import FitError
+from anomalib_med.models.memory_bank.neighbours import Engine, NearestNeighbours, SearchConfig
+from anomalib_med.preprocessing import Batch
+
+
+class HeightConfig(SearchConfig):
+    """Settings of a detector that compares slices with those of their own height."""
+
+    height: float = Field(2.0, gt=0)
+    """How much the height of a slice in its volume or lungs counts, where the preprocessing finds heights: from 0 to 1
+    it is worth so many standard deviations of the features. A slice of unknown height is compared with those of all
+    heights."""
+
+
+def with_heights(batches: Iterator[Batch]) -> tuple[bool, Iterator[Batch]]:
+    """Whether the heights of the normals are known, and their batches.
+
+    Raises
+    ------
+    FitError
+        The heights of some normals are known and of others not.
+    """
+    first = next(batches)
+    known = bool(torch.isfinite(first.heights).all())
+
+    def checked() -> Iterator[Batch]:
+        for batch in chain([first], batches):
+            if known != bool(torch.isfinite(batch.heights).all()):
+                raise FitError("the height of some normals is known and of others not: fit them apart")
+            yield batch
+
+    return known, checked()
+
+
+def heights_of(x: torch.Tensor, heights: torch.Tensor | None) -> list[float]:
+    """The heights of images ``(B, C, H, W)``, NaN where they are not known."""
+    return [math.nan] * len(x) if heights is None else heights.tolist()
+
+
+def add_height(patches: torch.Tensor, height: float) -> torch.Tensor:
+    """Patches ``(P, D)`` of a slice with its height as the last column."""
+    return torch.cat([patches, torch.full_like(patches[:, :1], height)], 1)
+
+
+class HeightSearch:
+    """Search among patches ``(M, D)`` whose last column may be a height, weighed against the others.
+
+    Patches of unknown height (NaN) are compared without it.
+    """
+
+    def __init__(self, bank: torch.Tensor, engine: Engine, *, with_height: bool) -> None:
+        self.bank, self._engine, self._with_height = bank, engine, with_height
+        self._search = NearestNeighbours(bank, engine)
+        self._of_all_heights: NearestNeighbours | None = None  # made when it is first needed
+
+    def search(self, patches: torch.Tensor, k: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """Distances and rows ``(P, k)`` of the patches of the bank nearest to those ``(P, D)`` of one slice."""
+        known = self.columns(patches)
+        if known == patches.shape[1]:
+            return self._search.search(patches, k)
+        if self._of_all_heights is None:
+            self._of_all_heights = NearestNeighbours(self.bank[:, :known].contiguous(), self._engine)
+        return self._of_all_heights.search(patches[:, :known], k)
+
+    def columns(self, patches: torch.Tensor) -> int:
+        """How many columns of the patches of one slice count: all, or all but its unknown height."""
+        return patches.shape[1] - int(self._with_height and bool(patches[0, -1].isnan()))
