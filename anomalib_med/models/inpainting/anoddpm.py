@@ -12,17 +12,9 @@ from pydantic import Field, model_validator
 from torch.optim import AdamW, Optimizer
 
 from anomalib_med.models.filters import mean_filter
-from anomalib_med.models.inpainting.diffusion import (
-    TIMES,
-    DenoisingUNet,
-    DiffusionConfig,
-    denoised,
-    linear_alpha_bar,
-    noised,
-    update_average,
-)
+from anomalib_med.models.inpainting import diffusion
+from anomalib_med.models.inpainting.diffusion import TIMES, DenoisingUNet, DiffusionConfig
 from anomalib_med.models.inpainting.holes import seeded
-from anomalib_med.models.inpainting.noise import noise_like
 from anomalib_med.models.inpainting.residuals import NormalResiduals, Window
 from anomalib_med.models.losses import squared_error
 from anomalib_med.models.training.normals import StepBatch
@@ -81,11 +73,11 @@ class AnoDDPM(TrainedDetector):
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Squared error of the noise, at random times."""
         if self.unet.training:
-            update_average(self.ema, self.unet, batch.step, self.config.average)
+            diffusion.update_average(self.ema, self.unet, batch.step, self.config.average)
         x = 2 * batch.x - 1
         times = torch.randint(self.config.longest, (len(x),))
-        noise = noise_like(x, len(x), self.config)
-        predicted = self.unet(noised(x, noise, linear_alpha_bar()[times]), times.to(x.device))
+        noise = diffusion.noise_like(x, len(x), self.config)
+        predicted = self.unet(diffusion.noised(x, noise, diffusion.linear_alpha_bar()[times]), times.to(x.device))
         return {"noise": squared_error(noise, predicted).mean()}
 
     def after_training(self, batches: Iterator[StepBatch]) -> None:
@@ -97,14 +89,19 @@ class AnoDDPM(TrainedDetector):
         and beyond.
         """
         c = self.config
-        noise = noise_like(x, c.draws, c, seeded(c.seed))
-        return noised((2 * x - 1).expand(c.draws, -1, -1, -1), noise, linear_alpha_bar()[[c.start - 1]])
+        noise = diffusion.noise_like(x, c.draws, c, seeded(c.seed))
+        return diffusion.noised(
+            (2 * x - 1).expand(c.draws, -1, -1, -1), noise, diffusion.linear_alpha_bar()[[c.start - 1]]
+        )
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` noised and denoised, the mean over the noises."""
-        c, alpha_bar = self.config, linear_alpha_bar()
+        c, alpha_bar = self.config, diffusion.linear_alpha_bar()
         times = torch.linspace(c.start - 1, 0, c.denoising_steps + 1).round().int().tolist()[:-1]
-        images = [denoised(self.ema, self.noised(image[None]), alpha_bar, times).mean(0) for image in x.to(self.device)]
+        images = [
+            diffusion.denoised(self.ema, self.noised(image[None]), alpha_bar, times).mean(0)
+            for image in x.to(self.device)
+        ]
         return (torch.stack(images) + 1) / 2
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:

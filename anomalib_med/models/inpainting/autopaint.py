@@ -57,7 +57,7 @@ class AutoPaint(TrainedDetector):
         threshold: float = Field(2.0, gt=0)
         """What differs by more than so many deviations of normals at that place is marked; ours."""
         margin: int = Field(5, ge=0)
-        """By how many pixels what is marked is grown before it is in-painted; ours."""
+        """Number of pixels by which what is marked is grown before it is in-painted; ours."""
         hole_weight: float = Field(6.0, gt=0)
         """Weight of the error inside the holes, as in Liu et al.; outside of them it is 1."""
         smooth_weight: float = Field(0.1, ge=0)

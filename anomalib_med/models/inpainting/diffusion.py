@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from anomalib_med.models.blocks import norm_layer
+from anomalib_med.models.inpainting.noise import octaves_of_noise
 from anomalib_med.models.inpainting.residuals import ResidualConfig
 
 TIMES = 1000
@@ -60,6 +61,16 @@ def cosine_alpha_bar() -> torch.Tensor:
     """The same with the cosine of Nichol & Dhariwal 2021, equation 17; betas are at most 0.999."""
     f = torch.cos((torch.arange(TIMES + 1, dtype=torch.float64) / TIMES + 0.008) / 1.008 * math.pi / 2) ** 2
     return (f[1:] / f[:-1]).clamp_min(0.001).cumprod(0).float()
+
+
+def noise_like(
+    x: torch.Tensor, count: int, c: DiffusionConfig, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Noise ``(count, C, H, W)`` for images ``(B, C, H, W)``, alike in each channel; see :func:`octaves_of_noise`."""
+    shape = x.shape[2], x.shape[3]
+    period = c.period * min(shape)
+    fields = octaves_of_noise(count, shape, period, c.octaves, c.persistence, generator=generator, device=x.device)
+    return fields[:, None].expand(-1, x.shape[1], -1, -1)
 
 
 def noised(x: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:

@@ -17,13 +17,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from anomalib_med.models.filters import mean_filter
-from anomalib_med.models.inpainting.holes import (
-    cell_holes,
-    inpaint_everywhere,
-    inpaint_holes,
-    seeded,
-    smooth_fill,
-)
+from anomalib_med.models.inpainting.holes import cell_holes, inpaint_everywhere, inpaint_holes, seeded, smooth_fill
 from anomalib_med.models.inpainting.residuals import NormalResiduals, ResidualConfig, Window
 from anomalib_med.models.losses import PixelError, pixel_error, squared_error
 from anomalib_med.models.training.normals import StepBatch

@@ -3,8 +3,6 @@
 Perlin, "Noise hardware", 2001; in the form of OpenSimplex, K. Spencer 2014, as in AnoDDPM (Wyatt et al. 2022).
 """
 
-from typing import Protocol
-
 import torch
 
 REPEAT = 64  # lattice points after which a table of gradients starts anew
@@ -15,32 +13,6 @@ STRETCH = (3**-0.5 - 1) / 2  # and the way back
 # Lattice points, counted from that below, that can lie within the reach of sqrt(2).
 NEAR = ((0, 0), (1, 0), (0, 1), (1, 1), (1, -1), (-1, 1), (2, 0), (0, 2))
 FINEST = 2.0  # pixels; finer octaves are left out
-
-
-class NoiseSettings(Protocol):
-    """What the settings of a detector say of its noise, see :func:`octaves_of_noise`."""
-
-    @property
-    def period(self) -> float:
-        """Period of the coarsest octave, as a part of the shorter side."""
-
-    @property
-    def octaves(self) -> int:
-        """How many octaves are summed."""
-
-    @property
-    def persistence(self) -> float:
-        """Amplitude of each octave as a part of the one before."""
-
-
-def noise_like(
-    x: torch.Tensor, count: int, settings: NoiseSettings, generator: torch.Generator | None = None
-) -> torch.Tensor:
-    """Noise ``(count, C, H, W)`` for images ``(B, C, H, W)``, alike in each channel; see :func:`octaves_of_noise`."""
-    shape, c = (x.shape[2], x.shape[3]), settings
-    period = c.period * min(shape)
-    fields = octaves_of_noise(count, shape, period, c.octaves, c.persistence, generator=generator, device=x.device)
-    return fields[:, None].expand(-1, x.shape[1], -1, -1)
 
 
 def simplex(table: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

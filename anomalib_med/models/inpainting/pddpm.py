@@ -12,16 +12,9 @@ from pydantic import Field
 from torch import nn
 
 from anomalib_med.models.filters import median_filter
-from anomalib_med.models.inpainting.diffusion import (
-    TIMES,
-    DenoisingUNet,
-    DiffusionConfig,
-    cosine_alpha_bar,
-    noised,
-    update_average,
-)
+from anomalib_med.models.inpainting import diffusion
+from anomalib_med.models.inpainting.diffusion import TIMES, DenoisingUNet, DiffusionConfig
 from anomalib_med.models.inpainting.holes import block_holes, seeded
-from anomalib_med.models.inpainting.noise import noise_like
 from anomalib_med.models.inpainting.residuals import NormalResiduals
 from anomalib_med.models.losses import absolute_error
 from anomalib_med.models.training.normals import StepBatch
@@ -68,11 +61,13 @@ class PatchedDiffusion(TrainedDetector):
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Absolute error of one patch of each image, noised to a random time."""
         if self.unet.training:
-            update_average(self.ema, self.unet, batch.step, self.config.average)
+            diffusion.update_average(self.ema, self.unet, batch.step, self.config.average)
         x = 2 * batch.x - 1
         patches = block_holes((x.shape[2], x.shape[3]), self.config.patches)
         hole = patches[torch.randint(len(patches), (len(x),))].to(x.device)
-        y = self._denoised(self.unet, x, hole, torch.randint(TIMES, (len(x),)), noise_like(x, len(x), self.config))
+        y = self._denoised(
+            self.unet, x, hole, torch.randint(TIMES, (len(x),)), diffusion.noise_like(x, len(x), self.config)
+        )
         return {"patch": absolute_error(x, y)[hole[:, None].expand_as(x)].mean()}
 
     def after_training(self, batches: Iterator[StepBatch]) -> None:
@@ -86,7 +81,7 @@ class PatchedDiffusion(TrainedDetector):
         times = torch.full((len(patches),), c.start - 1)
 
         def one(image: torch.Tensor) -> torch.Tensor:
-            noise = noise_like(image, 1, c, seeded(c.seed)).expand(len(patches), -1, -1, -1)
+            noise = diffusion.noise_like(image, 1, c, seeded(c.seed)).expand(len(patches), -1, -1, -1)
             repeated = (2 * image - 1).expand(len(patches), -1, -1, -1)
             y = self._denoised(self.ema, repeated, patches, times, noise).clamp(-1, 1)
             return ((y * patches[:, None]).sum(0, keepdim=True) + 1) / 2
@@ -105,7 +100,7 @@ class PatchedDiffusion(TrainedDetector):
         self, network: nn.Module, x: torch.Tensor, hole: torch.Tensor, times: torch.Tensor, noise: torch.Tensor
     ) -> torch.Tensor:
         """Images in [-1, 1] as the network gives them where their holes ``(B, H, W)`` were noised."""
-        seen = torch.where(hole[:, None], noised(x, noise, cosine_alpha_bar()[times]), x)
+        seen = torch.where(hole[:, None], diffusion.noised(x, noise, diffusion.cosine_alpha_bar()[times]), x)
         # The network adds to what it sees, from which it starts.
         y: torch.Tensor = seen + network(seen, times.to(x.device))
         return y

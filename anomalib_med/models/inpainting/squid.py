@@ -164,7 +164,7 @@ class Squid(TrainedDetector):
         return self
 
     def _fakes(self, x: torch.Tensor) -> torch.Tensor:
-        """What the generator made of `x` in its turn of this step; where it had none, anew."""
+        """What the generator made of `x` for its own optimizer in this step; anew where it made nothing."""
         made, self._made = self._made, None
         if made is None:
             with torch.no_grad():

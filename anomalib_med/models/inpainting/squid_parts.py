@@ -4,9 +4,9 @@ Sizes and order as in the official code, tiangexiang/SQUID.
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -185,13 +185,12 @@ class UpDecoder(nn.Module):
         return self.last(x).float().sigmoid(), levels
 
 
-@dataclass
-class Generated:
+class Generated(NamedTuple):
     """In-painted images, and in training those of the teacher and features of student and teacher, level by level."""
 
     image: torch.Tensor
     taught: torch.Tensor
-    levels: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    levels: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()
 
 
 class SquidNetwork(nn.Module):

@@ -58,8 +58,8 @@ class ContextEncodingVAE(TrainedDetector):
         image: Literal["elbo", "map"] = "elbo"
         """What gives the score of an image: its loss ("elbo") or its map, pooled ("map")."""
         min_area: int = Field(0, ge=0)
-        """Of a map, only what lies above its own Otsu threshold in connected pieces of at least so many pixels is kept;
-        with 0 everything is."""
+        """Pixels of the smallest connected piece above its own Otsu threshold that a map keeps; 0 keeps everything. In
+        StRegA it is 256, at 256 pixels."""
 
     config: Config
 

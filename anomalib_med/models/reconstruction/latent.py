@@ -46,11 +46,10 @@ def dirichlet(code: torch.Tensor, prior: float, *, draw: bool) -> tuple[torch.Te
     Float32 ``(B, D)``, each row of which sums to 1, and ``(B,)``.
     """
     concentration = F.softplus(code.float()) + LEAST
-    z: torch.Tensor = (
-        torch.distributions.Dirichlet(concentration).rsample()
-        if draw
-        else concentration / concentration.sum(1, keepdim=True)
-    )
+    if draw:
+        z: torch.Tensor = torch.distributions.Dirichlet(concentration).rsample()
+    else:
+        z = concentration / concentration.sum(1, keepdim=True)
     other = torch.full_like(concentration, prior)
     total, total_other = concentration.sum(1), other.sum(1)
     norms = total.lgamma() - concentration.lgamma().sum(1) - total_other.lgamma() + other.lgamma().sum(1)
