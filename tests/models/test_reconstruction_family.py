@@ -26,15 +26,12 @@ from anomalib_med.models.training.normals import StepBatch
 from anomalib_med.models.training.trainer import TrainedDetector
 from tests.conftest import abnormal_picture, normal_picture
 from tests.models.test_contract import SMALL
-from tests.models.training.test_trainer import Killed, equal, every_step, kill_after
+from tests.models.training.test_trainer import Killed, alike, every_step, kill_after, trained
 
 NORMALS = np.stack([normal_picture(i) for i in range(24)])
 ABNORMAL = [abnormal_picture(900 + i) for i in range(8)]
 FAMILY = ["aeu", "autoencoder", "cevae", "cvad", "dae", "fanogan", "ganomaly", "memae", "vae"]
 NARROW = {"widths": (8, 16, 32), "hidden": 64, "batch_size": 8, "learning_rate": 3e-3, "steps": 100}
-
-
-__all__ = ["every_step"]  # a fixture
 
 
 def fitted(detector: TrainedDetector, size: int = 64) -> FittedModel:
@@ -368,15 +365,11 @@ def test_the_generator_stands_still_while_the_encoder_learns_alone() -> None:
 
 
 @pytest.mark.parametrize("step", [3, 4, 6])
-def test_f_anogan_goes_on_after_a_kill_in_either_part(step: int, tmp_path: Path, every_step: None) -> None:
-    def train(**options: object) -> FittedModel:
-        return fit(
-            FAnoGan(**TINY_GAN), NORMALS, calibration=0, preprocessing=Preprocessing(size=32), device="cpu", **options
-        )
-
+def test_f_anogan_goes_on_after_a_kill_in_either_part(step: int, tmp_path: Path) -> None:
     with pytest.raises(Killed):
-        train(checkpoint=tmp_path / "training", progress=kill_after(step))
-    assert equal(train(checkpoint=tmp_path / "training"), train())
+        trained(FAnoGan(**TINY_GAN), every_step(tmp_path / "training", kill_after(step)), NORMALS)
+    resumed = trained(FAnoGan(**TINY_GAN), every_step(tmp_path / "training"), NORMALS)
+    assert alike(resumed, trained(FAnoGan(**TINY_GAN), pictures=NORMALS))
 
 
 def test_a_plateau_is_told_by_the_encoder_in_either_part() -> None:

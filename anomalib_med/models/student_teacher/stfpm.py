@@ -17,6 +17,7 @@ from anomalib_med.models.student_teacher.teaching import (
     cosine_distance,
     distance_maps,
     fold,
+    summed,
     teacher_layers,
     unfold,
 )
@@ -63,8 +64,7 @@ class STFPM(TrainedDetector):
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Mean distance over the positions of each layer, summed over the layers."""
         image, *given = unfold(batch.x, self.extractor)
-        maps = [cosine_distance(t, s) for t, s in zip(given, self.student(image), strict=True)]
-        return {"distance": torch.stack([map.mean() for map in maps]).sum()}
+        return {"distance": summed(lambda t, s: cosine_distance(t, s).mean(), given, self.student(image))}
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Distances ``(B, h, w)`` on the grid of the finest layer, multiplied or summed."""

@@ -1,6 +1,6 @@
 """What the detectors with a teacher share: its answers as one array, a student of its kind, distances of features."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, Self, TypeVar
 
 import torch
@@ -13,6 +13,8 @@ from anomalib_med.features.backbones import create_untrained
 from anomalib_med.features.fusion import inference_copy
 from anomalib_med.models.base import BackboneConfig
 from anomalib_med.models.training.schedule import Schedule, TrainingConfig
+
+Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class TeacherConfig(BackboneConfig, TrainingConfig):
@@ -110,6 +112,11 @@ def cosine_distance(t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
 def flat_cosine_distance(t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
     """``1 - cos`` of two whole feature maps as one vector an image, ``(B,)`` in float32."""
     return 1 - F.cosine_similarity(t.float().flatten(1), s.float().flatten(1), dim=1)
+
+
+def summed(distance: Distance, given: Iterable[torch.Tensor], returned: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Distances of two networks in each of their layers, summed over the layers."""
+    return torch.stack([distance(t, s) for t, s in zip(given, returned, strict=True)]).sum(0)
 
 
 def distance_maps(given: Iterable[torch.Tensor], returned: Iterable[torch.Tensor]) -> torch.Tensor:
