@@ -121,7 +121,6 @@ def fit(
     kept, held_out = split_by_patient(samples, calibration, seed) if calibration > 0 else (samples, [])
     preprocessing = _settled(preprocessing or Preprocessing(), kept, detector)
     detector.to(choose_device(device))
-    detector.progress = progress
     file = None if checkpoint is None else CheckpointFile(Path(checkpoint))
     run = TrainingRun(file, replace_other=replace_checkpoint, progress=progress)
     rule = VolumeRule(DEFAULT_HOW if volume_score == AUTO else volume_score)

@@ -67,7 +67,6 @@ def add_normals(
     kept, held_out = split_by_patient(samples, calibration, seed) if calibration > 0 else (samples, [])
     grown = _copy(model, device, cache)
     part = _unfitted(grown.detector)
-    part.progress = progress
     fit_detector(part, kept, grown, progress)
     grown.detector.merge(part)
     calibrate(grown, kept, held_out, progress)

@@ -2,20 +2,18 @@
 
     python examples/own_detector.py [FOLDER]
 
-Useful where the anatomy is aligned, and a baseline that any other detector should beat.
+Useful where the anatomy is aligned, and a baseline that any other detector should beat. Put into
+anomalib_med/models/<family>/ with a card beside it, the same file is part of the package.
 """
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, JsonValue
+from pydantic import Field
 
-from anomalib_med import Detector, DetectorConfig, fit, load
-from anomalib_med.errors import FitError
-from anomalib_med.phantoms import write_chest_dataset
+from anomalib_med.models.base import Detector, DetectorConfig
 from anomalib_med.preprocessing import Frames
 
 
@@ -26,38 +24,44 @@ class PixelStatistics(Detector):
     title = "Difference to the mean image in standard deviations"
 
     class Config(DetectorConfig):
-        """`side`: of the square that images are stretched to. `floor`: smallest standard deviation, grey is 0 to 1."""
+        """Settings of the pixel statistics."""
 
         side: int = Field(64, ge=8)
+        """Side of the square that images are stretched to, in pixels."""
+
         floor: float = Field(0.02, gt=0)
+        """Smallest standard deviation of a pixel, where grey values go from 0 to 1."""
+
+        pooling: str = "mean"
+        """How the map becomes the image score. The peaks of this map lie where the anatomy is not aligned, so its mean
+        tells more."""
 
     config: Config
 
     def fit(self, frames: Frames) -> None:
+        """Mean and standard deviation of each pixel."""
         total, squares, count = torch.zeros(()), torch.zeros(()), 0
-        for batch in frames.batches(16):
+        for batch in self.normals(frames):
             x = self.stretched(batch.x)
             total, squares, count = total + x.sum(0), squares + (x * x).sum(0), count + len(x)
-        if count == 0:
-            raise FitError("no normal image could be read: see the failures listed")
-        self.mean = total / count
-        self.deviation = (squares / count - self.mean**2).clamp_min(0).sqrt().clamp_min(self.config.floor)
+        mean = total / count
+        deviation = (squares / count - mean**2).clamp_min(0).sqrt().clamp_min(self.config.floor)
+        self.load_state({"mean": mean, "deviation": deviation}, {})
 
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
-        return ((self.stretched(x) - self.mean) / self.deviation).abs().mean(1).float()
-
-    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]]:
-        return {"mean": self.mean, "deviation": self.deviation}, {}
-
-    def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
-        self.mean, self.deviation = tensors["mean"], tensors["deviation"]
+        """Distances ``(B, side, side)``, averaged over the channels."""
+        return ((self.stretched(x) - self.learnt("mean")) / self.learnt("deviation")).abs().mean(1).float()
 
     def stretched(self, x: torch.Tensor) -> torch.Tensor:
+        """Images on the square, float64."""
         size = (self.config.side, self.config.side)
-        return F.interpolate(x.double().cpu(), size, mode="bilinear", antialias=True)
+        return F.interpolate(x.to(self.device).double(), size, mode="bilinear", antialias=True)
 
 
 def main(folder: Path) -> None:
+    from anomalib_med import fit, load
+    from anomalib_med.phantoms import write_chest_dataset
+
     write_chest_dataset(folder / "data", train=100, normal=5, abnormal=8)
     model = fit("pixel_statistics", folder / "data" / "train" / "normal")
     before = model.score(folder / "data" / "test" / "abnormal")

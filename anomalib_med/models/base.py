@@ -15,7 +15,6 @@ from anomalib_med.features.extractor import FeatureExtractor, Precision
 from anomalib_med.models.pooling import MAP_RULES, pool
 from anomalib_med.pooling_rules import parse_rule
 from anomalib_med.preprocessing import Batch, Frames
-from anomalib_med.records import Progress, silent
 
 IMAGES = 16  # in a batch of normals for a detector without a backbone
 
@@ -128,7 +127,6 @@ class Detector(ABC):
     def __init__(self, **settings: object) -> None:
         self.config = parse_config(self.Config, settings, f"detector {self.name}")
         self.device = torch.device("cpu")
-        self.progress: Progress = silent
         self._learnt: dict[str, torch.Tensor] = {}
         self._extra: dict[str, JsonValue] = {}
         self._extractor: FeatureExtractor | None = None

@@ -13,6 +13,7 @@ from anomalib_med.models.memory_bank.two_view import TwoView
 from anomalib_med.models.memory_bank.whitening import shrinkage
 from anomalib_med.models.pooling import pool
 from anomalib_med.phantoms import add_lesion, chest_phantom
+from anomalib_med.records import Progress, silent
 from tests.conftest import normal_picture
 
 NORMALS = torch.stack([torch.from_numpy(normal_picture(i, (64, 64))).float()[None] / 255 for i in range(20)])
@@ -35,6 +36,7 @@ class Normals:
 
     patients: list[str]
     x: torch.Tensor = field(default_factory=lambda: NORMALS)
+    progress: Progress = silent
 
     def __len__(self) -> int:
         return len(self.patients)

@@ -85,7 +85,7 @@ class AnomalyDINO(Detector):
         """Collect the patches of the chosen normals in every view, and keep a coreset of each view."""
         c = self.config
         pools = self._collect(frames)
-        banks = [pool[k_center(pool, c.bank_size, seed=c.seed, progress=self.progress)] for pool in pools]
+        banks = [pool[k_center(pool, c.bank_size, seed=c.seed, progress=frames.progress)] for pool in pools]
         self.load_state({_bank_name(i): bank for i, bank in enumerate(banks)}, {})
 
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from anomalib_med.models.memory_bank.kmeans import kmeans
 from anomalib_med.models.memory_bank.patch_pool import PatchPool, capacity
 from anomalib_med.models.pooling import valid_cells
 from anomalib_med.preprocessing import Frames
+from anomalib_med.records import Progress, silent
 
 
 class PatchCore(Detector):
@@ -72,7 +73,9 @@ class PatchCore(Detector):
 
         def reduce(patches: torch.Tensor) -> torch.Tensor:
             expected = self.seen * len(frames) / max(1, images)
-            return self._choose(patches, min(len(patches), most // 4, 2 * self._count(patches, expected)))
+            return self._choose(
+                patches, min(len(patches), most // 4, 2 * self._count(patches, expected)), frames.progress
+            )
 
         pool = PatchPool(most, channels, reduce)
         for batch in batches:
@@ -85,7 +88,7 @@ class PatchCore(Detector):
                     rows = rows[torch.randperm(len(rows), generator=generator)[:share]].sort().values
                 pool.add(self._patches(grid, height)[rows])
                 images += 1
-        self._keep(self._choose(pool.patches, self._count(pool.patches, self.seen)))
+        self._keep(self._choose(pool.patches, self._count(pool.patches, self.seen), frames.progress))
 
     def merge(self, other: Detector) -> None:
         """Choose the bank anew from both banks; one whose size is a share keeps the patches of both."""
@@ -94,7 +97,7 @@ class PatchCore(Detector):
         stands_for = torch.cat([torch.full((len(d.bank),), d.seen / len(d.bank)) for d in (self, other)])
         self.seen += other.seen
         count = len(union) if self.config.bank_size < 1 else self._count(union, self.seen)
-        self._keep(self._choose(union, count, stands_for))
+        self._keep(self._choose(union, count, silent, stands_for))
 
     def anomaly_map(self, x: torch.Tensor, heights: torch.Tensor | None = None) -> torch.Tensor:
         """Distances ``(B, h, w)`` to the bank on the grid of the finest layer, with what the slices' heights add."""
@@ -166,16 +169,18 @@ class PatchCore(Detector):
         wanted = len(patches) if self.config.sampling == "full" else round(size * seen) if size < 1 else int(size)
         return min(len(patches), max(1, wanted))
 
-    def _choose(self, pool: torch.Tensor, count: int, weights: torch.Tensor | None = None) -> torch.Tensor:
+    def _choose(
+        self, pool: torch.Tensor, count: int, progress: Progress, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """So many patches of a pool, each of which stands for `weights` patches."""
         seed, sampling = self.config.seed, self.config.sampling
         if count == len(pool):
             return pool
         if sampling == "coreset":
             weighed = self._weighed(pool.to(self.device))
-            return pool[k_center(weighed, count, seed=seed, progress=self.progress)]
+            return pool[k_center(weighed, count, seed=seed, progress=progress)]
         if sampling == "kmeans":
-            centres = kmeans(pool.to(self.device), count, weights=weights, seed=seed, progress=self.progress)
+            centres = kmeans(pool.to(self.device), count, weights=weights, seed=seed, progress=progress)
             return centres.half().cpu()
         # Smallest of exponential waiting times: a draw without replacement.
         waits = torch.empty(len(pool)).exponential_(generator=torch.Generator().manual_seed(seed))

@@ -21,6 +21,7 @@ from anomalib_med.models.memory_bank.patch_pool import PatchPool, capacity
 from anomalib_med.models.memory_bank.whitening import Moments, RunningMoments, Whitening, joined
 from anomalib_med.models.pooling import pool, valid_cells
 from anomalib_med.preprocessing import Frames
+from anomalib_med.records import Progress, silent
 
 MOMENTS = 4
 JOINED = ("described", "bank", "heights")  # what merging puts one after the other
@@ -66,7 +67,7 @@ class TwoView(Detector):
         kept = PatchPool(
             capacity(self.config.max_bank_mb, channels),
             channels + with_height,
-            lambda patches: self._reduced(patches, moments.moments().whitening()),
+            lambda patches: self._reduced(patches, moments.moments().whitening(), frames.progress),
         )
         described: list[torch.Tensor] = []
         heights: list[float] = []
@@ -95,10 +96,11 @@ class TwoView(Detector):
                 heights.append(height)
         learnt = {"described": torch.stack(described), "normal": torch.zeros(2, 2, dtype=torch.float64)}
         learnt |= {"heights": torch.tensor(heights)} if with_height else {}
-        self._keep(moments.moments(), kept.patches, **learnt)
+        self._keep(moments.moments(), kept.patches, frames.progress, **learnt)
         learnt["normal"] = self._standard(held_out or first, patients)
         late = [judged.valid_patches(with_height=with_height) for judged in held_out]
-        self._keep(moments.moments(), torch.cat([self.learnt("bank").cpu(), *late]), **learnt)
+        bank = torch.cat([self.learnt("bank").cpu(), *late])
+        self._keep(moments.moments(), bank, frames.progress, **learnt)
 
     def merge(self, other: Detector) -> None:
         """Keep the descriptions of both, choose the bank anew from both, average what the views are standardised by."""
@@ -109,7 +111,7 @@ class TwoView(Detector):
         parts = [Moments(t["mean"], t["covariance"], n) for t, n in zip((ours, theirs), patients, strict=True)]
         both = {key: torch.cat([own, theirs[key]]) for key, own in ours.items() if key in JOINED}
         both["normal"] = (weights[0] * ours["normal"] + weights[1] * theirs["normal"]) / sum(weights)
-        self._keep(joined(parts, weights), both.pop("bank"), **both)
+        self._keep(joined(parts, weights), both.pop("bank"), silent, **both)
 
     def anomaly_map(self, x: torch.Tensor, heights: torch.Tensor | None = None) -> torch.Tensor:
         """Cosine distances ``(B, h, w)`` from 0 to 2 to the nearest patches, on the grid of the finest layer.
@@ -147,9 +149,10 @@ class TwoView(Detector):
         bank = self._whitening.unit(self.learnt("bank"), self.config.height)
         self._search = HeightSearch(bank, self.config.engine, with_height=self._heights is not None)
 
-    def _keep(self, moments: Moments, patches: torch.Tensor, **others: torch.Tensor) -> None:
+    def _keep(self, moments: Moments, patches: torch.Tensor, progress: Progress, **others: torch.Tensor) -> None:
         whitening = moments.whitening()
-        others |= {"mean": moments.mean, "covariance": moments.covariance, "bank": self._reduced(patches, whitening)}
+        bank = self._reduced(patches, whitening, progress)
+        others |= {"mean": moments.mean, "covariance": moments.covariance, "bank": bank}
         others |= {"centre": whitening.centre, "whitening": whitening.matrix}
         self.load_state(others, {"patients": moments.patients})
 
@@ -183,14 +186,14 @@ class TwoView(Detector):
             apart = self.config.height * len(own) ** 0.5 * (self._heights[some] - height)
         return nearest(own, self._normals.scaled[some], self.config.neighbours, apart)[0].mean()
 
-    def _reduced(self, patches: torch.Tensor, whitening: Whitening) -> torch.Tensor:
+    def _reduced(self, patches: torch.Tensor, whitening: Whitening, progress: Progress) -> torch.Tensor:
         """The coreset of patches ``(P, D)``: `bank_size` of them, and no more than a quarter of what can be held."""
         c = self.config
         count = min(c.bank_size, capacity(c.max_bank_mb, self.extractor.channels) // 4)
         if len(patches) <= count:
             return patches.clone()
         unit = whitening.unit(patches.to(self.device), c.height)
-        return patches[k_center(unit, count, seed=c.seed, progress=self.progress)]
+        return patches[k_center(unit, count, seed=c.seed, progress=progress)]
 
 
 class _Judged(NamedTuple):
