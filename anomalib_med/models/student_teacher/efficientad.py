@@ -104,7 +104,7 @@ class EfficientAD(TrainedDetector):
         if not self.uses_features:
             self.teacher = pdn.Teacher(self._teacher_weights, Path(c.teacher).name)
         channels = self.extractor.channels if self.uses_features else self.teacher.channels
-        self.standard = Standard(channels)
+        self.standard = Standard((channels, 1, 1))
         self.student = pdn.PDN(c.network, shape[0], 2 * channels)
         self.autoencoder = pdn.Autoencoder(shape[0], channels, shape[1:], self.grid)
         self.scale = Scale()
