@@ -68,8 +68,9 @@ def command(
 
     A finished cell (data set, detector, seed) is not run again; one that fails is listed and the rest is finished.
     """
-    from anomalib_med.bench.runner import Plan, methods_of, run_bench, untrained
-    from anomalib_med.bench.written import write_outputs
+    from anomalib_med.bench.plan import Plan, methods_of, untrained
+    from anomalib_med.bench.results import write_outputs
+    from anomalib_med.bench.runner import run_bench
     from anomalib_med.models.base import parse_config
     from anomalib_med.preprocessing import Preprocessing
 
