@@ -28,21 +28,9 @@ MEAN_IMAGE = "difference to mean image"
 def baseline_results(
     train: Sequence[Sample], test: Sequence[Sample], *, progress: Progress = silent
 ) -> dict[str, list[Result]]:
-    """The result of each test image, by name of the baseline.
+    """The result of each labelled test image, by name of the baseline; the mean image is that of the normals `train`.
 
-    Parameters
-    ----------
-    train
-        Normals, of which the mean image is made.
-    test
-        Labelled images to be judged.
-    progress
-        Called with stage, done and total.
-
-    Returns
-    -------
-    Lists of the length of `test`. Only the difference to the mean image has maps, and those only where `test` has
-    lesions to find.
+    Only the difference to the mean image has maps, and those only where `test` has lesions to find.
     """
     mean = _mean_image(train, progress)
     located = any(sample.label == 1 and has_mask(sample) for sample in test)

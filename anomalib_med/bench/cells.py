@@ -93,7 +93,7 @@ def write_cell(path: Path, cell: Cell) -> None:
         "fingerprint": cell.fingerprint,
         "error": cell.error,
         "info": cell.info,
-        "metrics": {name: [_null(v) for v in (m.value, m.low, m.high)] for name, m in cell.metrics.items()},
+        "metrics": {name: list(m.known()) for name, m in cell.metrics.items()},
         "images": {
             "id": list(cell.ids),
             "label": cell.labels.tolist(),

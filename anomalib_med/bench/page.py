@@ -17,17 +17,7 @@ ABOUT = ("title", "protocol", "split_hash", "train", "test_normal", "test_abnorm
 def bench_page(
     out: Path, rows: Sequence[Row], comparisons: Sequence[Comparison], pictures: Mapping[str, Sequence[bytes]]
 ) -> str:
-    """The page as text.
-
-    Parameters
-    ----------
-    out
-        Folder of the bench, which holds the example images.
-    rows, comparisons
-        See :mod:`anomalib_med.bench.summary`.
-    pictures
-        PNG files by data set.
-    """
+    """The page as text; `out`, the folder of the bench, holds the example images, `pictures` are PNGs by data set."""
     sheets = sheets_of(rows, comparisons)
     machine = next((sheet.info for sheet in sheets if sheet.info), {}).get("machine")
     environment = jinja2.Environment(

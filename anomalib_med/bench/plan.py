@@ -23,18 +23,9 @@ EXAMPLES = 4  # test images whose maps are drawn for every method
 
 @dataclass(frozen=True)
 class Method:
-    """A detector and its settings, under the label it has in the tables.
+    """A detector, by its name in the registry, and its settings, under a label that is unique within a bench.
 
-    Parameters
-    ----------
-    label
-        Unique within a bench.
-    detector
-        Name in the registry.
-    settings
-        Settings of the detector.
-    size
-        Side of its input in pixels; None for that of the bench.
+    `size` is the side of its input in pixels; None for that of the bench.
     """
 
     label: str
@@ -121,13 +112,8 @@ def untrained() -> tuple[str, ...]:
 def methods_of(texts: Sequence[str], shared: Mapping[str, JsonValue]) -> tuple[Method, ...]:
     """Methods from text: ``"patchcore"`` or ``"patchcore pooling=max bank_size=500"``, which is its label.
 
-    Parameters
-    ----------
-    texts
-        One text for each method; words after the name are settings of the detector, or ``size=128``, the side of its
-        input.
-    shared
-        Settings for every detector that has them, such as the backbone; those of a method win.
+    Words after the name are settings of the detector, or ``size=128``, the side of its input. `shared` are settings for
+    every detector that has them, such as the backbone; those of a method win.
 
     Raises
     ------

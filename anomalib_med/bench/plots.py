@@ -22,12 +22,7 @@ _MOST_CURVES = 8  # more cannot be told apart
 def roc_figure(rows: Sequence[Row], title: str) -> Figure:
     """ROC curves of the methods of one data set: mean over seeds, and the band that 95 % of draws of patients fill.
 
-    Parameters
-    ----------
-    rows
-        Of one data set; trivial baselines are drawn thin and without band.
-    title
-        Of the picture.
+    Trivial baselines are drawn thin and without band.
     """
     figure = Figure(figsize=(5.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
@@ -60,9 +55,7 @@ def roc_band(row: Row) -> tuple[Floats, Floats, Floats]:
 
 
 def throughput_figure(rows: Sequence[Row], title: str) -> Figure:
-    """Accuracy against images a second, a point a method: the AUROC (on sets without one, a metric of maps) and its
-    interval.
-    """
+    """Accuracy against images a second: the `headline` metric of each method with its interval."""
     figure = Figure(figsize=(5.2, 4.0), layout="constrained")
     axes = figure.add_subplot()
     metric = headline(name for row in rows for name in row.numbers)

@@ -29,18 +29,9 @@ ALL_SEEDS = "all"
 
 
 def write_outputs(out: Path, cells: Sequence[Cell]) -> list[Path]:
-    """Write results.csv, results.parquet, comparisons.csv, results.md, plots/ and bench.html.
+    """Write results.csv, results.parquet, comparisons.csv, results.md, plots/ and bench.html; returns their paths.
 
-    Parameters
-    ----------
-    out
-        Folder of the bench.
-    cells
-        Cells of :func:`.runner.run_bench`.
-
-    Returns
-    -------
-    What was written.
+    `out` is the folder of the bench, `cells` what :func:`.runner.run_bench` returned.
 
     Raises
     ------
@@ -111,8 +102,8 @@ def _about(cell: Cell) -> dict[str, Value]:
     return record
 
 
-def _numbers(m: Interval) -> dict[str, Value]:
-    return {"value": _real(m.value), "low": _real(m.low), "high": _real(m.high)}
+def _numbers(interval: Interval) -> dict[str, Value]:
+    return dict(zip(("value", "low", "high"), interval.known(), strict=True))
 
 
 def _csv(*rows: Sequence[Value]) -> bytes:

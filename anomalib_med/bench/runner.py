@@ -12,17 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+from anomalib_med.bench import cells
 from anomalib_med.bench.baselines import MEAN_IMAGE, UNDIRECTED, baseline_results
-from anomalib_med.bench.cells import (
-    Cell,
-    Json,
-    cell_path,
-    examples_folder,
-    fingerprint_of,
-    headline,
-    read_cell,
-    write_cell,
-)
+from anomalib_med.bench.cells import Cell, Json
 from anomalib_med.bench.machine import machine, package_versions, peak_memory_mb, reset_peak_memory
 from anomalib_med.bench.plan import Method, Plan, example_samples, limited
 from anomalib_med.datasets.benchmarks import Benchmark, open_benchmark
@@ -41,16 +33,7 @@ Say = Callable[[str], None]
 
 
 def run_bench(plan: Plan, *, progress: Progress = silent, say: Say = lambda _: None) -> list[Cell]:
-    """Run what is missing and return all cells of the plan, failed ones among them.
-
-    Parameters
-    ----------
-    plan
-        What to run.
-    progress
-        Called with stage, done and total.
-    say
-        Called with one line for each cell.
+    """Run what is missing and return all cells of the plan, failed ones among them; `say` gets a line for each.
 
     Raises
     ------
@@ -97,7 +80,7 @@ class _Opened:
             "false_alarm_rate": plan.false_alarm_rate,
         }
         where = f"{name} / {method.label} / seed {seed}"
-        path, fingerprint = cell_path(plan.out, name, method.label, seed), fingerprint_of(asked)
+        path, fingerprint = cells.cell_path(plan.out, name, method.label, seed), cells.fingerprint_of(asked)
         found = self._finished(path, fingerprint)
         if found is not None:
             self.say(f"{where}: done before")
@@ -105,7 +88,7 @@ class _Opened:
         cell = Cell(name, method.label, seed, fingerprint, "", self._info(asked))
         try:
             measured = self._measured(cell, method)
-            key = headline(measured.metrics)
+            key = cells.headline(measured.metrics)
             fit_s, rate = (measured.info[name] for name in ("fit_s", "images_per_s"))
             said = f"{key} {measured.metrics[key]}, fit {fit_s} s, {rate} images/s"
             cell = measured
@@ -114,7 +97,7 @@ class _Opened:
         except Exception as error:  # whatever one method does, the others are measured
             reason = str(error) if isinstance(error, AnomedError) else f"{type(error).__name__}: {error}"
             cell, said = replace(cell, error=reason), f"failed: {reason}"
-        write_cell(path, cell)
+        cells.write_cell(path, cell)
         self.say(f"{where}: {said}")
         return cell
 
@@ -123,8 +106,8 @@ class _Opened:
         plan, benchmark = self.plan, self.benchmark
         asked = self._asked()
         names = (*UNDIRECTED, MEAN_IMAGE) if "image" in benchmark.tasks else (MEAN_IMAGE,)
-        paths = {name: cell_path(plan.out, benchmark.name, name, 0) for name in names}
-        fingerprint = fingerprint_of(asked)
+        paths = {name: cells.cell_path(plan.out, benchmark.name, name, 0) for name in names}
+        fingerprint = cells.fingerprint_of(asked)
         found = [cell for path in paths.values() if (cell := self._finished(path, fingerprint)) is not None]
         if len(found) == len(names):
             return found
@@ -143,7 +126,7 @@ class _Opened:
                 cell = _filled(cell, evaluation)
             except (InputError, ValueError) as error:
                 cell = replace(cell, error=str(error))
-            write_cell(path, cell)
+            cells.write_cell(path, cell)
             made.append(cell)
         return made
 
@@ -231,7 +214,7 @@ class _Opened:
         """The finished cell of a file; None where it is to be run."""
         if not path.exists():
             return None
-        cell = read_cell(path)
+        cell = cells.read_cell(path)
         if cell.fingerprint == fingerprint:
             return None if cell.error else cell
         if self.plan.overwrite:
@@ -241,7 +224,7 @@ class _Opened:
         )
 
     def _draw_examples(self, method: Method, model: FittedModel) -> None:
-        folder = examples_folder(self.plan.out, self.benchmark.name, method.label)
+        folder = cells.examples_folder(self.plan.out, self.benchmark.name, method.label)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for i, (result, display) in enumerate(model.score_each(example_samples(self.benchmark), display=True)):

@@ -43,30 +43,19 @@ class Line:
 
 @dataclass(frozen=True)
 class Sheet:
-    """One data set.
-
-    Parameters
-    ----------
-    dataset
-        Its name.
-    columns
-        Titles of the numbers and of the costs.
-    lines
-        One for each method and trivial baseline.
-    marked
-        What is said of a trivial baseline that scores on the set; "" where none does.
-    info
-        That of any finished cell; empty without one.
-    notes
-        Known traps of the data set.
-    """
+    """One data set."""
 
     dataset: str
     columns: tuple[str, ...]
+    """Titles of the numbers and of the costs."""
     lines: tuple[Line, ...]
+    """One for each method and trivial baseline."""
     marked: str
+    """What is said of a trivial baseline that scores on the set; "" where none does."""
     info: Json
+    """Information of any finished cell; empty without one."""
     notes: tuple[str, ...]
+    """Known traps of the data set."""
 
 
 def sheets_of(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> list[Sheet]:

@@ -27,7 +27,7 @@ class Number:
     interval
         Mean over seeds, and where it may lie with other patients (the seeds as they are).
     sd
-        Standard deviation over seeds (n - 1): what training varies by, not what another test set would. NaN for one.
+        Standard deviation over seeds (n - 1): what training varies by, not what another test set would; NaN for one.
     seeds
         Number of seeds.
     """
@@ -152,14 +152,7 @@ def holm(p_values: Sequence[float] | np.ndarray) -> Floats:
 
     Holm, "A simple sequentially rejective multiple test procedure", 1979.
 
-    Parameters
-    ----------
-    p_values
-        ``(k,)`` in [0, 1], of all comparisons of the table.
-
-    Returns
-    -------
-    Adjusted p-values ``(k,)``, in the order given.
+    Takes the p-values ``(k,)`` of all comparisons of the table, and returns the adjusted ones in the same order.
     """
     p = np.asarray(p_values, float)
     order = np.argsort(p, kind="stable")

@@ -27,7 +27,7 @@ def delong_covariance(
     labels
         0 or 1, ``(n,)``.
     scores
-        ``(m, n)``, one row a method, finite.
+        Finite scores ``(m, n)``, one row a method.
     patients
         Patient of each image, ``(n,)``; by default each image has its own.
 
@@ -70,18 +70,9 @@ def delong_contrast(
 ) -> tuple[Interval, float]:
     """Any weighted sum of AUROCs, such as the difference of two methods' means over seeds, and its p-value against 0.
 
-    Parameters
-    ----------
-    labels, scores, patients
-        As for `delong_covariance`.
-    contrast
-        Weights of the rows of `scores`, ``(m,)``; 1 and -1 for the difference of two methods.
-    level
-        Coverage of the interval.
-
-    Returns
-    -------
-    The sum with its interval, and the two-sided p-value; methods that rank alike have p = 1.
+    `contrast` ``(m,)`` are the weights of the rows of `scores`: 1 and -1 for the difference of two methods. `level` is
+    the coverage of the interval, the rest as for `delong_covariance`. The p-value is two-sided, 1 for methods that rank
+    alike.
     """
     areas, covariance = delong_covariance(labels, scores, patients)
     value, sd = float(contrast @ areas), sqrt(max(0.0, float(contrast @ covariance @ contrast)))
