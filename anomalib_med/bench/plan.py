@@ -59,7 +59,7 @@ class Plan:
     max_train, max_test
         Most images of either side, drawn by a hash of their id; None for all.
     device, cache
-        As for :func:`anomalib_med.fit`; by default the cache lies in `out` and is deleted with it.
+        The same as for :func:`anomalib_med.fit`; by default the cache lies in `out` and is deleted with it.
     replicates
         Number of draws of patients behind each interval.
     overwrite

@@ -1,4 +1,4 @@
-"""From cells to the rows of a table: means over seeds with their intervals, and which methods differ."""
+"""Rows of a table made from cells: means over seeds with their intervals, and which methods differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from anomalib_med.bench.baselines import SCORES_FROM
 from anomalib_med.bench.cells import Cell
 from anomalib_med.evaluation.curves import Floats
 from anomalib_med.evaluation.delong import delong_contrast
-from anomalib_med.evaluation.intervals import LEVEL, Interval, difference_of, interval_of
+from anomalib_med.evaluation.intervals import Interval, difference_of, interval_of
 
 ALPHA = 0.05
 COMPARED = ("auroc", "ap", "pixel_auroc", "pixel_ap", "aupro@0.3")
@@ -95,12 +95,12 @@ class Comparison:
     adjusted: float
 
 
-def rows_of(cells: Sequence[Cell], level: float = LEVEL) -> list[Row]:
+def rows_of(cells: Sequence[Cell]) -> list[Row]:
     """One row for each data set and method, in the order of the cells."""
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.dataset, cell.method), []).append(cell)
-    return [_row(dataset, method, group, level) for (dataset, method), group in groups.items()]
+    return [_row(dataset, method, group) for (dataset, method), group in groups.items()]
 
 
 def compare(rows: Sequence[Row]) -> list[Comparison]:
@@ -135,9 +135,8 @@ def best_of(rows: Sequence[Row], comparisons: Sequence[Comparison], dataset: str
         for c in comparisons
         if (c.dataset, c.metric) == (dataset, metric) and best in (c.first, c.second) and c.adjusted <= ALPHA
         for method in (c.first, c.second)
-        if method != best
     }
-    return set(known) - worse
+    return set(known) - worse | {best}
 
 
 def given_away(rows: Sequence[Row], dataset: str) -> Row | None:
@@ -161,15 +160,15 @@ def holm(p_values: Sequence[float] | np.ndarray) -> Floats:
     return adjusted
 
 
-def _row(dataset: str, method: str, group: Sequence[Cell], level: float) -> Row:
+def _row(dataset: str, method: str, group: Sequence[Cell]) -> Row:
     finished = tuple(c for c in group if not c.error)
     errors = "; ".join(dict.fromkeys(f"seed {c.seed}: {c.error}" for c in group if c.error))
     names = [n for n in finished[0].metrics if all(n in c.metrics for c in finished)] if finished else []
     baseline = any(bool(c.info.get("baseline")) for c in group)
-    return Row(dataset, method, baseline, finished, {n: _number(n, finished, level) for n in names}, errors)
+    return Row(dataset, method, baseline, finished, {n: _number(n, finished) for n in names}, errors)
 
 
-def _number(name: str, cells: Sequence[Cell], level: float) -> Number:
+def _number(name: str, cells: Sequence[Cell]) -> Number:
     """One metric over the seeds."""
     if len(cells) == 1:
         return Number(cells[0].metrics[name], nan, 1)
@@ -178,7 +177,7 @@ def _number(name: str, cells: Sequence[Cell], level: float) -> Number:
     drawn = np.mean([c.measured.replicates[name] for c in cells], axis=0)
     cases = min(c.measured.cases[name] for c in cells)
     expected = float(np.mean([c.measured.expected[name] for c in cells]))
-    interval = interval_of(name, float(values.mean()), drawn, cases, expected, level)
+    interval = interval_of(name, float(values.mean()), drawn, cases, expected)
     return Number(interval, float(values.std(ddof=1)), len(cells))
 
 
@@ -192,7 +191,7 @@ def _difference(a: Row, b: Row, metric: str) -> tuple[Interval, float]:
 
 
 def _delong(a: Row, b: Row) -> tuple[Interval, float]:
-    """On the images that both scored; without a p-value where there are too few patients of a kind."""
+    """Difference on the images that both scored; without a p-value where there are too few patients of a kind."""
     cells = [*a.cells, *b.cells]
     places = [{identity: i for i, identity in enumerate(cell.ids)} for cell in cells]
     common = [identity for identity in cells[0].ids if all(identity in place for place in places)]

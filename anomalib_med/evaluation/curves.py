@@ -73,7 +73,7 @@ def curve_of(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None 
     Raises
     ------
     ValueError
-        For lengths that differ, labels other than 0 and 1, scores that are not finite, or only one kind of case.
+        Lengths that differ, labels other than 0 and 1, scores that are not finite, or only one kind of case.
     """
     y, s = check(labels, scores)
     order = np.argsort(-s, kind="stable")

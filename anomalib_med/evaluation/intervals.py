@@ -237,20 +237,20 @@ def _variance(replicates: Floats, cases: int, bias: float = 0.0) -> float:
     return (float(replicates.var()) + bias**2) * (cases + 1) / (cases - 1)
 
 
-def difference_of(observed: float, replicates: Floats, cases: int, level: float = LEVEL) -> tuple[Interval, float]:
+def difference_of(observed: float, replicates: Floats, cases: int) -> tuple[Interval, float]:
     """Interval of a difference of two methods, and the two-sided p-value of there being none.
 
     Both are Student's t with the bootstrap variance: a p-value counted among the replicates could not be small enough
     for a table of many comparisons.
 
     `observed` is the difference and `replicates` ``(r,)`` that of the same draws of patients for both methods; `cases`
-    and `level` as for `score_interval`.
+    as for `score_interval`.
     """
     kept = replicates[np.isfinite(replicates)]
     if not (isfinite(observed) and kept.size and cases > 1):
         return Interval(observed), nan
     deviation = sqrt(_variance(kept, cases))
-    half = float(stdtrit(cases - 1, (1 + level) / 2)) * deviation
+    half = float(stdtrit(cases - 1, (1 + LEVEL) / 2)) * deviation
     if deviation < 1e-12:
         return Interval(observed, observed, observed), 1.0 if abs(observed) < 1e-12 else 0.0
     return Interval(observed, observed - half, observed + half), float(2 * stdtr(cases - 1, -abs(observed) / deviation))

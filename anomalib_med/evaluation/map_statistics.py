@@ -34,7 +34,7 @@ class MapStatistics:
     samples
         All images; only those that were taken count.
     tasks
-        With "pixel" among them, pixel metrics are wanted besides those of lesions.
+        Pixel metrics are wanted besides those of lesions where "pixel" is among them.
     threshold
         Threshold of the components of FROC's convention "overlap"; None leaves that out.
     """

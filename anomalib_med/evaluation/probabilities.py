@@ -1,4 +1,4 @@
-"""From scores to probabilities, and how well these are calibrated.
+"""Probabilities from scores, and how well they are calibrated.
 
 Platt, "Probabilistic outputs for support vector machines", 1999, with the corrections of Lin, Lin and Weng, "A note on
 Platt's probabilistic outputs", 2007: a logistic curve of the score, fitted to slightly softened labels. Scikit-learn's
