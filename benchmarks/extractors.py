@@ -54,17 +54,14 @@ def main() -> None:
                             continue
                         result = {"dataset": name, "backbone": backbone, "model": model, "seed": seed}
                         result |= measure(benchmark, backbone, model, seed, options.size, cache)
-                        with options.output.open("a") as file:
-                            file.write(json.dumps(result) + "\n")
-                        show(result)
+                        show(result, options.output)
 
 
 def measure(benchmark: Benchmark, backbone: str, model: str, seed: int, size: int, cache: str | Path) -> dict:
     detector = detector_class(model)(**backbone_from(backbone), seed=seed)
     start = time.perf_counter()
-    fitted = fit(
-        detector, list(benchmark.train), calibration=0, preprocessing=Preprocessing(size=size), seed=seed, cache=cache
-    )
+    frames, train = Preprocessing(size=size), list(benchmark.train)
+    fitted = fit(detector, train, calibration=0, preprocessing=frames, seed=seed, cache=cache)
     result: dict = {"fit_s": round(time.perf_counter() - start, 1)}
     test = list(benchmark.test)
     start = time.perf_counter()

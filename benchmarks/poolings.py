@@ -6,7 +6,6 @@ ROOT holds the data sets. "own" is the detector's own score. All normals of the 
 held out for p-values. Intervals are those of ``anomed bench``: draws of patients.
 """
 
-import json
 import time
 from pathlib import Path
 
@@ -36,13 +35,8 @@ def main() -> None:
             detector = detector_from(text, seed=options.seed)
             start = time.perf_counter()
             size = options.size or detector.input_size
-            model = fit(
-                detector,
-                list(benchmark.train),
-                calibration=0,
-                preprocessing=Preprocessing(size=size),
-                device="cpu",
-            )
+            frames, train = Preprocessing(size=size), list(benchmark.train)
+            model = fit(detector, train, calibration=0, preprocessing=frames, device="cpu")
             trained = {"dataset": dataset, "model": text, "seed": options.seed, "size": size}
             trained |= {"fit_s": round(time.perf_counter() - start)}
             if isinstance(detector, TrainedDetector) and detector.training is not None:
@@ -50,10 +44,7 @@ def main() -> None:
             tasks = benchmark.tasks
             for pooling in ("own", *POOLINGS) if "image" in tasks else ("own",):
                 line = trained | {"pooling": pooling} | measure(model, detector, benchmark, pooling, tasks)
-                show(line)
-                if options.output is not None:
-                    with options.output.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(line) + "\n")
+                show(line, options.output)
                 tasks = ("image",)  # the map is the same
 
 

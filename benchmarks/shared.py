@@ -22,9 +22,12 @@ def command_line(doc: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def show(line: dict) -> None:
-    """Print one JSON line."""
+def show(line: dict, output: Path | None = None) -> None:
+    """Print one JSON line, and append it to a file where one is named."""
     print(json.dumps(line), flush=True)
+    if output is not None:
+        with output.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 def detector_from(text: str, **settings: object) -> Detector:
