@@ -1,13 +1,13 @@
 """Statistics of image-level scores: ranking, decisions, probabilities, patients."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
 from anomalib_med.evaluation import patients
-from anomalib_med.evaluation.curves import RANKING_METRICS, Floats, curve_of, replicate_values, values_of
+from anomalib_med.evaluation.curves import RANKING_METRICS, Curve, Floats, Metric, curve_of, replicate_values, values_of
 from anomalib_med.evaluation.intervals import BRIER, ECE, Statistic, patient_counts
 from anomalib_med.evaluation.probabilities import ECE_BINS, cross_fitted, expected_calibration_error
 
@@ -100,17 +100,18 @@ def _calibrated(
 
 
 def _of_patients(joined: patients.PatientScores, kept: np.ndarray, cases: int) -> Statistic:
-    ptp_weights = patients.prevalence_weights(joined.labels)
-    ptp_metrics = {name: RANKING_METRICS[name] for name in PTP_METRICS}
+    """Metrics of patients, as they are and at nine normal to one abnormal."""
+    ways = {
+        "patient_": (RANKING_METRICS, np.ones(len(joined.labels))),
+        "ptp_": ({name: RANKING_METRICS[name] for name in PTP_METRICS}, patients.prevalence_weights(joined.labels)),
+    }
 
-    def values(rows: Floats) -> Mapping[str, Floats]:
-        plain = replicate_values(RANKING_METRICS, curve_of(joined.labels, joined.scores, rows[:, kept]))
-        ptp = replicate_values(ptp_metrics, curve_of(joined.labels, joined.scores, rows[:, kept] * ptp_weights))
-        return _prefixed(plain, ptp)
+    def named(values: Callable[[Mapping[str, Metric], Curve], Mapping[str, T]], rows: Floats) -> dict[str, T]:
+        return {
+            prefix + name: value
+            for prefix, (metrics, weights) in ways.items()
+            for name, value in values(metrics, curve_of(joined.labels, joined.scores, rows * weights)).items()
+        }
 
-    plain, ptp = (curve_of(joined.labels, joined.scores, w) for w in (None, ptp_weights))
-    return Statistic(values, cases, _prefixed(values_of(RANKING_METRICS, plain), values_of(ptp_metrics, ptp)))
-
-
-def _prefixed(plain: Mapping[str, T], ptp: Mapping[str, T]) -> dict[str, T]:
-    return {f"patient_{name}": v for name, v in plain.items()} | {f"ptp_{name}": v for name, v in ptp.items()}
+    exact = named(values_of, np.ones(len(joined.labels)))
+    return Statistic(lambda rows: named(replicate_values, rows[:, kept]), cases, exact)
