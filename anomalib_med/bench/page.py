@@ -24,7 +24,7 @@ def bench_page(
         loader=jinja2.PackageLoader("anomalib_med.bench"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("bench.html.j2").render(
-        sections=[_section(out, sheet, comparisons, pictures.get(sheet.dataset, ())) for sheet in sheets],
+        sections=[_section(out, sheet, comparisons, pictures[sheet.dataset]) for sheet in sheets],
         version=__version__,
         machine=machine if isinstance(machine, dict) else {},
         legend=LEGEND.replace("**", "").replace("*", ""),

@@ -42,32 +42,32 @@ def write_outputs(out: Path, cells: Sequence[Cell]) -> list[Path]:
     comparisons = compare(rows)
     with output_errors(out):
         (out / "plots").mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+
+    def write(name: str, *parts: bytes) -> None:
+        write_atomic(out / name, *parts)
+        written.append(out / name)
+
     records = tidy(rows)
     table = pa.table({c: [r[c] for r in records] for c in COLUMNS}, schema=_schema())
-    replace_with(out / "results.parquet", lambda path: pq.write_table(table, path))
+    write("results.csv", csv_record(COLUMNS), *(csv_record([r[c] for c in COLUMNS]) for r in records))
+    written.append(out / "results.parquet")
+    replace_with(written[-1], lambda path: pq.write_table(table, path))
     header = ("dataset", "first", "second", "metric", "difference", "low", "high", "p_value", "p_holm")
-    pairs = [(c, c.difference) for c in comparisons]
-    files = {
-        "results.csv": _csv(COLUMNS, *([r[c] for c in COLUMNS] for r in records)),
-        "comparisons.csv": _csv(
-            header,
-            *(
-                (c.dataset, c.first, c.second, c.metric, d.value, d.low, d.high, c.p_value, c.adjusted)
-                for c, d in pairs
-            ),
-        ),
-        "results.md": markdown(rows, comparisons).encode(),
-    }
+    pairs = [
+        (c.dataset, c.first, c.second, c.metric, d.value, d.low, d.high, c.p_value, c.adjusted)
+        for c, d in ((c, c.difference) for c in comparisons)
+    ]
+    write("comparisons.csv", csv_record(header), *map(csv_record, pairs))
+    write("results.md", markdown(rows, comparisons).encode())
     pictures: dict[str, list[bytes]] = {}
     for dataset in dict.fromkeys(row.dataset for row in rows):
-        for kind, figure in figures(rows, dataset).items():
-            files[f"plots/{dataset}-{kind}.png"] = png(figure)
-            pictures.setdefault(dataset, []).append(files[f"plots/{dataset}-{kind}.png"])
-    files["bench.html"] = bench_page(out, rows, comparisons, pictures).encode()
-    for name, content in files.items():
-        write_atomic(out / name, content)
-    first, *others = (out / name for name in files)
-    return [first, out / "results.parquet", *others]
+        drawn = {kind: png(figure) for kind, figure in figures(rows, dataset).items()}
+        pictures[dataset] = list(drawn.values())
+        for kind, picture in drawn.items():
+            write(f"plots/{dataset}-{kind}.png", picture)
+    write("bench.html", bench_page(out, rows, comparisons, pictures).encode())
+    return written
 
 
 def tidy(rows: Sequence[Row]) -> list[dict[str, Value]]:
@@ -104,10 +104,6 @@ def _about(cell: Cell) -> dict[str, Value]:
 
 def _numbers(interval: Interval) -> dict[str, Value]:
     return dict(zip(("value", "low", "high"), interval.known(), strict=True))
-
-
-def _csv(*rows: Sequence[Value]) -> bytes:
-    return b"".join(map(csv_record, rows))
 
 
 def _real(value: float) -> float | None:
