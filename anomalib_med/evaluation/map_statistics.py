@@ -30,7 +30,7 @@ class MapStatistics:
     Parameters
     ----------
     folder
-        Empty folder; small copies of the maps are kept in it until `statistics`.
+        Empty folder; small copies of maps and masks are kept in it until `statistics`.
     samples
         All images; only those that were taken count.
     tasks
@@ -59,9 +59,9 @@ class MapStatistics:
             self._metrics.add(map, mask if mask.any() else None)
             if mask.any():
                 self._dice[index] = best_dice_of_image(map, mask)
+                np.savez_compressed(self.folder / f"{index}.npz", bits=np.packbits(mask))
             assert result.grid is not None and result.geometry is not None
-            np.save(self.folder / f"{index}-map.npy", result.grid)
-            np.save(self.folder / f"{index}-mask.npy", np.packbits(mask))
+            np.save(self.folder / f"{index}.npy", result.grid)
             self._kept[index] = result.geometry, result.smoothing
 
     def statistics(self, progress: Progress) -> list[Statistic]:
@@ -104,9 +104,12 @@ class MapStatistics:
         edges = choose_edges(curve)
         histograms = []
         for done, (index, (geometry, smoothing)) in enumerate(self._kept.items(), 1):
-            map = geometry.to_original(np.load(self.folder / f"{index}-map.npy", allow_pickle=False), smoothing)
-            bits = np.load(self.folder / f"{index}-mask.npy", allow_pickle=False)
-            histograms.append(histogram(map, np.unpackbits(bits, count=map.size).reshape(map.shape), edges))
+            map = geometry.to_original(np.load(self.folder / f"{index}.npy", allow_pickle=False), smoothing)
+            mask = np.zeros(map.shape, np.uint8)
+            if index in self._dice:
+                with np.load(self.folder / f"{index}.npz", allow_pickle=False) as kept:
+                    mask = np.unpackbits(kept["bits"], count=map.size).reshape(map.shape)
+            histograms.append(histogram(map, mask, edges))
             progress("intervals of maps", done, len(self._kept))
         at = np.array(list(self._kept))
         labels = np.array([self.samples[i].label for i in at])
