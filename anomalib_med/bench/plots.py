@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from anomalib_med.bench.cells import headline
+from anomalib_med.bench.sheet import TITLES
 from anomalib_med.bench.summary import Row
 from anomalib_med.evaluation.curves import Curve, Floats, curve_of
 from anomalib_med.evaluation.intervals import draws
 
-METRIC_TITLES = {"auroc": "AUROC", "pixel_ap": "Pixel AP", "froc_cpm": "FROC CPM"}
 GRID = np.linspace(0, 1, 101)
 _BAND_REPLICATES = 300
 _MOST_CURVES = 8  # more cannot be told apart
@@ -69,7 +69,7 @@ def throughput_figure(rows: Sequence[Row], title: str) -> Figure:
         axes.errorbar(speed, m.value, yerr=error, fmt="o", capsize=3, markersize=5)
         axes.annotate(row.method, (speed, m.value), xytext=(6, 3), textcoords="offset points", fontsize=7)
         speeds.append(speed)
-    axes.set(xlabel="Images a second (log scale)", ylabel=METRIC_TITLES.get(metric, ""), title=title, xscale="log")
+    axes.set(xlabel="Images a second (log scale)", ylabel=TITLES.get(metric, ""), title=title, xscale="log")
     if speeds:
         axes.set_xlim(min(speeds) / 2, max(speeds) * 4)  # room for the names
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -99,6 +99,6 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
 
 def _sensitivities(curve: Curve) -> Floats:
     """Sensitivity at each rate of `GRID`, by linear interpolation, ``(..., 101)``."""
-    fpr, tpr = np.atleast_2d(curve.fpr), np.atleast_2d(curve.tpr)
-    lines = [np.interp(GRID, np.append(0, x), np.append(0, y)) for x, y in zip(fpr, tpr, strict=True)]
-    return np.asarray(lines[0] if curve.tp.ndim == 1 else lines)
+    both = zip(np.atleast_2d(curve.fpr), np.atleast_2d(curve.tpr), strict=True)
+    lines = np.array([np.interp(GRID, np.append(0, x), np.append(0, y)) for x, y in both])
+    return lines.reshape(*curve.tp.shape[:-1], len(GRID))
