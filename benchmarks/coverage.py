@@ -9,7 +9,6 @@ comes from a million images (twenty thousand maps). "difference": two equally go
 variance, so the truth is 0. Prints a line a number; one run takes some minutes.
 """
 
-import argparse
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import log, sqrt
@@ -19,6 +18,7 @@ from statistics import NormalDist
 import cv2
 import numpy as np
 from scipy.special import expit
+from shared import command_line
 
 from anomalib_med.evaluation import curves
 from anomalib_med.evaluation.curves import curve_of
@@ -156,7 +156,7 @@ def draw(path: Path, coverage: Mapping[tuple[str, str], float], simulations: int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--simulations", type=int, default=1000)
     parser.add_argument("--replicates", type=int, default=300)
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/coverage.png"))

@@ -9,7 +9,6 @@ the mean over the patients left out, with a 95 % interval that resamples their s
 patients together, resampled by patient.
 """
 
-import argparse
 import re
 import tempfile
 from collections import defaultdict
@@ -20,6 +19,7 @@ from pathlib import Path
 import cv2
 import nibabel
 import numpy as np
+from shared import command_line
 
 from anomalib_med import FittedModel, Preprocessing, Sample, detectors, fit, score_to_folder
 from anomalib_med.datasets.folder import discover
@@ -48,7 +48,7 @@ class Setting:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("-m", "--model", action="append", choices=["patchcore", "twoview"])
     parser.add_argument("-b", "--backbone", action="append", required=True, metavar="NAME[=WEIGHTS]")

@@ -28,8 +28,7 @@ class Curve:
     thresholds
         float ``(T,)``, the distinct scores, descending. A case counts as positive where ``score >= threshold``.
     tp, fp
-        float64 ``(..., T)``: abnormal and normal cases (or their weights) at or above each threshold. The last column
-        holds all there are.
+        float64 ``(..., T)``: abnormal and normal cases (or their weights) at or above each threshold, all in the last.
     """
 
     thresholds: np.ndarray
@@ -74,7 +73,7 @@ def curve_of(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None 
     Raises
     ------
     ValueError
-        For lengths that differ, labels other than 0 and 1, scores that are not finite, or only one kind of case.
+        Lengths that differ, labels other than 0 and 1, scores that are not finite, or only one kind of case.
     """
     y, s = check(labels, scores)
     order = np.argsort(-s, kind="stable")
@@ -123,18 +122,9 @@ def check(labels: np.ndarray, scores: np.ndarray) -> tuple[npt.NDArray[np.bool_]
 
 
 def area_below(x: Floats, y: Floats, limit: float) -> Floats:
-    """Area under the broken line through (0, 0) and the points, from x = 0 to `limit`, cut by linear interpolation.
+    """Area ``(...)`` under the broken line through (0, 0) and the points ``(..., T)``, from x = 0 to `limit` in (0, 1].
 
-    Parameters
-    ----------
-    x, y
-        float ``(..., T)``; x ascending from 0 or above to 1.
-    limit
-        Where the line is cut, in (0, 1].
-
-    Returns
-    -------
-    float ``(...)``.
+    x ascends from 0 or above to 1; the line is cut by linear interpolation.
     """
     zero = np.zeros((*x.shape[:-1], 1))
     x0, y0 = np.concatenate([zero, x[..., :-1]], -1), np.concatenate([zero, y[..., :-1]], -1)
@@ -160,10 +150,7 @@ def average_precision(curve: Curve) -> Floats:
 
 
 def f1_max(curve: Curve) -> Floats:
-    """Best F1 over all thresholds: an oracle, since the threshold is chosen on the cases it is judged on.
-
-    Of pixels the same number is the best pooled Dice.
-    """
+    """Best F1 over all thresholds: an oracle. For pixels this is the best pooled Dice."""
     return np.asarray(np.max(2 * curve.tp / (curve.tp + curve.fp + curve.positives), axis=-1))
 
 
@@ -244,7 +231,7 @@ def image_auroc(labels: Labels, scores: Numbers) -> float:
     Raises
     ------
     ValueError
-        For a NaN among the scores, or where only one kind of image is there.
+        A NaN among the scores, or only one kind of image.
     """
     return float(auroc(curve_of(np.asarray(labels), np.asarray(scores))))
 
@@ -259,14 +246,9 @@ def aucp(normal: Numbers, unlabelled: Numbers) -> float:
     Siddiquee et al., "AUCp: Pseudo-AUC for Inference Model Selection with Unlabeled Validation Data in Abnormality
     Detection", 2026, https://arxiv.org/abs/2606.08742.
 
-    Parameters
-    ----------
-    normal, unlabelled
-        Scores; higher is more anomalous.
-
     Raises
     ------
     ValueError
-        For a NaN among the scores, or where there are none of either.
+        A NaN among the scores (higher is more anomalous), or none of either.
     """
     return image_auroc([0] * len(normal) + [1] * len(unlabelled), np.concatenate([normal, unlabelled]))

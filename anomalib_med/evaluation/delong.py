@@ -27,7 +27,7 @@ def delong_covariance(
     labels
         0 or 1, ``(n,)``.
     scores
-        ``(m, n)``, one row a method, finite.
+        Finite scores ``(m, n)``, one row a method.
     patients
         Patient of each image, ``(n,)``; by default each image has its own.
 
@@ -38,7 +38,7 @@ def delong_covariance(
     Raises
     ------
     ValueError
-        As :func:`.curves.curve_of`, and for fewer than two patients of a kind.
+        Cases that :func:`.curves.curve_of` refuses, or fewer than two patients of a kind.
     """
     s = np.stack([check(labels, row)[1] for row in np.atleast_2d(scores)])
     y = np.asarray(labels, bool)
@@ -66,26 +66,15 @@ def delong_contrast(
     scores: np.ndarray,
     contrast: np.ndarray,
     patients: Sequence[str] | np.ndarray | None = None,
-    level: float = LEVEL,
 ) -> tuple[Interval, float]:
     """Any weighted sum of AUROCs, such as the difference of two methods' means over seeds, and its p-value against 0.
 
-    Parameters
-    ----------
-    labels, scores, patients
-        As for `delong_covariance`.
-    contrast
-        Weights of the rows of `scores`, ``(m,)``; 1 and -1 for the difference of two methods.
-    level
-        Coverage of the interval.
-
-    Returns
-    -------
-    The sum with its interval, and the two-sided p-value; methods that rank alike have p = 1.
+    `contrast` ``(m,)`` are the weights of the rows of `scores`: 1 and -1 for the difference of two methods. The rest is
+    as for `delong_covariance`. The p-value is two-sided, 1 for methods that rank alike.
     """
     areas, covariance = delong_covariance(labels, scores, patients)
     value, sd = float(contrast @ areas), sqrt(max(0.0, float(contrast @ covariance @ contrast)))
-    half = NormalDist().inv_cdf((1 + level) / 2) * sd
+    half = NormalDist().inv_cdf((1 + LEVEL) / 2) * sd
     interval = Interval(value, value - half, value + half)
     if sd < 1e-12:
         return interval, 1.0 if abs(value) < 1e-12 else 0.0

@@ -28,7 +28,7 @@ def write_evaluation(out: Path, evaluation: Evaluation, model: FittedModel, samp
     """
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    numbers = {name: (_real(m.value), _real(m.low), _real(m.high)) for name, m in evaluation.metrics.items()}
+    numbers = {name: interval.known() for name, interval in evaluation.metrics.items()}
     table, described, scores = out / "metrics.csv", out / "metrics.json", out / "scores.csv"
     write_atomic(
         table,
@@ -49,7 +49,3 @@ def write_evaluation(out: Path, evaluation: Evaluation, model: FittedModel, samp
     rows = zip(evaluation.ids, evaluation.labels.tolist(), evaluation.scores.tolist(), strict=True)
     write_atomic(scores, csv_record(("id", "label", "score")), *(csv_record(row) for row in rows))
     return [table, described, scores]
-
-
-def _real(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -1,6 +1,7 @@
 """Statistics of image-level scores: ranking, decisions, probabilities, patients."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -63,13 +64,7 @@ def ranked(labels: np.ndarray, scores: np.ndarray, kept: np.ndarray, cases: int)
 def decided(y: Floats, f: Floats, kept: np.ndarray, counts: list[int]) -> list[Statistic]:
     """Numbers of decisions at a threshold that was fixed beforehand."""
 
-    def abnormal(rows: Floats) -> Mapping[str, Floats]:
-        return {"sensitivity": rows[:, kept] @ (y * f) / (rows[:, kept] @ y)}
-
-    def normal(rows: Floats) -> Mapping[str, Floats]:
-        return {"false_alarm_rate": rows[:, kept] @ ((1 - y) * f) / (rows[:, kept] @ (1 - y))}
-
-    def all_of_them(rows: Floats) -> Mapping[str, Floats]:
+    def overall(rows: Floats) -> Mapping[str, Floats]:
         w = rows[:, kept]
         tp, fp, positives, cases = w @ (y * f), w @ ((1 - y) * f), w @ y, w.sum(axis=1)
         return {
@@ -78,7 +73,14 @@ def decided(y: Floats, f: Floats, kept: np.ndarray, counts: list[int]) -> list[S
             "flagged_rate": (tp + fp) / cases,
         }
 
-    return [Statistic(abnormal, counts[-1]), Statistic(normal, counts[0]), Statistic(all_of_them, min(counts))]
+    def share(name: str, kind: Floats, rows: Floats) -> Mapping[str, Floats]:
+        return {name: rows[:, kept] @ (kind * f) / (rows[:, kept] @ kind)}
+
+    return [
+        Statistic(partial(share, "sensitivity", y), counts[-1]),
+        Statistic(partial(share, "false_alarm_rate", 1 - y), counts[0]),
+        Statistic(overall, min(counts)),
+    ]
 
 
 def _calibrated(

@@ -41,6 +41,11 @@ class Interval:
     low: float = nan
     high: float = nan
 
+    def known(self) -> tuple[float | None, float | None, float | None]:
+        """Value, low and high for a file, None where one is NaN."""
+        value, low, high = (float(v) if isfinite(v) else None for v in (self.value, self.low, self.high))
+        return value, low, high
+
     def __str__(self) -> str:
         if not isfinite(self.low):
             return f"{self.value:.3f} [no interval]"
@@ -57,7 +62,7 @@ class Statistic:
         Function from image weights ``(r, N)`` to values ``(r,)`` by name of the metric; for `ECE` to its noise, see
         `noise_interval`.
     cases
-        Patients behind the numbers; those of the rarer kind, where normal and abnormal ones count.
+        Patients behind the numbers, of the rarer kind where both count.
     exact
         The numbers themselves, where `values` at weights of one only comes near them.
     """
@@ -69,18 +74,18 @@ class Statistic:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Numbers with their intervals.
+    """Numbers with their intervals, by name of the metric.
 
     Parameters
     ----------
     metrics
-        Value and interval by name.
+        Value and interval.
     replicates
-        Replicates ``(R,)`` of each metric: the same draws of patients for every method on the same samples.
+        Replicates ``(R,)``: the same draws of patients for every method on the same samples.
     cases
-        Patients behind each metric.
+        Patients behind the metric.
     expected
-        What the replicates of each metric scatter about: its values at weights of one.
+        What the replicates scatter about: the value at weights of one.
     """
 
     metrics: dict[str, Interval]
@@ -94,15 +99,8 @@ def replicated(
 ) -> Measured:
     """Every statistic of the images as they are, and of draws of patients.
 
-    Parameters
-    ----------
-    labels, whose
-        Label and patient of each image ``(N,)``, those that could not be scored among them: so the draws depend on
-        the samples alone.
-    statistics
-        What to measure.
-    replicates, level
-        Number of draws, and coverage of the intervals.
+    `labels` and `whose` are label and patient of each image ``(N,)``, those that could not be scored among them: so the
+    draws depend on the samples alone. `replicates` is the number of draws, `level` the coverage of the intervals.
     """
     values: dict[str, float] = {}
     expected: dict[str, float] = {}
@@ -188,11 +186,11 @@ def score_interval(
     Parameters
     ----------
     value
-        From the cases at hand; the interval is stretched to hold it.
+        The number from the cases at hand; the interval is stretched to hold it.
     replicates
         ``(r,)``; those that are NaN are left out.
     cases
-        Patients behind the number: of the rarer kind, where both count. There is no interval with fewer than two.
+        Patients behind the number, of the rarer kind where both count. There is no interval with fewer than two.
     level
         Coverage.
     expected
@@ -224,14 +222,8 @@ def noise_interval(value: float, noise: Floats, cases: int, level: float = LEVEL
     the interval reaches as far on either side as that noise does in all but 1 - `level` of the replicates: it holds the
     truth about that often where all true gaps are 0, and more often where they are not.
 
-    Parameters
-    ----------
-    value
-        The sum, from 0 to 1.
-    noise
-        Sum of the absolute differences of the gaps of each replicate from those of the cases at hand ``(r,)``.
-    cases, level
-        As for `score_interval`.
+    `value` is the sum, from 0 to 1, and `noise` ``(r,)`` the sum of the absolute differences of the gaps of each
+    replicate from those of the cases at hand; `cases` and `level` as for `score_interval`.
     """
     kept = noise[np.isfinite(noise)]
     if not (isfinite(value) and kept.size and cases > 1):
@@ -245,28 +237,20 @@ def _variance(replicates: Floats, cases: int, bias: float = 0.0) -> float:
     return (float(replicates.var()) + bias**2) * (cases + 1) / (cases - 1)
 
 
-def difference_of(observed: float, replicates: Floats, cases: int, level: float = LEVEL) -> tuple[Interval, float]:
+def difference_of(observed: float, replicates: Floats, cases: int) -> tuple[Interval, float]:
     """Interval of a difference of two methods, and the two-sided p-value of there being none.
 
     Both are Student's t with the bootstrap variance: a p-value counted among the replicates could not be small enough
     for a table of many comparisons.
 
-    Parameters
-    ----------
-    observed
-        The difference.
-    replicates
-        ``(r,)``, each of the same draw of patients for both methods.
-    cases
-        Patients of the rarer kind.
-    level
-        Coverage of the interval.
+    `observed` is the difference and `replicates` ``(r,)`` that of the same draws of patients for both methods; `cases`
+    as for `score_interval`.
     """
     kept = replicates[np.isfinite(replicates)]
     if not (isfinite(observed) and kept.size and cases > 1):
         return Interval(observed), nan
     deviation = sqrt(_variance(kept, cases))
-    half = float(stdtrit(cases - 1, (1 + level) / 2)) * deviation
+    half = float(stdtrit(cases - 1, (1 + LEVEL) / 2)) * deviation
     if deviation < 1e-12:
         return Interval(observed, observed, observed), 1.0 if abs(observed) < 1e-12 else 0.0
     return Interval(observed, observed - half, observed + half), float(2 * stdtr(cases - 1, -abs(observed) / deviation))

@@ -1,6 +1,6 @@
 """Statistics of anomaly maps: pixels and lesions. Takes maps one by one; memory does not grow with their number."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,11 +30,11 @@ class MapStatistics:
     Parameters
     ----------
     folder
-        Empty; small copies of the maps are kept in it until `statistics`.
+        Empty folder; small copies of maps and masks are kept in it until `statistics`.
     samples
         All images; only those that were taken count.
     tasks
-        "pixel": pixel metrics are wanted besides those of lesions.
+        Pixel metrics are wanted besides those of lesions where "pixel" is among them.
     threshold
         Threshold of the components of FROC's convention "overlap"; None leaves that out.
     """
@@ -59,45 +59,57 @@ class MapStatistics:
             self._metrics.add(map, mask if mask.any() else None)
             if mask.any():
                 self._dice[index] = best_dice_of_image(map, mask)
+                np.savez_compressed(self.folder / f"{index}.npz", bits=np.packbits(mask))
             assert result.grid is not None and result.geometry is not None
-            np.save(self.folder / f"{index}-map.npy", result.grid)
-            np.save(self.folder / f"{index}-mask.npy", np.packbits(mask))
+            np.save(self.folder / f"{index}.npy", result.grid)
             self._kept[index] = result.geometry, result.smoothing
 
     def statistics(self, progress: Progress) -> list[Statistic]:
         """Statistics of the maps taken; empty where no lesion was among them."""
-        statistics = []
-        at = np.array(sorted(self._peaks), int)
-        peaks, overlaps = ([found[i] for i in at if i in found] for found in (self._peaks, self._overlaps))
-        cases = self._patients(at, peaks)
-        if cases:
-            statistics.append(Statistic(partial(_detected, peaks, at), cases))
-            for name, low, high in SIZES:
-                chosen = [found.of_size(low, high) for found in peaks]
-                if few := self._patients(at, chosen):
-                    named = f"sensitivity@1fp/image (lesions {name})"
-                    statistics.append(Statistic(partial(_at_one, named, chosen, at), few))
-            if overlaps:
-                statistics.append(Statistic(partial(_overlapped, overlaps, at), cases))
+        at_one = partial(froc.sensitivity_at, false_per_image=1.0)
+        statistics = self._lesions(self._peaks, {"froc_cpm": froc.cpm, "sensitivity@1fp/image": at_one})
+        for name, low, high in SIZES:
+            chosen = {i: found.of_size(low, high) for i, found in self._peaks.items()}
+            statistics += self._lesions(chosen, {f"sensitivity@1fp/image (lesions {name})": at_one})
+        statistics += self._lesions(self._overlaps, {"froc_cpm (overlap)": froc.cpm})
         if self._dice:
-            statistics.append(self._pooled(progress))
-            marked, values = np.array(list(self._dice)), np.array(list(self._dice.values()))
-            cases = len({self.samples[i].patient for i in marked})
-            statistics.append(Statistic(partial(_mean_dice, values, marked), cases))
+            statistics += [self._pooled(progress), self._best_dice()]
         return statistics
 
-    def _patients(self, at: np.ndarray, images: Sequence[froc.Found]) -> int:
-        """Patients with a lesion."""
-        return len({self.samples[i].patient for i, found in zip(at, images, strict=True) if len(found.lesions)})
+    def _lesions(
+        self, images: Mapping[int, froc.Found], metrics: Mapping[str, Callable[[froc.FrocCurve], Floats]]
+    ) -> list[Statistic]:
+        """Metrics of a FROC curve, where there is a lesion."""
+        cases = len({self.samples[i].patient for i, found in images.items() if len(found.lesions)})
+        at = np.array(sorted(images), int)
+        found = [images[i] for i in at]
+
+        def values(rows: Floats) -> Mapping[str, Floats]:
+            curve = froc.froc_curve(found, rows[:, at])
+            return {name: metric(curve) for name, metric in metrics.items()}
+
+        return [Statistic(values, cases)] if cases else []
+
+    def _best_dice(self) -> Statistic:
+        at, dice = np.array(list(self._dice)), np.array(list(self._dice.values()))
+
+        def values(rows: Floats) -> Mapping[str, Floats]:
+            with np.errstate(invalid="ignore"):
+                return {"dice_img (oracle)": np.asarray((rows[:, at] @ dice) / rows[:, at].sum(axis=1))}
+
+        return Statistic(values, len({self.samples[i].patient for i in at}))
 
     def _pooled(self, progress: Progress) -> Statistic:
         curve = self._metrics.curve()
         edges = choose_edges(curve)
         histograms = []
         for done, (index, (geometry, smoothing)) in enumerate(self._kept.items(), 1):
-            map = geometry.to_original(np.load(self.folder / f"{index}-map.npy", allow_pickle=False), smoothing)
-            bits = np.load(self.folder / f"{index}-mask.npy", allow_pickle=False)
-            histograms.append(histogram(map, np.unpackbits(bits, count=map.size).reshape(map.shape), edges))
+            map = geometry.to_original(np.load(self.folder / f"{index}.npy", allow_pickle=False), smoothing)
+            mask = np.zeros(map.shape, np.uint8)
+            if index in self._dice:
+                with np.load(self.folder / f"{index}.npz", allow_pickle=False) as kept:
+                    mask = np.unpackbits(kept["bits"], count=map.size).reshape(map.shape)
+            histograms.append(histogram(map, mask, edges))
             progress("intervals of maps", done, len(self._kept))
         at = np.array(list(self._kept))
         labels = np.array([self.samples[i].label for i in at])
@@ -108,21 +120,3 @@ class MapStatistics:
             return {name: metric(drawn) for name, metric in PIXEL_METRICS.items()}
 
         return Statistic(pooled, cases, values_of(PIXEL_METRICS, curve))
-
-
-def _detected(images: Sequence[froc.Found], at: np.ndarray, rows: Floats) -> Mapping[str, Floats]:
-    curve = froc.froc_curve(images, rows[:, at])
-    return {"froc_cpm": froc.cpm(curve), "sensitivity@1fp/image": froc.sensitivity_at(curve, 1.0)}
-
-
-def _at_one(name: str, images: Sequence[froc.Found], at: np.ndarray, rows: Floats) -> Mapping[str, Floats]:
-    return {name: froc.sensitivity_at(froc.froc_curve(images, rows[:, at]), 1.0)}
-
-
-def _overlapped(images: Sequence[froc.Found], at: np.ndarray, rows: Floats) -> Mapping[str, Floats]:
-    return {"froc_cpm (overlap)": froc.cpm(froc.froc_curve(images, rows[:, at]))}
-
-
-def _mean_dice(values: np.ndarray, at: np.ndarray, rows: Floats) -> Mapping[str, Floats]:
-    with np.errstate(invalid="ignore"):
-        return {"dice_img (oracle)": np.asarray((rows[:, at] @ values) / rows[:, at].sum(axis=1))}

@@ -11,6 +11,7 @@ scores, half of normal and half of abnormal pixels, so that a few hundred bins f
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -72,19 +73,12 @@ class PixelMetrics:
         self._counts = ScoreCounts(capacity)
 
     def add(self, map: np.ndarray, mask: np.ndarray | None = None) -> None:
-        """Take one image.
-
-        Parameters
-        ----------
-        map
-            float ``(H, W)``, finite; taken as float32.
-        mask
-            bool or integer ``(H, W)``, non-zero where abnormal; None for a normal image.
+        """Take one image: a map ``(H, W)``, as float32, and its mask, non-zero where abnormal, None for a normal image.
 
         Raises
         ------
         ValueError
-            For shapes that differ or a map that is not finite.
+            The shapes differ, or the map is not finite.
         """
         scores = np.ascontiguousarray(map, np.float32).ravel()
         if not np.isfinite(scores).all():
@@ -105,7 +99,7 @@ class PixelMetrics:
         Raises
         ------
         ValueError
-            Where there are no normal or no abnormal pixels.
+            There are no normal or no abnormal pixels.
         """
         thresholds, normal, abnormal, weights = self._counts.table()
         if not (normal.any() and abnormal.any()):
@@ -124,16 +118,11 @@ def aupro(curve: Curve, limit: float = 0.3) -> Floats:
     return area_below(curve.fpr, curve.overlap / curve.regions, limit) / limit
 
 
-def aupro05(curve: Curve) -> Floats:
-    """`aupro` up to a false-positive rate of 0.05."""
-    return aupro(curve, 0.05)
-
-
 PIXEL_METRICS: dict[str, curves.Metric] = {
     "pixel_auroc": curves.auroc,
     "pixel_ap": curves.average_precision,
     "aupro@0.3": aupro,
-    "aupro@0.05": aupro05,
+    "aupro@0.05": partial(aupro, limit=0.05),
     "best_dice (oracle)": curves.f1_max,
 }
 """Metrics of pooled pixels by the name they have in every table."""
@@ -155,19 +144,13 @@ def region_weights(mask: np.ndarray) -> Floats:
 def best_dice_of_image(map: np.ndarray, mask: np.ndarray) -> float:
     """Best Dice of one image over all thresholds: an oracle, chosen for this very image.
 
-    Its mean over abnormal images is ``dice_img``, a higher and different number than the pooled best Dice.
-
-    Parameters
-    ----------
-    map
-        float ``(H, W)``.
-    mask
-        ``(H, W)``, non-zero where abnormal.
+    Its mean over abnormal images is ``dice_img``, a higher and different number than the pooled best Dice. Map and mask
+    are ``(H, W)``.
 
     Raises
     ------
     ValueError
-        Where the mask is empty.
+        The mask is empty.
     """
     truth = mask != 0
     abnormal = np.sort(map[truth])[::-1]
@@ -193,7 +176,7 @@ def pixel_auroc(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray]) -> floa
     Raises
     ------
     ValueError
-        For shapes that differ, or where there are only normal or only abnormal pixels.
+        The shapes differ, or there are only normal or only abnormal pixels.
     """
     return pixel_metrics(zip(masks, maps, strict=True))["pixel_auroc"]
 

@@ -1,4 +1,4 @@
-"""From scores to probabilities, and how well these are calibrated.
+"""Probabilities from scores, and how well they are calibrated.
 
 Platt, "Probabilistic outputs for support vector machines", 1999, with the corrections of Lin, Lin and Weng, "A note on
 Platt's probabilistic outputs", 2007: a logistic curve of the score, fitted to slightly softened labels. Scikit-learn's
@@ -88,19 +88,10 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bi
 
     Naeini et al. 2015; torchmetrics' `binary_calibration_error` with the l1 norm.
 
-    Parameters
-    ----------
-    labels
-        0 normal, 1 abnormal, ``(n,)``.
-    probabilities
-        Probability of being abnormal, ``(n,)`` in [0, 1].
-    bins
-        Number of bins.
-
     Raises
     ------
     ValueError
-        For probabilities outside [0, 1].
+        Probabilities outside [0, 1].
     """
     y, p = np.asarray(labels, float), np.asarray(probabilities, float)
     if not (len(p) and (p >= 0).all() and (p <= 1).all()):

@@ -91,6 +91,21 @@ def test_an_unreadable_image_is_left_out_and_named(
     assert len(evaluation.ids) == len(samples)
 
 
+def test_a_map_whose_mask_is_unreadable_is_left_out_and_named(
+    small_model: FittedModel, samples: list[Sample], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not an image")
+    first = next(i for i, sample in enumerate(samples) if sample.label == 1)
+    others = [sample for i, sample in enumerate(samples) if i != first]
+    evaluation = evaluate_model(small_model, [*others, replace(samples[first], mask=broken)], replicates=20)
+    assert list(evaluation.failures) == [samples[first].id]
+    assert evaluation.failures[samples[first].id].startswith("left out of the metrics of maps: ")
+    assert len(evaluation.ids) == len(samples)
+    without = evaluate_model(small_model, others, replicates=20)
+    assert evaluation.metrics["pixel_auroc"].value == without.metrics["pixel_auroc"].value
+
+
 def test_what_cannot_be_evaluated_is_refused(small_model: FittedModel, samples: list[Sample]) -> None:
     with pytest.raises(InputError, match=r"1 images have no label, first n0\.png"):
         evaluate_model(small_model, [replace(samples[0], label=None), *samples[1:]])
