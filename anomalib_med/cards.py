@@ -18,13 +18,7 @@ def cards_folder(kind: Literal["models", "datasets"]) -> Path:
 
 
 def card(kind: Literal["models", "datasets"], name: str) -> str:
-    """Text of a card, Markdown.
-
-    Raises
-    ------
-    ConfigError
-        Where there is no such card.
-    """
+    """Text of a card in Markdown; raises ConfigError where there is no such card."""
     path = cards_folder(kind) / name / "README.md"
     if not path.is_file():
         known = ", ".join(sorted(p.parent.name for p in cards_folder(kind).glob("*/README.md")))

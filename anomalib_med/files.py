@@ -98,6 +98,30 @@ def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
         handle.writelines(parts)
 
 
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Give the block an empty temporary folder to fill with files, and rename it to `folder` where the block ends well.
+
+    The content is on the disk before the renaming. Where the block does not end well, the temporary folder is removed
+    and what `folder` held is untouched.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written.
+    """
+    temporary = temporary_beside(folder)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            with file.open("rb+") as handle:
+                os.fsync(handle.fileno())
+        move_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def move_folder(new: Path, folder: Path) -> None:
     """Rename a finished folder to `folder`.
 

@@ -6,22 +6,26 @@ on, or there is none.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import cast
 
 from pydantic import JsonValue
 
+from anomalib_med.calibration import Normal, calibrate
 from anomalib_med.datasets.folder import Source
 from anomalib_med.datasets.splits import split_by_patient
 from anomalib_med.device import choose_device
 from anomalib_med.errors import ConfigError
 from anomalib_med.features import FeatureCache
-from anomalib_med.fitted import FittedModel
-from anomalib_med.fitting import calibrate, check_share, find_normals, fit_detector, notes_on, training_record
+from anomalib_med.fitted import FittedModel, use_cache
+from anomalib_med.fitting import check_share, find_normals, fit_detector
 from anomalib_med.model_file import Json
 from anomalib_med.models.base import Detector
-from anomalib_med.records import Progress, silent
+from anomalib_med.records import Progress, Sample, silent
+from anomalib_med.training_record import notes_on, training_record
 
 OF_NO_MATTER = {"weights"}  # only says where the weights came from; that they are the same is seen from their hash
 SUMMED = ("images", "patients", "unreadable")
@@ -65,15 +69,12 @@ def add_normals(
     samples = find_normals(normals, patient_pattern)
     seed = model.detector.config.seed
     kept, held_out = split_by_patient(samples, calibration, seed) if calibration > 0 else (samples, [])
-    grown = _copy(model, device, cache)
-    part = _unfitted(grown.detector)
-    fit_detector(part, kept, grown, progress)
-    grown.detector.merge(part)
-    calibrate(grown, kept, held_out, progress)
-    record = training_record(samples, kept, held_out, grown, seed)
-    grown.training = _joint_record(model.training, record)
-    grown.notes = [*notes_on(grown), *_calibration_note(grown, "the normals that were added last")]
-    return grown
+    detector = _copy(model.detector, device, cache)
+    part = _unfitted(detector)
+    failures = fit_detector(part, model.preprocessing, kept, progress)
+    detector.merge(part)
+    whose = "the normals that were added last"
+    return _finished(detector, model, [model.training], samples, held_out, kept, failures, whose, progress)
 
 
 def merge_models(
@@ -107,25 +108,51 @@ def merge_models(
     _check_mergeable(first.detector)
     _check_alike(first, second)
     samples = [] if calibration_normals is None else find_normals(calibration_normals, patient_pattern)
-    merged = _copy(first, device, cache)
-    merged.detector.merge(_copy(second, device, None).detector)
+    detector = _copy(first.detector, device, cache)
+    detector.merge(_copy(second.detector, device, None))
     low, high = zip(first.map_range, second.map_range, strict=True)
-    merged.map_range = (min(low), max(high))
-    if samples:
-        calibrate(merged, [], samples, progress)
-    record = training_record(samples, [], samples, merged, first.detector.config.seed)
-    merged.training = _joint_record(_joint_record(first.training, second.training), record)
-    merged.notes = [*notes_on(merged), *_calibration_note(merged, "the normals given for it")]
-    return merged
+    like, whose = replace(first, map_range=(min(low), max(high))), "the normals given for it"
+    return _finished(detector, like, [first.training, second.training], samples, samples, [], {}, whose, progress)
 
 
-def _copy(model: FittedModel, device: str, cache: str | Path | None) -> FittedModel:
-    detector = _unfitted(model.detector)
-    detector.load_state(*model.detector.state())
-    copy = FittedModel(detector, model.preprocessing, None, model.map_range, {}, volume_rule=model.volume_rule)
-    copy.detector.to(choose_device(device))
+def _finished(
+    detector: Detector,
+    like: FittedModel,
+    trainings: Sequence[Json],
+    samples: Sequence[Sample],
+    held_out: Sequence[Sample],
+    kept: Sequence[Sample],
+    failures: Mapping[str, str],
+    whose: str,
+    progress: Progress,
+) -> FittedModel:
+    """A merged detector as a model with the preprocessing and the volume rule of another one; nothing is chosen again.
+
+    It is calibrated on `held_out`, whose description is `whose`, and scaled on `kept` where there are none. Without
+    either nothing is known of its scores on normals.
+    """
+    rule = like.volume_rule
+    normal = Normal(None, like.map_range, replace(rule, scores=None, peaks=None), {})
+    seed = detector.config.seed
+    if held_out or kept:
+        how, compared = rule.how, rule.compared
+        normal = calibrate(detector, like.preprocessing, held_out, kept, how, seed, compared, progress=progress)
+    failures = {**failures, **normal.failures}
+    record = training_record(samples, kept, held_out, failures, detector, seed)
+    training = reduce(_joint_record, [*trainings, record])
+    notes = notes_on(detector, training, normal.calibration)
+    if normal.calibration is not None:
+        notes += (f"merged: p-values come from {whose} alone, and hold for patients like those",)
+    scores, scale, rule = normal.calibration, normal.map_range, normal.volume_rule
+    return FittedModel(detector, like.preprocessing, scores, scale, rule, training, notes, failures)
+
+
+def _copy(detector: Detector, device: str, cache: str | Path | None) -> Detector:
+    copy = _unfitted(detector)
+    copy.load_state(*detector.state())
+    copy.to(choose_device(device))
     if cache is not None:
-        copy.use_cache(cache)
+        use_cache(copy, cache)
     return copy
 
 
@@ -185,9 +212,3 @@ def _joint_record(first: Json, second: Json) -> Json:
     record["ids_sha256"] = hashlib.sha256(hashes.encode()).hexdigest()
     record["parts"] = cast(JsonValue, parts)
     return record
-
-
-def _calibration_note(model: FittedModel, whose: str) -> list[str]:
-    if model.calibration is None:
-        return []
-    return [f"merged: p-values come from {whose} alone, and hold for patients like those"]

@@ -3,9 +3,7 @@
 import hashlib
 import json
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from anomalib_med.errors import ModelError, OutputError
-from anomalib_med.files import move_folder
+from anomalib_med.files import replacing_folder, temporary_beside
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS, CALIBRATION = "model.json", "weights.safetensors", "calibration.json"
@@ -52,25 +50,20 @@ def write_model(folder: Path, files: ModelFiles, *, overwrite: bool = False) -> 
         Where something else is in the way, or it cannot be written.
     """
     check_writable(folder, overwrite=overwrite)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        save_file({key: value.contiguous() for key, value in files.tensors.items()}, temporary / WEIGHTS)
-        (temporary / CALIBRATION).write_text(json.dumps(files.calibration) + "\n", encoding="utf-8")
-        hashes: Json = {name: _sha256(temporary / name) for name in (WEIGHTS, CALIBRATION)}
-        description: Json = {"format": FORMAT, **files.description, "files": hashes}
-        description["sha256"] = _own_hash(description)
-        (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        # mkdtemp and safetensors lock others out; what the user's umask allows is that of an ordinary file.
-        mode = stat.S_IMODE((temporary / DESCRIPTION).stat().st_mode)
-        (temporary / WEIGHTS).chmod(mode)
-        temporary.chmod(mode | (mode & 0o444) >> 2)
-        move_folder(temporary, folder)
+        with replacing_folder(folder) as temporary:
+            save_file({key: value.contiguous() for key, value in files.tensors.items()}, temporary / WEIGHTS)
+            (temporary / CALIBRATION).write_text(json.dumps(files.calibration) + "\n", encoding="utf-8")
+            # safetensors locks others out of its file; what the user's umask allows is that of an ordinary one.
+            (temporary / WEIGHTS).chmod(stat.S_IMODE((temporary / CALIBRATION).stat().st_mode))
+            hashes: Json = {name: _sha256(temporary / name) for name in (WEIGHTS, CALIBRATION)}
+            description: Json = {"format": FORMAT, **files.description, "files": hashes}
+            description["sha256"] = _own_hash(description)
+            (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise OutputError(
             f"{folder}: the model cannot be written ({error}); free space or choose another folder"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_writable(folder: Path, *, overwrite: bool = False) -> None:
@@ -92,8 +85,9 @@ def check_writable(folder: Path, *, overwrite: bool = False) -> None:
             raise OutputError(f"{folder} already holds a model: choose another folder or pass --overwrite")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent):
-            pass
+        probe = temporary_beside(folder)
+        probe.mkdir()
+        probe.rmdir()
     except OSError as error:
         raise OutputError(
             f"{folder}: cannot be written ({error.strerror or error}); choose a folder you may write to"

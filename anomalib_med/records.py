@@ -1,7 +1,8 @@
 """The records that the rooms share: what one room knows of an image and hands to the next.
 
 Sample says what and whose an image is, Image holds its pixels, Frame is the input of a model with the Geometry that
-leads back, Result is what came of it. A Volume joins slices, and a Candidate is a region of its map.
+leads back, Result is what came of it. A Volume joins slices, VolumeResult and PatientResult are the decisions on it and
+on its patient, and a Candidate is a region of its map. RunInfo says what a run was made with.
 """
 
 from collections.abc import Mapping
@@ -383,10 +384,14 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One region.
+    """One region of a volume's anomaly map.
 
     Parameters
     ----------
+    volume, patient
+        Whose map it lies in.
+    rank
+        1 for the region with the highest peak of its volume.
     centre
         x, y, z in mm (RAS: to the right, front and head of the patient) of its core, the part around the peak that lies
         above a threshold three quarters of the way up, weighted by how far the map lies above that; None where the
@@ -396,14 +401,103 @@ class Candidate:
         blurred; or None.
     peak
         Highest value of the map.
+    p_value
+        About the share of normal patients whose maps rise as high anywhere; None without held-out volumes.
     at
         Sample id of the slice with the peak, and row and column in it.
     slices
         Number of slices it reaches through.
     """
 
+    volume: str
+    patient: str
+    rank: int
     centre: tuple[float, float, float] | None
     ml: float | None
     peak: float
+    p_value: float | None
     at: tuple[str, int, int]
     slices: int
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeResult:
+    """Score and decision of one volume.
+
+    Parameters
+    ----------
+    id, patient, study
+        From the volume.
+    slices, scored
+        How many slices there are, and how many of them could be scored.
+    score
+        Score under the volume rule of the model; NaN where no slice could be scored.
+    p_value, flagged
+        As in `Result`, against the held-out normal volumes; None where there were none.
+    candidates
+        Regions of its map, the highest peak first.
+    area
+        What was looked at: each kind of area and in how many slices, the most frequent first.
+    map
+        Where the map of the volume was written, relative to the output folder, or "".
+    note
+        What a reader must know, "" for nothing.
+    """
+
+    id: str
+    patient: str
+    study: str
+    slices: int
+    scored: int
+    score: float
+    p_value: float | None
+    flagged: bool | None
+    candidates: tuple[Candidate, ...]
+    area: str = ""
+    map: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PatientResult:
+    """The decision on one patient, from the highest score of the patient's volumes; fields as in `VolumeResult`."""
+
+    patient: str
+    volumes: int
+    score: float
+    p_value: float | None
+    flagged: bool | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunInfo:
+    """What is told of a run beside its results.
+
+    Parameters
+    ----------
+    title
+        Name of the detector in words.
+    model
+        Description of the model, without its notes.
+    notes
+        What a reader of the scores must know.
+    fingerprint
+        SHA-256 of all that a score depends on.
+    false_alarm_rate
+        Share of normal images that may be flagged.
+    threshold
+        Score above which an image is flagged; infinite with too few held-out normals, None without any.
+    normal_scores
+        float64 ``(n,)``: scores of the held-out normals.
+    colour_range
+        Lowest and highest value of the colour scale of every map.
+    """
+
+    title: str
+    model: Mapping[str, object]
+    notes: tuple[str, ...]
+    fingerprint: str
+    false_alarm_rate: float
+    threshold: float | None
+    normal_scores: np.ndarray
+    colour_range: tuple[float, float]

@@ -34,7 +34,8 @@ def pairs(count: int, side: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def ours(count: int, side: int) -> tuple[float, float, dict[str, float]]:
-    from anomalib_med.evaluation.pixel_metrics import PixelMetrics
+    from anomalib_med.evaluation.curves import values_of
+    from anomalib_med.evaluation.pixel_metrics import PIXEL_METRICS, PixelMetrics
 
     metrics, seconds = PixelMetrics(), 0.0
     for map, mask in pairs(count, side):
@@ -42,9 +43,10 @@ def ours(count: int, side: int) -> tuple[float, float, dict[str, float]]:
         metrics.add(map, mask)
         seconds += time.perf_counter() - start
     start = time.perf_counter()
-    values = metrics.compute()
+    curve = metrics.curve()
+    values = values_of(PIXEL_METRICS, curve)
     seconds += time.perf_counter() - start
-    return values["aupro@0.3"], seconds, {"error_bound": metrics.curve().aupro_error()} | values
+    return values["aupro@0.3"], seconds, {"error_bound": curve.aupro_error()} | values
 
 
 def peer(count: int, side: int) -> tuple[float, float, dict[str, float]]:

@@ -6,10 +6,10 @@ One pick at a time is measured in its two usual forms over the first ``--referen
 every pick costs the same pass over all points.
 """
 
-import argparse
 import time
 
 import torch
+from shared import command_line
 
 from anomalib_med.models.memory_bank.coreset import greedy_in_blocks, to_grid
 
@@ -36,7 +36,7 @@ def by_product(x: torch.Tensor, count: int) -> list[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--points", type=int, default=150_000)
     parser.add_argument("--centres", type=int, default=3_000)
     parser.add_argument("--dimensions", type=int, default=128)

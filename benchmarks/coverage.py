@@ -9,22 +9,23 @@ comes from a million images (twenty thousand maps). "difference": two equally go
 variance, so the truth is 0. Prints a line a number; one run takes some minutes.
 """
 
-import argparse
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import log, sqrt
 from pathlib import Path
 from statistics import NormalDist
 
 import cv2
 import numpy as np
+from scipy.special import expit
+from shared import command_line
 
 from anomalib_med.evaluation import curves
-from anomalib_med.evaluation.delong import delong_interval, delong_test
+from anomalib_med.evaluation.curves import curve_of
+from anomalib_med.evaluation.delong import delong_contrast, delong_covariance
 from anomalib_med.evaluation.evaluate import evaluate_results
 from anomalib_med.evaluation.image_statistics import image_statistics
-from anomalib_med.evaluation.intervals import Interval, bootstrap, paired_bootstrap
-from anomalib_med.evaluation.replicates import replicated
+from anomalib_med.evaluation.intervals import Interval, difference_of, draws, replicated
 from anomalib_med.records import Geometry, Result, Sample
 
 SHIFT = sqrt(2) * NormalDist().inv_cdf(0.85)
@@ -88,16 +89,27 @@ def differences(rng: np.random.Generator, replicates: int) -> Intervals:
     labels = np.repeat([0, 1], 100)
     shared = rng.normal(size=200)
     a, b = (SHIFT * labels + (shared + rng.normal(size=200)) / sqrt(2) for _ in range(2))
-    found = {"difference of AUROCs, DeLong": delong_test(labels, a, b)[0]}
+    found = {"difference of AUROCs, DeLong": delong_contrast(labels, np.stack([a, b]), np.array([1.0, -1.0]))[0]}
+    rows = np.concatenate(list(draws(labels, None, replicates=replicates, seed=0)))
     for name, metric in (("AUROCs", curves.auroc), ("APs", curves.average_precision)):
-        found[f"difference of {name}, bootstrap"] = paired_bootstrap(labels, a, b, metric, replicates=replicates)[0]
+        observed = float(metric(curve_of(labels, a)) - metric(curve_of(labels, b)))
+        drawn = metric(curve_of(labels, a, rows)) - metric(curve_of(labels, b, rows))
+        found[f"difference of {name}, bootstrap"] = difference_of(observed, drawn, 100)[0]
     return found
 
 
 def other_ways(rng: np.random.Generator, replicates: int) -> Intervals:
     labels, scores, whose = images(rng, 50, IMAGES)
-    wrong = bootstrap(labels, scores, {"auroc": curves.auroc}, replicates=replicates)["auroc"]
-    return {"AUROC, DeLong by patient": delong_interval(labels, scores, whose), "wrong: AUROC, by image": wrong}
+    wrong = measured(labels, scores, np.arange(len(labels)), replicates)["auroc"]
+    return {"AUROC, DeLong by patient": by_delong(labels, scores, whose), "wrong: AUROC, by image": wrong}
+
+
+def by_delong(labels: np.ndarray, scores: np.ndarray, whose: np.ndarray) -> Interval:
+    """Interval of an AUROC on the logit scale, which keeps it inside (0, 1)."""
+    areas, covariance = delong_covariance(labels, scores, whose)
+    area, sd = float(areas[0]), sqrt(covariance[0, 0])
+    half, logit = NormalDist().inv_cdf(0.975) * sd / (area * (1 - area)), log(area / (1 - area))
+    return Interval(area, float(expit(logit - half)), float(expit(logit + half)))
 
 
 def settings(replicates: int) -> list[Setting]:
@@ -144,7 +156,7 @@ def draw(path: Path, coverage: Mapping[tuple[str, str], float], simulations: int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--simulations", type=int, default=1000)
     parser.add_argument("--replicates", type=int, default=300)
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/coverage.png"))

@@ -7,7 +7,6 @@ PatchCore on twenty of them and scores the series in a process of its own. Optio
 for example ``-- --height lung --slices 3``.
 """
 
-import argparse
 import os
 import resource
 import subprocess
@@ -21,6 +20,7 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from shared import command_line
 
 from anomalib_med.phantoms.ct import ct_slice_phantom
 
@@ -28,7 +28,7 @@ SIDE, DIFFERENT = 512, 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--slices", type=int, default=600)
     parser.add_argument("--kind", choices=["dicom", "nifti"], default="dicom")
     parser.add_argument("--maps", default="nifti")

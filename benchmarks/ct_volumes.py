@@ -9,7 +9,6 @@ the mean over the patients left out, with a 95 % interval that resamples their s
 patients together, resampled by patient.
 """
 
-import argparse
 import re
 import tempfile
 from collections import defaultdict
@@ -20,13 +19,15 @@ from pathlib import Path
 import cv2
 import nibabel
 import numpy as np
+from shared import command_line
 
 from anomalib_med import FittedModel, Preprocessing, Sample, detectors, fit, score_to_folder
 from anomalib_med.datasets.folder import discover
 from anomalib_med.evaluation.candidate_froc import Lesion, candidate_froc, found_candidates
 from anomalib_med.evaluation.evaluate import evaluate_model
 from anomalib_med.evaluation.froc import Found
-from anomalib_med.evaluation.replicates import Measured
+from anomalib_med.evaluation.intervals import Measured
+from anomalib_med.outputs.volume_tables import read_volumes
 from anomalib_med.phantoms.ct_lungs import lungs_of_ct
 
 PIXEL, NODULES, REPLICATES = 0.7, 8, 200
@@ -47,7 +48,7 @@ class Setting:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("-m", "--model", action="append", choices=["patchcore", "twoview"])
     parser.add_argument("-b", "--backbone", action="append", required=True, metavar="NAME[=WEIGHTS]")
@@ -152,7 +153,7 @@ def candidates_of(model: FittedModel, root: Path, name: str, lesions: list[Lesio
     """What the candidates in the patient's two volumes hit."""
     scans = [root / "planted" / f"{name}_planted.nii.gz", root / "normal" / f"{name}_normal.nii.gz"]
     score_to_folder(model, scans, root / "out", maps="none", overlays=False, overwrite=True)
-    return found_candidates(root / "out", lesions)
+    return found_candidates(read_volumes(root / "out"), lesions)
 
 
 def over_patients(measured: list[Measured], metric: str) -> str:

@@ -8,7 +8,6 @@ computed again. Detectors with a random choice run once for each seed, the other
 come from one fit.
 """
 
-import argparse
 import contextlib
 import json
 import sys
@@ -17,13 +16,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
+from shared import POOLINGS, backbone_from, command_line, pooled, show
 
 from anomalib_med import FittedModel, Preprocessing, Sample, fit
 from anomalib_med.datasets.benchmarks import Benchmark, open_benchmark
 from anomalib_med.datasets.masks import read_mask
 from anomalib_med.evaluation import image_auroc, pixel_auroc
-from anomalib_med.models.pooling import pool
 from anomalib_med.models.registry import detector_class
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models" / "radlite"))
@@ -31,11 +29,10 @@ import teachers  # noqa: F401 - makes resnet50v2_gluon known to timm
 
 SEEDED = ("patchcore", "padim", "anomalydino")
 POOLED = ("patchcore", "padim", "anomalydino")  # their score is a pooling of their map
-POOLINGS = ("max", "top1%", "top10%", "power8", "mean")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("root", type=Path)
     parser.add_argument("-d", "--dataset", action="append", required=True)
     parser.add_argument("-b", "--backbone", action="append", required=True, metavar="NAME[=WEIGHTS]")
@@ -57,18 +54,14 @@ def main() -> None:
                             continue
                         result = {"dataset": name, "backbone": backbone, "model": model, "seed": seed}
                         result |= measure(benchmark, backbone, model, seed, options.size, cache)
-                        with options.output.open("a") as file:
-                            file.write(json.dumps(result) + "\n")
-                        print(json.dumps(result), flush=True)
+                        show(result, options.output)
 
 
 def measure(benchmark: Benchmark, backbone: str, model: str, seed: int, size: int, cache: str | Path) -> dict:
-    name, _, weights = backbone.partition("=")
-    detector = detector_class(model)(backbone=name, weights=weights or "pretrained", seed=seed)
+    detector = detector_class(model)(**backbone_from(backbone), seed=seed)
     start = time.perf_counter()
-    fitted = fit(
-        detector, list(benchmark.train), calibration=0, preprocessing=Preprocessing(size=size), seed=seed, cache=cache
-    )
+    frames, train = Preprocessing(size=size), list(benchmark.train)
+    fitted = fit(detector, train, calibration=0, preprocessing=frames, seed=seed, cache=cache)
     result: dict = {"fit_s": round(time.perf_counter() - start, 1)}
     test = list(benchmark.test)
     start = time.perf_counter()
@@ -93,9 +86,7 @@ def image_level(
     """AUROC of the detector's own score and of other poolings of its map, by kind of lesion where it is known."""
     found = {"score": scores}
     if fitted.detector.name in POOLED:
-        everything = torch.ones(1, 8, 8, dtype=torch.bool)
-        for pooling in POOLINGS:
-            found[pooling] = np.array([float(pool(torch.from_numpy(g)[None], everything, pooling)) for g in grids])
+        found |= {pooling: pooled(grids, pooling) for pooling in POOLINGS}
     result = {key: round(image_auroc(labels, values), 4) for key, values in found.items()}
     for key in ("kind", "view"):
         for kind in sorted({sample.meta.get(key, "") for sample in test if sample.label == 1}):

@@ -6,16 +6,15 @@ NORMALS are normal images that MODEL_DIR was not fitted on. They are scored once
 to calibrate and asks how many images of the others are flagged.
 """
 
-import argparse
-
 import numpy as np
+from shared import command_line
 
 from anomalib_med import load
 from anomalib_med.calibration import Calibration
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("model")
     parser.add_argument("normals")
     parser.add_argument("--splits", type=int, default=200)

@@ -12,14 +12,14 @@ number, and the best of the trivial baselines. ``quick`` runs every detector, th
 60 normals, 40 images, 64 pixels and 20 steps of 4 images, two seconds each; what it shows is that all of them run.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from shared import TOP, command_line, write_between_markers
+
 from anomalib_med.bench.cells import read_cell
-from anomalib_med.bench.results import replace_between_markers
-from anomalib_med.bench.runner import untrained
+from anomalib_med.bench.plan import untrained
 from anomalib_med.bench.summary import Row, rows_of
 from anomalib_med.cli.main import main as anomed
 
@@ -69,11 +69,10 @@ DATASETS = {
     "inpainting": ("zhanglab_dev", "covid_ct", "digit_anatomy", "phantoms"),
 }
 SHOWN = {"auroc": "AUROC", "ap": "AP", "pixel_auroc": "pixel AUROC", "aupro@0.3": "AUPRO to .3"}
-TOP = Path(__file__).parent.parent
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("what", choices=("run", "write", "quick"))
     parser.add_argument("root", type=Path, nargs="?")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -132,16 +131,12 @@ def write_tables(out: Path) -> None:
             if chosen:
                 trivial = [row for row in rows if row.dataset == name and row.baseline]
                 tables.append(f"`{name}`\n\n" + table("detector", [named[r.method] for r in chosen], chosen, trivial))
-        replace(TOP / "docs" / f"{family}.md", "\n\n".join(tables))
+        write_between_markers(TOP / "docs" / f"{family}.md", "\n\n".join(tables))
         for name in {key.split()[0] for key in methods}:
             chosen = [row for row in own if row.method.split()[0] == name]
             chosen.sort(key=lambda row: (datasets.index(row.dataset), -shown_value(row)))
             heads = [f"`{row.dataset}`" + named[row.method].removeprefix(name).replace(" ", ", ") for row in chosen]
-            replace(TOP / "models" / name / "README.md", table("data set", heads, chosen, []))
-
-
-def replace(path: Path, text: str) -> None:
-    path.write_text(replace_between_markers(path.read_text(encoding="utf-8"), text), encoding="utf-8")
+            write_between_markers(TOP / "models" / name / "README.md", table("data set", heads, chosen, []))
 
 
 def table(title: str, heads: Sequence[str], rows: Sequence[Row], trivial: Sequence[Row]) -> str:
@@ -153,7 +148,7 @@ def table(title: str, heads: Sequence[str], rows: Sequence[Row], trivial: Sequen
         lines.append(["*best trivial baseline*", *(best(trivial, key) for key in metrics), "", "", "", ""])
     for head, row in zip(heads, rows, strict=True):
         first = next((row.numbers[key] for key in metrics if key in row.numbers), None)
-        spread = f"{first.spread.sd:.3f}" if first and len(row.cells) > 1 else ""
+        spread = f"{first.sd:.3f}" if first and len(row.cells) > 1 else ""
         cost = [f"{row.mean_of(key):.0f}".replace("nan", "-") for key in ("fit_s", "images_per_s")]
         lines.append([head, *(number(row, key) for key in metrics), spread, str(len(row.cells)), *cost])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

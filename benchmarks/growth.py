@@ -9,7 +9,6 @@ images and each half runs in a process of its own; processor time, all threads t
 work on the machine than the time on the clock.
 """
 
-import argparse
 import json
 import os
 import resource
@@ -20,12 +19,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from shared import command_line, show
 
 SIDE, DRAWN = 128, 200
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("-m", "--model", action="append", help="detectors; by default patchcore")
     parser.add_argument("--counts", default="100,300,1000,3000,10000")
     parser.add_argument("--budget", type=float, default=32)
@@ -45,7 +45,7 @@ def main() -> None:
                     done = subprocess.run(command, capture_output=True, text=True, check=True)
                     line |= json.loads(done.stdout.splitlines()[-1])
                 lines.append(line)
-                print(json.dumps(line), flush=True)
+                show(line)
     if options.plot:
         plot(lines, options.plot)
 
@@ -80,11 +80,11 @@ def stage(name: str, root: Path, model: str, count: int, budget: float) -> None:
         score_to_folder(load(folder, device="cpu"), images, root / f"{model}_{count}_out", maps="none", overlays=False)
     spent = processor_seconds() - before
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({f"{name}_cpu_s": round(spent, 1), f"{name}_peak_mb": round(peak)}))
+    show({f"{name}_cpu_s": round(spent, 1), f"{name}_peak_mb": round(peak)})
 
 
 def processor_seconds() -> float:
-    """Of this process so far, all threads together."""
+    """Processor time of this process so far, all threads together."""
     return sum(os.times()[:2])
 
 

@@ -11,7 +11,6 @@ none. With --pictures every detector also draws image, lesion, hole, what was in
 FOLDER/NAME/inpainting.png: of a phantom, for which it must have learnt from phantoms, or of the image of --image.
 """
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from shared import command_line
 
 from anomalib_med import (
     AnoDDPM,
@@ -32,7 +32,7 @@ from anomalib_med import (
     Squid,
     fit,
 )
-from anomalib_med.bench.runner import methods_of
+from anomalib_med.bench.plan import methods_of
 from anomalib_med.datasets.folder import discover
 from anomalib_med.models.inpainting.holes import block_holes, cell_holes, seeded, shape_holes
 from anomalib_med.models.losses import ssim
@@ -142,7 +142,7 @@ def hole_and_inpainted(detector: Detector, x: torch.Tensor) -> tuple[np.ndarray,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
     parser.add_argument("-m", "--model", action="append", default=[])
     parser.add_argument("--size", type=int, default=64)

@@ -6,33 +6,15 @@ Weights do not matter for it: the detector is trained for one step on random ima
 are those of the processor, so that other work on the machine counts little; on a GPU those of the clock. Medians.
 """
 
-import argparse
-import json
 import statistics
 import time
-from collections.abc import Iterator
 
 import torch
+from shared import Images, command_line, detector_from, show
 from torch import nn
 
 from anomalib_med.device import choose_device
-from anomalib_med.models.registry import detector_class
 from anomalib_med.models.training.trainer import TrainedDetector
-
-
-class Images:
-    """Random images in place of frames."""
-
-    def __init__(self, count: int, side: int) -> None:
-        self.x = torch.rand(count, 1, side, side, generator=torch.Generator().manual_seed(0))
-        self.valid = torch.ones(count, side, side, dtype=torch.bool)
-        self.patients = [str(i) for i in range(count)]
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def batches(self, size: int) -> Iterator["Images"]:
-        yield self
 
 
 class Parts:
@@ -57,10 +39,9 @@ class Parts:
 
 
 def measure(text: str, device: torch.device, rounds: int) -> dict[str, object]:
-    name, *settings = text.split()
-    detector = detector_class(name)(steps=1, batch_size=2, **dict(s.split("=", 1) for s in settings))
+    detector = detector_from(text, steps=1, batch_size=2)
     if not isinstance(detector, TrainedDetector):
-        raise SystemExit(f"{name} is not a trained detector")
+        raise SystemExit(f"{detector.name} is not a trained detector")
     detector.to(device)
     images = Images(4, detector.input_size)
     detector.fit(images)
@@ -99,13 +80,13 @@ def measure(text: str, device: torch.device, rounds: int) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("-m", "--model", action="append", default=[])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
     for text in options.model or ["efficientad"]:
-        print(json.dumps(measure(text, choose_device(options.device), options.rounds)), flush=True)
+        show(measure(text, choose_device(options.device), options.rounds))
 
 
 if __name__ == "__main__":

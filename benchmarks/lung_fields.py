@@ -5,13 +5,13 @@
 FOLDERs hold CT slices: DICOM, NIfTI, or 8-bit pictures in a lung window (1500 / -600). The picture shows phantoms only.
 """
 
-import argparse
 import time
 from collections import Counter
 from pathlib import Path
 
 import cv2
 import numpy as np
+from shared import command_line
 
 from anomalib_med.datasets.folder import discover
 from anomalib_med.datasets.readers import read
@@ -22,7 +22,7 @@ PHANTOMS, SIZE = 100, 512
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("folder", type=Path, nargs="*")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()

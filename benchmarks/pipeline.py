@@ -6,8 +6,6 @@ TEST may have a folder "normal" beside others: then the image AUROC of normal ag
 pooling. Scoring counts everything from the file to the score and the map in the original geometry. One JSON line.
 """
 
-import argparse
-import json
 import random
 import resource
 import time
@@ -15,19 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from shared import POOLINGS, command_line, pooled, show
 
 from anomalib_med import Preprocessing, fit
 from anomalib_med.cli.options import parse_settings
 from anomalib_med.datasets import discover
 from anomalib_med.evaluation import image_auroc
-from anomalib_med.models.pooling import pool
 from anomalib_med.models.registry import detector_class
-
-POOLINGS = ("max", "top1%", "top10%", "power8", "mean")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("normals")
     parser.add_argument("test")
     parser.add_argument("-m", "--model", default="patchcore")
@@ -67,15 +63,14 @@ def main() -> None:
     groups = [Path(r.path).parent.name for r in scores]
     if "normal" in groups and len(set(groups)) > 1:
         labels = np.array([g != "normal" for g in groups])
-        everything = torch.ones(1, 8, 8, dtype=torch.bool)
         for pooling in POOLINGS:
-            pooled = np.array([float(pool(torch.from_numpy(r.grid)[None], everything, pooling)) for r in scores])
-            result[f"auroc {pooling}"] = {"all": round(image_auroc(labels, pooled), 4)} | {
-                g: round(image_auroc(labels[m], pooled[m]), 4)
+            values = pooled([r.grid for r in scores], pooling)
+            result[f"auroc {pooling}"] = {"all": round(image_auroc(labels, values), 4)} | {
+                g: round(image_auroc(labels[m], values[m]), 4)
                 for g in sorted(set(groups) - {"normal"})
                 if len(m := [i for i, h in enumerate(groups) if h in ("normal", g)])
             }
-    print(json.dumps(result))
+    show(result)
 
 
 if __name__ == "__main__":

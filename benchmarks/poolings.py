@@ -6,24 +6,22 @@ ROOT holds the data sets. "own" is the detector's own score. All normals of the 
 held out for p-values. Intervals are those of ``anomed bench``: draws of patients.
 """
 
-import argparse
-import json
 import time
 from pathlib import Path
+
+from shared import POOLINGS, command_line, detector_from, show
 
 from anomalib_med import FittedModel, Preprocessing, fit
 from anomalib_med.datasets.benchmarks import Benchmark, open_benchmark
 from anomalib_med.evaluation.evaluate import evaluate_model
 from anomalib_med.models.base import Detector
-from anomalib_med.models.registry import detector_class
 from anomalib_med.models.training.trainer import TrainedDetector
 
-POOLINGS = ("max", "top1%", "top10%", "power8", "mean")
 SHOWN = ("auroc", "ap", "pixel_auroc", "pixel_ap", "aupro@0.3")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("root", type=Path)
     parser.add_argument("-d", "--dataset", action="append", required=True)
     parser.add_argument("-m", "--model", action="append", required=True)
@@ -34,17 +32,11 @@ def main() -> None:
     for dataset in options.dataset:
         benchmark = open_benchmark(dataset, options.root)
         for text in options.model:
-            name, *settings = text.split()
-            detector = detector_class(name)(seed=options.seed, **dict(s.split("=", 1) for s in settings))
+            detector = detector_from(text, seed=options.seed)
             start = time.perf_counter()
             size = options.size or detector.input_size
-            model = fit(
-                detector,
-                list(benchmark.train),
-                calibration=0,
-                preprocessing=Preprocessing(size=size),
-                device="cpu",
-            )
+            frames, train = Preprocessing(size=size), list(benchmark.train)
+            model = fit(detector, train, calibration=0, preprocessing=frames, device="cpu")
             trained = {"dataset": dataset, "model": text, "seed": options.seed, "size": size}
             trained |= {"fit_s": round(time.perf_counter() - start)}
             if isinstance(detector, TrainedDetector) and detector.training is not None:
@@ -52,10 +44,7 @@ def main() -> None:
             tasks = benchmark.tasks
             for pooling in ("own", *POOLINGS) if "image" in tasks else ("own",):
                 line = trained | {"pooling": pooling} | measure(model, detector, benchmark, pooling, tasks)
-                print(json.dumps(line), flush=True)
-                if options.output is not None:
-                    with options.output.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(line) + "\n")
+                show(line, options.output)
                 tasks = ("image",)  # the map is the same
 
 

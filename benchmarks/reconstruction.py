@@ -10,17 +10,16 @@ set: how well fine detail alone tells the classes apart, and the coarse and the 
 principal components of the normals, a linear autoencoder, leave over.
 """
 
-import argparse
-import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from families import METHODS
+from shared import TOP, command_line, show
 
 from anomalib_med import FittedModel, Preprocessing, fit
-from anomalib_med.bench.runner import methods_of
+from anomalib_med.bench.plan import methods_of
 from anomalib_med.datasets.benchmarks import open_benchmark
 from anomalib_med.datasets.folder import discover
 from anomalib_med.evaluation import image_auroc, pixel_auroc
@@ -35,7 +34,7 @@ BLUR = 2.0  # standard deviation of the Gaussian between coarse and fine, in pix
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("what", choices=("pictures", "detail"))
     parser.add_argument("root", type=Path, nargs="?")
     parser.add_argument("-d", "--dataset", action="append")
@@ -44,12 +43,12 @@ def main() -> None:
     if options.what == "pictures":
         chosen = options.model or METHODS["reconstruction"]
         for key in {key.split()[0]: key for key in reversed(chosen)}.values():  # of each card the first of its rows
-            print(json.dumps(picture(key)), flush=True)
+            show(picture(key))
         return
     if options.root is None:
         parser.error("detail needs ROOT, the folder with the data sets")
     for name in options.dataset or DATASETS:
-        print(json.dumps(detail(name, options.root)), flush=True)
+        show(detail(name, options.root))
 
 
 def detail(name: str, root: Path) -> dict[str, object]:
@@ -98,7 +97,7 @@ def picture(key: str) -> dict:
     difference = list(np.abs(images - normals.mean(0)))
     largest = [max(range(len(kind)), key=lambda i, kind=kind: int(kind[i].sum())) for kind in masks]
     rows = [strip(model, sick[k][i], masks[k][i]) for k, i in enumerate(largest)]
-    path = Path(__file__).parents[1] / "models" / method.detector / "phantoms.jpg"
+    path = TOP / "models" / method.detector / "phantoms.jpg"
     gap = np.full((GAP, rows[0].shape[1], 3), 16, np.uint8)
     cv2.imwrite(str(path), np.concatenate([rows[0], gap, rows[1]])[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
     return {

@@ -7,8 +7,6 @@ For each size of the bank, in turn in one process: seconds to make the index, me
 of queries whose nearest vector is found, and by how much the distance of the worst tenth of a percent is too large.
 """
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from collections.abc import Callable
 import faiss
 import numpy as np
 import torch
+from shared import command_line, show
 
 from anomalib_med import Preprocessing, Sample
 from anomalib_med.datasets import discover, samples_from_array
@@ -30,7 +29,7 @@ Search = Callable[[], torch.Tensor]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--images", metavar="FOLDER", help="by default phantoms")
     parser.add_argument("--sizes", default="2000,10000,50000,200000")
     parser.add_argument("--rounds", type=int, default=3)
@@ -45,7 +44,7 @@ def main() -> None:
     for size in sizes:
         if size <= len(bank):
             compare(bank[:size], last.to(device), options.rounds)
-    print(json.dumps({"threads": torch.get_num_threads(), "device": str(device), "queries": len(last)}))
+    show({"threads": torch.get_num_threads(), "device": str(device), "queries": len(last)})
 
 
 def phantoms(count: int) -> list[Sample]:
@@ -90,7 +89,7 @@ def compare(bank: torch.Tensor, queries: torch.Tensor, rounds: int) -> None:
             "recall": round(float((excess < 1e-6).float().mean()), 4),
             "excess_99.9%": round(float(excess.quantile(0.999)), 4),
         }
-        print(json.dumps(line), flush=True)
+        show(line)
 
 
 def engines(bank: torch.Tensor, queries: torch.Tensor) -> dict[str, Callable[[], Search]]:

@@ -5,10 +5,11 @@
 Prints the processor and wall seconds of each fit, reading and calibration included.
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
+
+from shared import command_line
 
 from anomalib_med import fit
 from anomalib_med.datasets.benchmarks import open_benchmark
@@ -16,7 +17,7 @@ from anomalib_med.models.registry import detector_class
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("root", type=Path, help="folder with the data sets")
     parser.add_argument("weights", help="safetensors file of the backbone")
     parser.add_argument("-d", "--dataset", default="nih_rsna")

@@ -7,8 +7,6 @@ With ``--alternatives`` also the bare network of radlite, in milliseconds an ima
 (needs a C++ compiler), and in ONNX Runtime (needs the packages onnx, onnxscript and onnxruntime).
 """
 
-import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -17,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from shared import backbone_from, command_line, show
 
 from anomalib_med import FittedModel, Preprocessing, fit
 from anomalib_med.datasets import discover
@@ -28,7 +27,7 @@ import teachers  # noqa: F401 - makes resnet50v2_gluon known to timm
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("normals")
     parser.add_argument("images")
     parser.add_argument("-b", "--backbone", action="append", required=True, metavar="NAME[=WEIGHTS]")
@@ -41,9 +40,11 @@ def main() -> None:
     normals, images = discover(options.normals)[: options.count], discover(options.images)
     models: dict[str, FittedModel] = {}
     for backbone in options.backbone:
-        name, _, weights = backbone.partition("=")
-        detector = detector_class(options.model)(backbone=name, weights=weights or "pretrained")
-        models[name] = fit(detector, normals, calibration=0, preprocessing=Preprocessing(size=options.size))
+        settings = backbone_from(backbone)
+        detector = detector_class(options.model)(**settings)
+        models[settings["backbone"]] = fit(
+            detector, normals, calibration=0, preprocessing=Preprocessing(size=options.size)
+        )
     passes: dict[str, list[float]] = {name: [] for name in models}
     whole: dict[str, list[float]] = {name: [] for name in models}
     maps: dict[str, list[float]] = {name: [] for name in models}
@@ -64,11 +65,11 @@ def main() -> None:
                 statistics.median(a / b for a, b in zip(whole[first], whole[name], strict=True)), 2
             ),
         }
-        print(json.dumps(line), flush=True)
-    print(json.dumps({"threads": torch.get_num_threads(), "images": len(images), "rounds": options.rounds}))
+        show(line)
+    show({"threads": torch.get_num_threads(), "images": len(images), "rounds": options.rounds})
     if options.alternatives:
         for name, function in _alternatives(options.size).items():
-            print(json.dumps({"radlite": name, "network_ms": round(_milliseconds(function, 4), 2)}), flush=True)
+            show({"radlite": name, "network_ms": round(_milliseconds(function, 4), 2)})
 
 
 def _rate(model: FittedModel, images: list) -> float:

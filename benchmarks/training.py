@@ -10,13 +10,13 @@ has all it needs in memory, checks nothing and shows nothing. GFLOPs are of one 
 """
 
 import argparse
-import json
 import statistics
 import time
 from dataclasses import replace
 from itertools import pairwise
 
 import torch
+from shared import Images, command_line, show
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_med.cli.memory import keep_freed_memory
@@ -24,26 +24,6 @@ from anomalib_med.models.registry import detector_class
 from anomalib_med.models.training.normals import StepBatch
 from anomalib_med.models.training.run import TrainingRun
 from anomalib_med.models.training.trainer import TrainedDetector
-
-
-class Images:
-    """Random images in place of frames."""
-
-    def __init__(self, count: int, side: int) -> None:
-        self.x = torch.rand(count, 1, side, side, generator=torch.Generator().manual_seed(0))
-        self.valid = torch.ones(count, side, side, dtype=torch.bool)
-        self.patients: list[str] = []
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def batches(self, size: int):
-        for x in self.x.split(size):
-            part = Images(0, 1)
-            part.x, part.valid = x, torch.ones(len(x), *x.shape[2:], dtype=torch.bool)
-            part.patients = ["one"] * len(x)
-            yield part
-
 
 Seconds = tuple[float, float]  # of the clock, and of all processors
 
@@ -123,7 +103,7 @@ def measured(name: str, side: int, options: argparse.Namespace) -> dict[str, obj
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("-m", "--model", action="append", default=[])
     parser.add_argument("-s", "--setting", action="append", default=[], help="of the detectors, key=value")
     parser.add_argument("--size", type=int, action="append", default=[], help="pixels of a side; by default its own")
@@ -135,7 +115,7 @@ def main() -> None:
     keep_freed_memory()
     for name in options.model or ["fae", "aeu"]:
         for side in options.size or [detector_class(name).input_size]:
-            print(json.dumps(measured(name, side, options)), flush=True)
+            show(measured(name, side, options))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ python examples/compare_methods.py [FOLDER]
 import argparse
 from pathlib import Path
 
-from anomalib_med.bench.runner import Plan, methods_of, run_bench
+from anomalib_med.bench.plan import Plan, methods_of
+from anomalib_med.bench.results import write_outputs
+from anomalib_med.bench.runner import run_bench
 from anomalib_med.bench.summary import compare, rows_of
-from anomalib_med.bench.written import write_outputs
 from anomalib_med.phantoms import write_chest_dataset
 from anomalib_med.preprocessing import Preprocessing
 

@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from anomalib_med.errors import OutputError
-from anomalib_med.files import TEMPORARY, move_folder, replace_with, replacing, temporary_beside, write_atomic
+from anomalib_med.files import (
+    TEMPORARY,
+    move_folder,
+    replace_with,
+    replacing,
+    replacing_folder,
+    temporary_beside,
+    write_atomic,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -64,3 +72,16 @@ def test_where_the_new_folder_cannot_be_moved_the_old_one_comes_back(tmp_path: P
     with pytest.raises(OSError, match="new"):
         move_folder(tmp_path / "new", tmp_path / "old")
     assert names(tmp_path) == ["old"]
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    for word in ("old", "new"):
+        with replacing_folder(folder) as temporary:
+            (temporary / word).write_text(word)
+    assert names(folder) == ["new"]
+    with pytest.raises(KeyboardInterrupt), replacing_folder(folder) as temporary:
+        (temporary / "half").write_text("half")
+        raise KeyboardInterrupt
+    assert names(folder) == ["new"]
+    assert names(tmp_path) == ["model"]

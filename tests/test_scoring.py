@@ -16,8 +16,8 @@ from pydicom.pixels.decoders.base import Decoder
 
 from anomalib_med import FittedModel, Sample, fit, load, score_to_folder
 from anomalib_med.errors import ConfigError, InputError, OutputError
+from anomalib_med.outputs.run import flat_table
 from anomalib_med.outputs.tables import FAILURES, read_scores
-from anomalib_med.scoring import flat_table
 from tests.conftest import SMALL, abnormal_picture, normal_picture, small_patchcore
 from tests.made_up_files import read_png_map, write_dicom, write_nifti, write_pictures, write_table
 

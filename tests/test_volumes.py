@@ -1,6 +1,7 @@
 """From a folder of DICOM slices to a map over the scan, candidates in mm and decisions by volume and patient."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,10 +10,13 @@ import numpy as np
 import pydicom
 import pytest
 
-from anomalib_med import FittedModel, PatchCore, Preprocessing, fit, load, score_to_folder
+from anomalib_med import FittedModel, PatchCore, Preprocessing, fit, load, merge_models, score_to_folder
 from anomalib_med.datasets.folder import discover
 from anomalib_med.datasets.readers import read
-from anomalib_med.datasets.volumes import volumes_of
+from anomalib_med.datasets.scans import volumes_of
+from anomalib_med.evaluation.evaluate import evaluate_model
+from anomalib_med.outputs.volume_tables import read_volumes
+from anomalib_med.records import Candidate, VolumeResult
 from tests.cli.command import anomed
 from tests.made_up_files import write_nifti
 from tests.made_up_series import chest_volume, write_capture, write_series, write_slice
@@ -199,7 +203,7 @@ def test_a_run_cut_off_in_a_volume_ends_with_the_same_tables(
 
 def test_the_score_of_volumes_is_chosen_on_normals_and_kept_with_the_model(tmp_path: Path) -> None:
     root = tmp_path / "normals"
-    for i in range(24):
+    for i in range(60):
         tags = {"SeriesInstanceUID": f"1.2.7.{i}", "StudyInstanceUID": f"1.2.6.{i}", "PatientID": f"N{i}"}
         write_series(root / f"n{i}", chest_volume(i, 4, 40), spacing=(5, 9, 9), **tags)
     model = fit(PatchCore(bank_size=50), root, calibration=0.5, preprocessing=Preprocessing(size=32), device="cpu")
@@ -210,13 +214,85 @@ def test_the_score_of_volumes_is_chosen_on_normals_and_kept_with_the_model(tmp_p
     assert again.volume_rule.how == rule.how
     assert again.fingerprint() == model.fingerprint()
     assert again.describe()["volumes"] == model.describe()["volumes"]
-    assert rule.threshold_of_volumes(0.05) is None  # 12 patients are too few for 5 %
-    assert rule.scores is not None
-    assert rule.threshold_of_volumes(0.1) == pytest.approx(max(rule.scores.scores))
+    assert rule.scores is not None and rule.scores.patient_count == 20  # a third of the 30 held out chose
+    assert rule.threshold_of_volumes(0.04) is None  # 20 patients are too few for 4 %
+    assert rule.threshold_of_volumes(0.05) == pytest.approx(max(rule.scores.scores))
     given = fit(
         PatchCore(bank_size=50), root, calibration=0.5, volume_score="max", preprocessing=Preprocessing(size=32)
     )
     assert (given.volume_rule.how, dict(given.volume_rule.compared)) == ("max", {})
+
+
+def test_python_the_tables_and_the_evaluation_judge_alike(
+    model: FittedModel, scan: tuple[Path, np.ndarray], out: Path, tmp_path: Path
+) -> None:
+    scores = model.score(scan[0], false_alarm_rate=0.3)
+    (volume,), (patient,) = scores.volumes, scores.patients
+    (row,) = rows(out / "volumes.csv")
+    assert volume.score == float(row["score"])
+    assert volume.p_value == float(row["p_value"])
+    assert (volume.flagged, volume.area, str(volume.slices)) == (True, row["area"], row["slices"])
+    assert len(scores.candidates) == len(volume.candidates) == int(row["candidates"])
+    assert [replace(v, map="") for v in read_volumes(out)] == [replace(volume, candidates=rounded(volume))]
+    assert patient.score == float(rows(out / "patients.csv")[0]["score"])
+    for i in range(3):
+        tags = {"SeriesInstanceUID": f"1.2.8.{i}", "StudyInstanceUID": f"1.2.8.{i}", "PatientID": f"T{i}"}
+        write_series(tmp_path / f"t{i}", chest(40 + i), spacing=SPACING, **tags)
+    ball = [replace(s, label=int(4 < k < 9)) for k, s in enumerate(discover(scan[0]))]
+    healthy = [replace(s, label=0) for s in discover(tmp_path)]
+    evaluation = evaluate_model(model, [*ball, *healthy], false_alarm_rate=0.3, replicates=50)
+    assert evaluation.volumes[0].score == volume.score
+    assert [v.score for v in evaluation.volumes[1:]] == [v.score for v in model.score(tmp_path).volumes]
+    assert [v.flagged for v in evaluation.volumes] == [True, *(v.flagged for v in evaluation.volumes[1:])]
+    values = {name: interval.value for name, interval in evaluation.metrics.items()}
+    assert values["volume_auroc"] == values["patient_auroc"] == values["ptp_ap"] == 1
+    assert values["volume_sensitivity"] == values["patient_sensitivity"] == 1
+    false_alarms = np.mean([bool(v.flagged) for v in evaluation.volumes[1:]])
+    assert values["volume_false_alarm_rate"] == values["patient_false_alarm_rate"] == pytest.approx(false_alarms)
+    assert values["auroc"] < 1  # that of slices stands beside them: the ball is seen in those that are labelled normal
+
+
+def test_scans_of_the_same_names_are_evaluated_as_volumes(model: FittedModel, tmp_path: Path) -> None:
+    for i in range(2):
+        for kind, hu in (("normal", chest(50 + i)), ("abnormal", with_sphere(chest(60 + i), world(42, 64, 6), 14))):
+            uid = f"1.2.{int(kind == 'normal')}.{i}"
+            tags = {"SeriesInstanceUID": uid, "StudyInstanceUID": uid, "PatientID": uid}
+            write_series(tmp_path / kind / f"scan{i}", hu, spacing=SPACING, origin=ORIGIN, axes=AXES, **tags)
+    folders = ("--normal", tmp_path / "normal", "--abnormal", tmp_path / "abnormal", "--replicates", 100)
+    done = anomed(
+        "evaluate", model.save(tmp_path / "model"), *folders, "--false-alarm-rate", 0.3, "-o", tmp_path / "out"
+    )
+    assert done.code == 0, done.err
+    assert "4 volumes of 4 patients, judged as anomed score does" in done.out
+    metrics = {row["metric"]: float(row["value"]) for row in rows(tmp_path / "out/metrics.csv")}
+    assert metrics["volume_auroc"] == metrics["patient_auroc"] == metrics["volume_sensitivity"] == 1
+
+
+def test_a_report_of_scores_in_memory_has_the_tables_of_volumes(
+    model: FittedModel, scan: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    model.score(scan[0]).report(tmp_path / "a")
+    score_to_folder(model, scan[0], tmp_path / "b")
+    for table in ("scores.csv", "volumes.csv", "candidates.csv", "patients.csv"):
+        assert (tmp_path / "a" / table).read_bytes() == (tmp_path / "b" / table).read_bytes()
+
+
+def test_a_merged_model_without_calibration_judges_no_volume(
+    model: FittedModel, scan: tuple[Path, np.ndarray], tmp_path: Path
+) -> None:
+    merged = merge_models(model, model, device="cpu")
+    (volume,) = load(merged.save(tmp_path / "model"), device="cpu").score(scan[0]).volumes
+    assert np.isfinite(volume.score)
+    assert (volume.p_value, volume.flagged) == (None, None)
+
+
+def rounded(volume: VolumeResult) -> tuple[Candidate, ...]:
+    """The candidates as their table has them."""
+    assert all(c.centre is not None and c.ml is not None for c in volume.candidates)
+    return tuple(
+        replace(c, centre=tuple(round(x, 3) for x in c.centre or ()), ml=round(c.ml or 0, 3))  # type: ignore[arg-type]
+        for c in volume.candidates
+    )
 
 
 @pytest.mark.real

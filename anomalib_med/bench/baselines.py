@@ -14,7 +14,7 @@ import numpy as np
 from anomalib_med.datasets.masks import has_mask
 from anomalib_med.datasets.readers import read
 from anomalib_med.errors import ReadError
-from anomalib_med.evaluation.image_metrics import image_auroc
+from anomalib_med.evaluation import image_auroc
 from anomalib_med.records import Geometry, Image, Progress, Result, Sample, silent
 
 SIDE = 64  # of the images that are compared with their mean
@@ -28,44 +28,35 @@ MEAN_IMAGE = "difference to mean image"
 def baseline_results(
     train: Sequence[Sample], test: Sequence[Sample], *, progress: Progress = silent
 ) -> dict[str, list[Result]]:
-    """The result of each test image, by name of the baseline.
+    """The result of each labelled test image, by name of the baseline; the mean image is that of the normals `train`.
 
-    Parameters
-    ----------
-    train
-        Normals, of which the mean image is made.
-    test
-        Images to be judged, labelled.
-    progress
-        Called with stage, done and total.
-
-    Returns
-    -------
-    Lists of the length of `test`. Only the difference to the mean image has maps, and those only where `test` has
-    lesions to find.
+    Only the difference to the mean image has maps, and those only where `test` has lesions to find.
     """
     mean = _mean_image(train, progress)
     located = any(sample.label == 1 and has_mask(sample) for sample in test)
     results: dict[str, list[Result]] = {name: [] for name in (*UNDIRECTED, MEAN_IMAGE)}
     for done, sample in enumerate(test, 1):
+        blank = Result(sample.id, "", sample.frame, sample.patient, float("nan"))
         try:
             image = read(sample)
         except ReadError as error:
-            for name in results:
-                results[name].append(_result(sample, float("nan"), status=str(error)))
+            for given in results.values():
+                given.append(replace(blank, status=str(error)))
         else:
-            for name, number in zip(UNDIRECTED, (_size(sample, image), *_numbers(image)), strict=True):
-                results[name].append(_result(sample, number))
+            for name, number in zip(UNDIRECTED, _numbers(sample, image), strict=True):
+                results[name].append(replace(blank, score=number))
             difference = np.abs(_small(image) - mean).astype(np.float32)
-            whole = Geometry(image.shape, (SIDE, SIDE), (0, 0, SIDE, SIDE))
-            maps = {"grid": difference, "geometry": whole} if located else {}
-            results[MEAN_IMAGE].append(_result(sample, float(difference.mean()), **maps))
+            scored = replace(blank, score=float(difference.mean()))
+            if located:
+                whole = Geometry(image.shape, (SIDE, SIDE), (0, 0, SIDE, SIDE))
+                scored = replace(scored, grid=difference, geometry=whole)
+            results[MEAN_IMAGE].append(scored)
         progress("trivial baselines", done, len(test))
-    return {name: _directed(given, test) if name in UNDIRECTED else given for name, given in results.items()}
+    return results | {name: _directed(results[name], test) for name in UNDIRECTED}
 
 
 def _directed(results: list[Result], test: Sequence[Sample]) -> list[Result]:
-    """Turned round where that ranks the images better."""
+    """The results with their sign turned where that ranks the images better."""
     kept = [(s.label, r.score) for s, r in zip(test, results, strict=True) if r.ok]
     labels, scores = np.array([label for label, _ in kept]), np.array([score for _, score in kept])
     if len(np.unique(labels)) == 2 and image_auroc(labels, scores) < 0.5:
@@ -85,20 +76,12 @@ def _mean_image(train: Sequence[Sample], progress: Progress) -> np.ndarray:
     return total / max(1, count)
 
 
-def _result(sample: Sample, score: float, **rest: object) -> Result:
-    return Result(sample.id, "", sample.frame, sample.patient, score, **rest)  # type: ignore[arg-type]
-
-
-def _size(sample: Sample, image: Image) -> float:
-    """Bytes of the file; of a volume or an array, where they say nothing of the image, its pixels."""
-    if sample.path is None or sample.frame is not None:
-        return float(image.pixels.shape[0] * image.pixels.shape[1])
-    return float(sample.path.stat().st_size)
-
-
-def _numbers(image: Image) -> tuple[float, float, float]:
+def _numbers(sample: Sample, image: Image) -> tuple[float, float, float, float]:
+    """Values of `UNDIRECTED`."""
     grey = _grey(image)
-    return float(grey.mean()), float(grey.std()), float(cv2.Laplacian(grey, cv2.CV_32F).var())
+    # In a volume or an array the size of the file says nothing of the image: its pixels are counted.
+    size = grey.size if sample.path is None or sample.frame is not None else sample.path.stat().st_size
+    return float(size), float(grey.mean()), float(grey.std()), float(cv2.Laplacian(grey, cv2.CV_32F).var())
 
 
 def _grey(image: Image) -> np.ndarray:

@@ -3,16 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from pydantic import JsonValue
 
 from anomalib_med.errors import OutputError
-from anomalib_med.evaluation.intervals import Interval
-from anomalib_med.evaluation.replicates import Measured
+from anomalib_med.evaluation.intervals import Interval, Measured
 from anomalib_med.files import output_errors, write_atomic
 
 Json = dict[str, JsonValue]
@@ -20,44 +18,22 @@ FORMAT = 3
 HEADLINES = ("auroc", "pixel_ap", "froc_cpm")
 
 
-@dataclass(frozen=True)
-class Method:
-    """A detector and its settings, under the label it has in the tables.
-
-    Parameters
-    ----------
-    label
-        Unique within a bench.
-    detector
-        Name in the registry.
-    settings
-        Of the detector.
-    size
-        Side of its input in pixels; None: that of the bench.
-    """
-
-    label: str
-    detector: str
-    settings: Mapping[str, JsonValue]
-    size: int | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """What came of one data set, method and seed.
+    """What came of one data set, method and seed; without images and metrics where it failed.
 
     Parameters
     ----------
     dataset, method, seed
         Which cell it is.
     fingerprint
-        Hash of all that was asked for; a file of another is not taken for this one.
+        Hash of all that was asked for; the file of a cell with another one is not used.
     error
         Why it failed, or "".
     info
         Protocol, split hash, rules, versions, machine, seconds, memory: everything that is not a metric.
-    labels, patients, scores, ids
-        Of the images that were scored.
+    ids, labels, patients, scores
+        One value for each image that was scored.
     measured
         Every metric with its interval, its replicates and the patients behind it.
     """
@@ -68,25 +44,16 @@ class Cell:
     fingerprint: str
     error: str
     info: Json
-    ids: tuple[str, ...]
-    labels: np.ndarray
-    patients: np.ndarray
-    scores: np.ndarray
-    measured: Measured
+    ids: tuple[str, ...] = ()
+    labels: np.ndarray = field(default_factory=lambda: np.empty(0, int))
+    patients: np.ndarray = field(default_factory=lambda: np.empty(0, int))
+    scores: np.ndarray = field(default_factory=lambda: np.empty(0))
+    measured: Measured = field(default_factory=lambda: Measured({}, {}, {}, {}))
 
     @property
     def metrics(self) -> dict[str, Interval]:
         """Value and interval of each metric by name."""
         return self.measured.metrics
-
-
-NOTHING = Measured({}, {}, {}, {})
-
-
-def failed_cell(dataset: str, method: str, seed: int, fingerprint: str, error: str, info: Json) -> Cell:
-    """A cell that came to nothing, so that the reason stands in the table."""
-    none = np.empty(0)
-    return Cell(dataset, method, seed, fingerprint, error, info, (), none.astype(int), none.astype(int), none, NOTHING)
 
 
 def headline(metrics: Iterable[str]) -> str:
@@ -105,13 +72,18 @@ def cell_path(out: Path, dataset: str, method: str, seed: int) -> Path:
     return out / "cells" / _name(dataset) / _name(method) / f"seed-{seed}.json"
 
 
+def examples_folder(out: Path, dataset: str, method: str) -> Path:
+    """Where the maps of the example images lie, ``0.jpg`` and so on."""
+    return cell_path(out, dataset, method, 0).parent / "examples"
+
+
 def write_cell(path: Path, cell: Cell) -> None:
-    """Write a cell: whole or not at all.
+    """Write a cell, whole or not at all.
 
     Raises
     ------
     OutputError
-        Where the file cannot be written.
+        The file cannot be written.
     """
     content: Json = {
         "format": FORMAT,
@@ -121,7 +93,7 @@ def write_cell(path: Path, cell: Cell) -> None:
         "fingerprint": cell.fingerprint,
         "error": cell.error,
         "info": cell.info,
-        "metrics": {name: [_null(v) for v in (m.value, m.low, m.high)] for name, m in cell.metrics.items()},
+        "metrics": {name: list(m.known()) for name, m in cell.metrics.items()},
         "images": {
             "id": list(cell.ids),
             "label": cell.labels.tolist(),
@@ -143,30 +115,26 @@ def read_cell(path: Path) -> Cell:
     Raises
     ------
     OutputError
-        Where it is missing, damaged or of another format.
+        The file is missing, damaged or of another format.
     """
     try:
         d = json.loads(path.read_text(encoding="utf-8"))
         if d["format"] != FORMAT:
             raise OutputError(f"{path}: of format {d['format']}, this version reads {FORMAT}: choose another folder")
         images = d["images"]
+        measured = Measured(
+            {name: Interval(*map(_nan, values)) for name, values in d["metrics"].items()},
+            {name: np.array([_nan(v) for v in values]) for name, values in d["replicates"].items()},
+            {name: int(v) for name, v in d["cases"].items()},
+            {name: _nan(v) for name, v in d["expected"].items()},
+        )
         return Cell(
-            d["dataset"],
-            d["method"],
-            int(d["seed"]),
-            d["fingerprint"],
-            d["error"],
-            cast(Json, d["info"]),
-            tuple(images["id"]),
-            np.array(images["label"], int),
-            np.array(images["patient"], int),
-            np.array(images["score"], float),
-            Measured(
-                {name: Interval(*(_nan(v) for v in values)) for name, values in d["metrics"].items()},
-                {name: np.array([_nan(v) for v in values]) for name, values in d["replicates"].items()},
-                {name: int(v) for name, v in d["cases"].items()},
-                {name: _nan(v) for name, v in d["expected"].items()},
-            ),
+            **{name: d[name] for name in ("dataset", "method", "seed", "fingerprint", "error", "info")},
+            ids=tuple(images["id"]),
+            labels=np.array(images["label"], int),
+            patients=np.array(images["patient"], int),
+            scores=np.array(images["score"], float),
+            measured=measured,
         )
     except OSError as error:
         raise OutputError(f"{path}: {error.strerror or error}") from error

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from anomalib_med.bench.cells import headline
+from anomalib_med.bench.sheet import TITLES
 from anomalib_med.bench.summary import Row
 from anomalib_med.evaluation.curves import Curve, Floats, curve_of
 from anomalib_med.evaluation.intervals import draws
 
-METRIC_TITLES = {"auroc": "AUROC", "pixel_ap": "Pixel AP", "froc_cpm": "FROC CPM"}
 GRID = np.linspace(0, 1, 101)
 _BAND_REPLICATES = 300
 _MOST_CURVES = 8  # more cannot be told apart
@@ -22,12 +22,7 @@ _MOST_CURVES = 8  # more cannot be told apart
 def roc_figure(rows: Sequence[Row], title: str) -> Figure:
     """ROC curves of the methods of one data set: mean over seeds, and the band that 95 % of draws of patients fill.
 
-    Parameters
-    ----------
-    rows
-        Of one data set; trivial baselines are drawn thin and without band.
-    title
-        Of the picture.
+    Trivial baselines are drawn thin and without band.
     """
     figure = Figure(figsize=(5.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
@@ -60,15 +55,13 @@ def roc_band(row: Row) -> tuple[Floats, Floats, Floats]:
 
 
 def throughput_figure(rows: Sequence[Row], title: str) -> Figure:
-    """Accuracy against images a second, a point a method: the AUROC (on sets without one, a metric of maps) and its
-    interval.
-    """
+    """Accuracy against images a second: the `headline` metric of each method with its interval."""
     figure = Figure(figsize=(5.2, 4.0), layout="constrained")
     axes = figure.add_subplot()
     metric = headline(name for row in rows for name in row.numbers)
     speeds = []
     for row in rows:
-        speed = row.mean_of("images_per_s") if all("images_per_s" in c.info for c in row.cells) else math.nan
+        speed = row.mean_of("images_per_s")
         if row.baseline or metric not in row.numbers or math.isnan(speed):
             continue
         m = row.numbers[metric].interval
@@ -76,7 +69,7 @@ def throughput_figure(rows: Sequence[Row], title: str) -> Figure:
         axes.errorbar(speed, m.value, yerr=error, fmt="o", capsize=3, markersize=5)
         axes.annotate(row.method, (speed, m.value), xytext=(6, 3), textcoords="offset points", fontsize=7)
         speeds.append(speed)
-    axes.set(xlabel="Images a second (log scale)", ylabel=METRIC_TITLES.get(metric, ""), title=title, xscale="log")
+    axes.set(xlabel="Images a second (log scale)", ylabel=TITLES.get(metric, ""), title=title, xscale="log")
     if speeds:
         axes.set_xlim(min(speeds) / 2, max(speeds) * 4)  # room for the names
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -106,6 +99,6 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
 
 def _sensitivities(curve: Curve) -> Floats:
     """Sensitivity at each rate of `GRID`, by linear interpolation, ``(..., 101)``."""
-    fpr, tpr = np.atleast_2d(curve.fpr), np.atleast_2d(curve.tpr)
-    lines = [np.interp(GRID, np.append(0, x), np.append(0, y)) for x, y in zip(fpr, tpr, strict=True)]
-    return np.asarray(lines[0] if curve.tp.ndim == 1 else lines)
+    both = zip(np.atleast_2d(curve.fpr), np.atleast_2d(curve.tpr), strict=True)
+    lines = np.array([np.interp(GRID, np.append(0, x), np.append(0, y)) for x, y in both])
+    return lines.reshape(*curve.tp.shape[:-1], len(GRID))

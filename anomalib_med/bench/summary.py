@@ -1,37 +1,43 @@
-"""From cells to the rows of a table: means over seeds with their intervals, and which methods differ."""
+"""Rows of a table made from cells: means over seeds with their intervals, and which methods differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import isfinite, nan
 
 import numpy as np
 
 from anomalib_med.bench.baselines import SCORES_FROM
 from anomalib_med.bench.cells import Cell
-from anomalib_med.bench.comparisons import Spread, holm, over_seeds
+from anomalib_med.evaluation.curves import Floats
 from anomalib_med.evaluation.delong import delong_contrast
-from anomalib_med.evaluation.intervals import LEVEL, Interval, difference_of
-from anomalib_med.evaluation.replicates import interval_of
+from anomalib_med.evaluation.intervals import Interval, difference_of, interval_of
 
 ALPHA = 0.05
 COMPARED = ("auroc", "ap", "pixel_auroc", "pixel_ap", "aupro@0.3")
 """Metrics in which methods are tested against each other."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Number:
-    """One number of a table.
+    """One number of a table: a metric over training seeds.
 
     Parameters
     ----------
     interval
         Mean over seeds, and where it may lie with other patients (the seeds as they are).
-    spread
-        What it varies by over seeds.
+    sd
+        Standard deviation over seeds (n - 1): what training varies by, not what another test set would; NaN for one.
+    seeds
+        Number of seeds.
     """
 
     interval: Interval
-    spread: Spread
+    sd: float
+    seeds: int
+
+    def __str__(self) -> str:
+        return f"{self.interval} ± {self.sd:.3f}" if isfinite(self.sd) else str(self.interval)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,15 +47,15 @@ class Row:
     Parameters
     ----------
     dataset, method
-        Which.
+        Which row it is.
     baseline
-        Whether it is a trivial one.
+        Whether it is a trivial baseline.
     cells
-        Its finished cells, by seed.
+        Finished cells, by seed.
     numbers
-        By name of the metric.
+        Numbers by name of the metric.
     error
-        Why there is none, or what failed of some seeds; "" where nothing failed.
+        Why there is none, or which seeds failed and why; "" where nothing failed.
     """
 
     dataset: str
@@ -60,10 +66,9 @@ class Row:
     error: str
 
     def mean_of(self, key: str) -> float:
-        """Mean over seeds of a measured quantity such as ``fit_s``; NaN where it was not measured."""
-        values = [c.info[key] for c in self.cells]
-        known = [float(v) for v in values if isinstance(v, int | float)]
-        return float(np.mean(known)) if known else float("nan")
+        """Mean over seeds of a measured quantity such as ``fit_s``; NaN where it was not measured for every seed."""
+        values = [v for c in self.cells if isinstance(v := c.info.get(key), int | float)]
+        return float(np.mean(values)) if values and len(values) == len(self.cells) else nan
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,12 @@ class Comparison:
     Parameters
     ----------
     dataset, metric, first, second
-        Which.
+        What is compared.
     difference
         First minus second, means over seeds, with its interval.
     p_value, adjusted
-        Two-sided, by patient: DeLong for the image AUROC, the paired bootstrap for the others; and after Holm over all
-        comparisons of the bench in that metric.
+        Two-sided p-value by patient, from DeLong for the image AUROC and the paired bootstrap for the others; and the
+        same after Holm over all comparisons of the bench in that metric.
     """
 
     dataset: str
@@ -90,12 +95,12 @@ class Comparison:
     adjusted: float
 
 
-def rows_of(cells: Sequence[Cell], level: float = LEVEL) -> list[Row]:
+def rows_of(cells: Sequence[Cell]) -> list[Row]:
     """One row for each data set and method, in the order of the cells."""
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.dataset, cell.method), []).append(cell)
-    return [_row(dataset, method, group, level) for (dataset, method), group in groups.items()]
+    return [_row(dataset, method, group) for (dataset, method), group in groups.items()]
 
 
 def compare(rows: Sequence[Row]) -> list[Comparison]:
@@ -130,9 +135,8 @@ def best_of(rows: Sequence[Row], comparisons: Sequence[Comparison], dataset: str
         for c in comparisons
         if (c.dataset, c.metric) == (dataset, metric) and best in (c.first, c.second) and c.adjusted <= ALPHA
         for method in (c.first, c.second)
-        if method != best
     }
-    return set(known) - worse
+    return set(known) - worse | {best}
 
 
 def given_away(rows: Sequence[Row], dataset: str) -> Row | None:
@@ -142,23 +146,39 @@ def given_away(rows: Sequence[Row], dataset: str) -> Row | None:
     return max(scoring, key=lambda r: r.numbers["auroc"].interval.value) if scoring else None
 
 
-def _row(dataset: str, method: str, group: Sequence[Cell], level: float) -> Row:
+def holm(p_values: Sequence[float] | np.ndarray) -> Floats:
+    """Adjust p-values so that the chance of any false finding in the whole table stays below the level.
+
+    Holm, "A simple sequentially rejective multiple test procedure", 1979.
+
+    Takes the p-values ``(k,)`` of all comparisons of the table, and returns the adjusted ones in the same order.
+    """
+    p = np.asarray(p_values, float)
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    return adjusted
+
+
+def _row(dataset: str, method: str, group: Sequence[Cell]) -> Row:
     finished = tuple(c for c in group if not c.error)
     errors = "; ".join(dict.fromkeys(f"seed {c.seed}: {c.error}" for c in group if c.error))
     names = [n for n in finished[0].metrics if all(n in c.metrics for c in finished)] if finished else []
-    numbers = {}
-    for name in names:
-        spread = over_seeds([c.metrics[name].value for c in finished])
-        interval = finished[0].metrics[name]
-        if len(finished) > 1:
-            # The draws of patients are the same for every seed, so the mean has replicates of its own.
-            drawn = np.mean([c.measured.replicates[name] for c in finished], axis=0)
-            cases = min(c.measured.cases[name] for c in finished)
-            expected = float(np.mean([c.measured.expected[name] for c in finished]))
-            interval = interval_of(name, spread.mean, drawn, cases, expected, level)
-        numbers[name] = Number(interval, spread)
     baseline = any(bool(c.info.get("baseline")) for c in group)
-    return Row(dataset, method, baseline, finished, numbers, errors)
+    return Row(dataset, method, baseline, finished, {n: _number(n, finished) for n in names}, errors)
+
+
+def _number(name: str, cells: Sequence[Cell]) -> Number:
+    """One metric over the seeds."""
+    if len(cells) == 1:
+        return Number(cells[0].metrics[name], nan, 1)
+    values = np.array([c.metrics[name].value for c in cells])
+    # The draws of patients are the same for every seed, so the mean has replicates of its own.
+    drawn = np.mean([c.measured.replicates[name] for c in cells], axis=0)
+    cases = min(c.measured.cases[name] for c in cells)
+    expected = float(np.mean([c.measured.expected[name] for c in cells]))
+    interval = interval_of(name, float(values.mean()), drawn, cases, expected)
+    return Number(interval, float(values.std(ddof=1)), len(cells))
 
 
 def _difference(a: Row, b: Row, metric: str) -> tuple[Interval, float]:
@@ -171,18 +191,14 @@ def _difference(a: Row, b: Row, metric: str) -> tuple[Interval, float]:
 
 
 def _delong(a: Row, b: Row) -> tuple[Interval, float]:
-    """On the images that both scored; without a p-value where there are too few patients of a kind."""
-    everything = [*a.cells, *b.cells]
-    common = set.intersection(*(set(c.ids) for c in everything))
-    scores = []
-    for cell in everything:
-        place = {identity: i for i, identity in enumerate(cell.ids)}
-        chosen = [place[identity] for identity in everything[0].ids if identity in common]
-        scores.append(cell.scores[chosen])
-    first = everything[0]
-    at = [i for i, identity in enumerate(first.ids) if identity in common]
+    """Difference on the images that both scored; without a p-value where there are too few patients of a kind."""
+    cells = [*a.cells, *b.cells]
+    places = [{identity: i for i, identity in enumerate(cell.ids)} for cell in cells]
+    common = [identity for identity in cells[0].ids if all(identity in place for place in places)]
+    scores = [cell.scores[[place[i] for i in common]] for cell, place in zip(cells, places, strict=True)]
+    at = [places[0][identity] for identity in common]
     contrast = np.array([1 / len(a.cells)] * len(a.cells) + [-1 / len(b.cells)] * len(b.cells))
     try:
-        return delong_contrast(first.labels[at], np.stack(scores), contrast, first.patients[at])
+        return delong_contrast(cells[0].labels[at], np.stack(scores), contrast, cells[0].patients[at])
     except ValueError:
-        return Interval(float("nan"), float("nan"), float("nan")), float("nan")
+        return Interval(nan), nan

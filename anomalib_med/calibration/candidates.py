@@ -4,18 +4,13 @@ Regions that run together are parted by thresholds above one another, as in the 
 Oliveras and Garrido ("Antiextensive connected operators", IEEE TIP 7, 1998).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
+from anomalib_med.calibration.rule import VolumeRule
 from anomalib_med.records import Candidate, Volume
-
-CANDIDATES = (
-    *("volume", "patient", "rank", "x_mm", "y_mm", "z_mm", "ml", "peak", "p_value"),
-    *("slice", "row", "column", "slices"),
-)
-
 
 _RANKS = 64
 LEVELS = 24
@@ -53,19 +48,19 @@ class CandidateFinder:
     Parameters
     ----------
     volume
-        Whose slices come.
-    threshold
-        Pixels above it belong to a region.
-    background
-        What maps of normals mostly have. The thresholds rise from it by a tenth each: 24 in all, up to nine times the
-        lowest. None to part no region.
+        Whose slices come, in ascending order.
+    rule
+        Pixels above its threshold belong to a region. The thresholds that part regions rise from it by a tenth of its
+        height above the background each: 24 in all, up to nine times the lowest. Without a background no region is
+        parted.
     """
 
-    def __init__(self, volume: Volume, threshold: float, background: float | None = None) -> None:
-        self.volume = volume
-        height = 0.0 if background is None else threshold - background
+    def __init__(self, volume: Volume, rule: VolumeRule) -> None:
+        assert rule.threshold is not None
+        self.volume, self.rule = volume, rule
+        height = 0.0 if rule.background is None else rule.threshold - rule.background
         count = LEVELS if height > 0 else 1
-        self.thresholds = [threshold + height * (RISE**k - 1) for k in range(count)]
+        self.thresholds = [rule.threshold + height * (RISE**k - 1) for k in range(count)]
         self._index = {sample.id: i for i, sample in enumerate(volume.samples)}
         self._parent: list[int] = []
         self._parts: list[_Part] = []
@@ -93,7 +88,7 @@ class CandidateFinder:
             levels.append(numbers)
         self._last = (slot, levels)
 
-    def found(self) -> list[Candidate]:
+    def found(self) -> tuple[Candidate, ...]:
         """All regions, the highest peak first."""
         regions: dict[int, list[int]] = {}
         for part in range(len(self._parts)):
@@ -107,7 +102,8 @@ class CandidateFinder:
             root for lowest in regions if not self._parts[lowest].level for root in self._parted(lowest, above, peaks)
         ]
         found = [self._candidate(regions[root], regions[self._core(root, above, peaks)]) for root in alone]
-        return sorted(found, key=lambda c: (-c.peak, c.at))
+        found.sort(key=lambda c: (-c.peak, c.at))
+        return tuple(replace(candidate, rank=rank) for rank, candidate in enumerate(found, 1))
 
     def _parted(self, region: int, above: dict[int, list[int]], peaks: dict[int, float]) -> list[int]:
         """The regions that one falls into, itself where it stays whole."""
@@ -162,11 +158,15 @@ class CandidateFinder:
         centre = total[1:] / total[0]
         pixel_ml = self.volume.pixel_ml
         return Candidate(
-            None if self.volume.places is None else (float(centre[0]), float(centre[1]), float(centre[2])),
-            None if pixel_ml is None else core * pixel_ml,
-            best.peak,
-            (self.volume.samples[index].id, row, column),
-            len({part.place[0] for part in own}),
+            volume=self.volume.id,
+            patient=self.volume.patient,
+            rank=0,
+            centre=None if self.volume.places is None else (float(centre[0]), float(centre[1]), float(centre[2])),
+            ml=None if pixel_ml is None else core * pixel_ml,
+            peak=best.peak,
+            p_value=self.rule.peak_p_value(best.peak),
+            at=(self.volume.samples[index].id, row, column),
+            slices=len({part.place[0] for part in own}),
         )
 
     def _root(self, part: int) -> int:

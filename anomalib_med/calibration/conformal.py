@@ -10,6 +10,7 @@ patient's, P(p <= alpha) <= alpha.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil, inf
 
 import numpy as np
@@ -44,9 +45,16 @@ class Calibration:
 
     @classmethod
     def of(cls, scores: Sequence[float], patients: Sequence[str]) -> "Calibration":
-        """From scores and patient names; the names are not kept."""
-        numbers = {name: i for i, name in enumerate(sorted(set(patients)))}
-        return cls(np.asarray(scores, float), np.array([numbers[p] for p in patients], np.int64))
+        """A calibration from scores and patient names; the names are not kept."""
+        return cls(np.asarray(scores, float), np.unique(patients, return_inverse=True)[1].astype(np.int64))
+
+    @cached_property
+    def highest(self) -> "Calibration":
+        """The highest score of each patient alone."""
+        patients, whose = np.unique(self.patients, return_inverse=True)
+        scores = np.full(len(patients), -inf)
+        np.maximum.at(scores, whose, self.scores)
+        return Calibration(scores, patients)
 
     @property
     def patient_count(self) -> int:
@@ -65,7 +73,7 @@ class Calibration:
 
     def flags(self, score: float, false_alarm_rate: float) -> bool:
         """Whether an image of that score is flagged: its p-value is at most the rate."""
-        return self.p_value(score) <= false_alarm_rate + ROUNDING
+        return is_flagged(self.p_value(score), false_alarm_rate)
 
     def threshold(self, false_alarm_rate: float) -> float:
         """The score above which an image is flagged: :meth:`flags` is true exactly for higher scores.
@@ -80,6 +88,11 @@ class Calibration:
         # A score is flagged when the tail from it upwards starts at `first` or later, that is when it exceeds the
         # score before.
         return float(self._order[first - 1]) if first else -inf
+
+
+def is_flagged(p_value: float, false_alarm_rate: float) -> bool:
+    """Whether a p-value is low enough to flag at this rate."""
+    return p_value <= false_alarm_rate + ROUNDING
 
 
 def patients_needed(false_alarm_rate: float) -> int:

@@ -1,129 +1,123 @@
-"""From slices to volumes and patients: one score a volume, its p-value, and the map value from which a region counts.
+"""The one judge: from the results of slices to volumes, their candidates, and patients."""
 
-All of it comes from held-out normals. A patient counts once: the p-value of a volume is that of `Calibration`, with the
-volumes of a patient sharing its weight; the one of a patient, and of a candidate region, compares the highest value of
-each patient, so that many volumes or regions raise no more alarms than one.
-"""
-
-import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from anomalib_med.calibration.conformal import Calibration
-from anomalib_med.errors import ConfigError
-
-AUTO, DEFAULT_HOW = "auto", "run10mm"
-CANDIDATE_SHARE = 0.05  # of normal slices that have a pixel above the threshold of candidates
-_HOW = re.compile(r"max|mean|top(?P<count>[1-9]\d*)|run(?P<mm>\d+(?:\.\d+)?)mm")
-_RUN_OF_UNKNOWN = 3  # slices, where the distance between them is not known
+from anomalib_med.calibration.candidates import CandidateFinder
+from anomalib_med.calibration.conformal import is_flagged
+from anomalib_med.calibration.rule import VolumeRule, volume_score
+from anomalib_med.records import PatientResult, Result, Volume, VolumeResult
 
 
-@dataclass(frozen=True, eq=False)
-class VolumeRule:
-    """How volumes are judged.
+@dataclass(eq=False)
+class _Begun:
+    """What is known so far of a volume."""
+
+    finder: CandidateFinder | None
+    scores: list[float] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    areas: Counter[str] = field(default_factory=Counter)
+    failed: int = 0
+
+
+class VolumeJudge:
+    """Takes the results of slices one after the other and judges each volume when its last slice is there.
 
     Parameters
     ----------
-    how
-        See `volume_score`.
-    threshold
-        Map value above which pixels make candidates; a twentieth of the held-out normal slices reach it.
-    background
-        Map value of the middle of the valid area of normal slices; candidates are parted by how far they rise above it.
-    scores
-        Scores of the held-out normal volumes, or None where there were none.
-    peaks
-        Highest map value of each of them, in the same order, or None.
-    compared
-        AUROC by rule that `how` was chosen by, see :func:`.volume_choice.choose_rule`; empty where it was given.
+    rule
+        How volumes are judged; without a threshold no candidates are looked for.
+    false_alarm_rate
+        Share of normal volumes, and of normal patients, that may be flagged.
+    volumes
+        The volumes among the images. Where their slices come volume by volume, memory holds one at a time.
+    judged
+        Results of other volumes of the same run, which count for their patients.
     """
 
-    how: str = DEFAULT_HOW
-    threshold: float | None = None
-    background: float | None = None
-    scores: Calibration | None = None
-    peaks: Calibration | None = None
-    compared: Mapping[str, float] = field(default_factory=dict)
+    def __init__(
+        self,
+        rule: VolumeRule,
+        false_alarm_rate: float,
+        volumes: Sequence[Volume],
+        judged: Sequence[VolumeResult] = (),
+    ) -> None:
+        self._rule, self._rate = rule, false_alarm_rate
+        self._slots = {s.id: (v, slot) for v in volumes for s, slot in zip(v.samples, v.slots, strict=True)}
+        self._begun: dict[str, _Begun] = {}
+        self._scores: dict[str, float] = {}  # the highest of each patient
+        self._counts: Counter[str] = Counter()
+        for volume in judged:
+            self._count(volume)
 
-    def __post_init__(self) -> None:
-        _parsed(self.how)
+    def wants_map(self, result: Result) -> bool:
+        """Whether the map of a result is looked at."""
+        return result.ok and self._rule.threshold is not None and result.id in self._slots
 
-    def threshold_of_volumes(self, false_alarm_rate: float) -> float | None:
-        """Volumes that score higher are flagged at this rate; None without held-out volumes or with too few."""
-        if self.scores is None:
+    def add(self, result: Result, map: np.ndarray | None = None) -> VolumeResult | None:
+        """Take the next result; returns the volume that it completes.
+
+        Parameters
+        ----------
+        result
+            An image's result; one that is no slice of a volume changes nothing.
+        map
+            Its anomaly map ``(H, W)`` where it was made already.
+        """
+        if result.id not in self._slots:
             return None
-        threshold = self.scores.threshold(false_alarm_rate)
-        return threshold if np.isfinite(threshold) else None
+        volume, slot = self._slots[result.id]
+        if volume.id not in self._begun:
+            finder = None if self._rule.threshold is None else CandidateFinder(volume, self._rule)
+            self._begun[volume.id] = _Begun(finder)
+        begun = self._begun[volume.id]
+        if not result.ok:
+            begun.failed += 1
+        else:
+            if begun.finder is not None:
+                begun.finder.add(result.id, result.anomaly_map() if map is None else map)
+            begun.scores.append(result.score)
+            begun.slots.append(slot)
+            begun.areas[result.area.partition(":")[0]] += 1
+        if len(begun.scores) + begun.failed < len(volume.samples):
+            return None
+        judged = self._judged(volume, self._begun.pop(volume.id))
+        self._count(judged)
+        return judged
 
-    def p_value(self, score: float) -> float | None:
-        """Of a volume, None without held-out volumes."""
-        return None if self.scores is None or not np.isfinite(score) else self.scores.p_value(score)
+    def patients(self) -> list[PatientResult]:
+        """The decision on each patient whose volumes were judged so far, in the order of their first volumes."""
+        found = []
+        for patient, score in self._scores.items():
+            p = self._rule.patient_p_value(score)
+            found.append(PatientResult(patient, self._counts[patient], score, p, self._flagged(p)))
+        return found
 
-    def patient_p_value(self, score: float) -> float | None:
-        """Of the highest volume score of a patient."""
-        return None if self.scores is None or not np.isfinite(score) else highest(self.scores).p_value(score)
+    def _count(self, volume: VolumeResult) -> None:
+        highest = self._scores.get(volume.patient, np.nan)
+        self._scores[volume.patient] = float(np.fmax(highest, volume.score))
+        self._counts[volume.patient] += 1
 
-    def peak_p_value(self, peak: float) -> float | None:
-        """Of a candidate: about the share of normal patients whose maps rise as high anywhere."""
-        return None if self.peaks is None else highest(self.peaks).p_value(peak)
+    def _judged(self, volume: Volume, begun: _Begun) -> VolumeResult:
+        score = volume_score(begun.scores, begun.slots, volume.thickness, self._rule.how)
+        p = self._rule.p_value(score)
+        failed = f"{begun.failed} {'slice' if begun.failed == 1 else 'slices'} could not be scored"
+        return VolumeResult(
+            volume.id,
+            volume.patient,
+            volume.study,
+            len(volume.samples),
+            len(begun.scores),
+            score,
+            p,
+            self._flagged(p),
+            () if begun.finder is None else begun.finder.found(),
+            area=", ".join(f"{name} {count}" for name, count in begun.areas.most_common() if name),
+            note="; ".join([volume.note] * bool(volume.note) + [failed] * bool(begun.failed)),
+        )
 
-
-def highest(calibration: Calibration) -> Calibration:
-    """The highest score of each patient alone."""
-    patients = np.unique(calibration.patients)
-    return Calibration(np.array([calibration.scores[calibration.patients == p].max() for p in patients]), patients)
-
-
-def volume_score(scores: Sequence[float], slots: Sequence[int], thickness: float | None, how: str) -> float:
-    """One score of a volume from those of its slices.
-
-    Parameters
-    ----------
-    scores
-        Of the slices that could be scored.
-    slots
-        Their places on the grid of slices, ascending.
-    thickness
-        Millimetres from slice to slice, or None.
-    how
-        "max"; "mean"; "top<k>": the mean of the k highest; "run<mm>mm": the highest mean over neighbouring slices that
-        together are so many millimetres thick, so that what is seen in one slice only counts less, and thin slices are
-        no more likely to be flagged than thick ones. Slices that are missing from a run are left out of its mean.
-
-    Returns
-    -------
-    NaN without slices.
-
-    Raises
-    ------
-    ConfigError
-        `how` is none of these.
-    """
-    count, mm = _parsed(how)
-    if not len(scores):
-        return float("nan")
-    values = np.asarray(scores, float)
-    if mm is None:
-        kept = len(values) if count is None else min(count, len(values))
-        return float(np.sort(values)[-kept:].mean())
-    run = _RUN_OF_UNKNOWN if thickness is None else max(1, round(mm / thickness))
-    grid = np.full(max(slots) - min(slots) + 1, np.nan)
-    grid[np.asarray(slots) - min(slots)] = values
-    run = min(run, len(grid))
-    there = np.isfinite(grid)
-    sums = np.convolve(np.where(there, grid, 0), np.ones(run), "valid")
-    counts = np.convolve(there.astype(float), np.ones(run), "valid")
-    enough = counts >= min(run / 2, counts.max())
-    return float((sums[enough] / counts[enough]).max())
-
-
-def _parsed(how: str) -> tuple[int | None, float | None]:
-    """Number of the highest slices that count (None for all), or thickness of a run."""
-    match = _HOW.fullmatch(how)
-    if match is None or (match["mm"] and float(match["mm"]) <= 0):
-        raise ConfigError(f'volume score "{how}" is not known: choose max, mean, top<k> (top5) or run<mm>mm (run10mm)')
-    if match["mm"]:
-        return None, float(match["mm"])
-    return (1 if how == "max" else int(match["count"]) if match["count"] else None), None
+    def _flagged(self, p_value: float | None) -> bool | None:
+        return None if p_value is None else is_flagged(p_value, self._rate)

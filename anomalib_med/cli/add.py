@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from anomalib_med.cli.fitted_output import say_fitted
-from anomalib_med.cli.options import EXISTING_OR_GLOB, FOLDER, device_option, patient_option
+from anomalib_med.cli.options import EXISTING_OR_GLOB, FOLDER, new_model_options
 from anomalib_med.cli.progress import ProgressDisplay
 
 EPILOG = """\b
@@ -18,7 +18,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("model_dir", type=FOLDER)
 @click.argument("normals", type=EXISTING_OR_GLOB)
-@click.option("-o", "--output", required=True, type=FOLDER, help="Folder for the new model.")
+@new_model_options
 @click.option(
     "--calibration",
     type=float,
@@ -27,10 +27,6 @@ Examples:
     metavar="SHARE",
     help="Share of the new normals, by patient, held out for new p-values; 0 for none.",
 )
-@click.option("--cache", type=FOLDER, help="Folder that keeps backbone features.")
-@click.option("--overwrite", is_flag=True, help="Replace a model that is already there.")
-@patient_option
-@device_option
 def command(
     model_dir: Path,
     normals: str,

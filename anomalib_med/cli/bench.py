@@ -32,17 +32,23 @@ Examples:
     "[default: all that need no training]",
 )
 @click.option(
-    "-o", "--output", required=True, type=FOLDER, help="Folder for the results; an earlier run is gone on with."
+    "-o", "--output", required=True, type=FOLDER, help="Folder for the results; an earlier run in it is continued."
 )
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Number of seeds.")
-@click.option("--backbone", metavar="NAME", help="Of all detectors on frozen features: radlite or a timm network.")
-@click.option("--weights", metavar="FILE", help="safetensors file, `pretrained` (cache or hub) or `random`.")
+@click.option(
+    "--backbone", metavar="NAME", help="Backbone of all detectors on frozen features: radlite or a timm network."
+)
+@click.option(
+    "--weights", metavar="FILE", help="Its weights: a safetensors file, `pretrained` (cache or hub) or `random`."
+)
 @click.option("--layers", metavar="A,B", help="Layers of the backbone, by name.")
 @click.option("--size", type=int, metavar="PX", help="Side of the model input.  [default: the detector's, mostly 224]")
 @click.option("--calibration", type=float, default=0.2, show_default=True, help="Share of normals held out.")
-@click.option("--false-alarm-rate", type=float, default=0.05, show_default=True, help="Of the threshold.")
-@click.option("--max-train", type=click.IntRange(2), metavar="N", help="Most training images of a set.")
-@click.option("--max-test", type=click.IntRange(4), metavar="N", help="Most test images of a set.")
+@click.option(
+    "--false-alarm-rate", type=float, default=0.05, show_default=True, help="False-alarm rate of the threshold."
+)
+@click.option("--max-train", type=click.IntRange(2), metavar="N", help="Largest number of training images of a set.")
+@click.option("--max-test", type=click.IntRange(4), metavar="N", help="Largest number of test images of a set.")
 @click.option("--cache", type=FOLDER, help="Folder of the backbone features.  [default: OUTPUT/features]")
 @click.option("--overwrite", is_flag=True, help="Measure cells of other settings anew.")
 @device_option
@@ -68,8 +74,9 @@ def command(
 
     A finished cell (data set, detector, seed) is not run again; one that fails is listed and the rest is finished.
     """
-    from anomalib_med.bench.runner import Plan, methods_of, run_bench, untrained
-    from anomalib_med.bench.written import write_outputs
+    from anomalib_med.bench.plan import Plan, methods_of, untrained
+    from anomalib_med.bench.results import write_outputs
+    from anomalib_med.bench.runner import run_bench
     from anomalib_med.config import parse_config
     from anomalib_med.preprocessing import Preprocessing
 

@@ -31,7 +31,7 @@ def command(context: click.Context) -> int:
 @command.command(epilog="\b\nExample:\n  anomed datasets show rsna_pneumonia")
 @click.argument("name")
 def show(name: str) -> int:
-    """What a data set is, how to get it, its layout, its split and its traps."""
+    """Show what a data set is, how to get it, its layout, its split and its traps."""
     from anomalib_med.cards import card
     from anomalib_med.datasets.benchmarks import benchmark_card
     from anomalib_med.datasets.layout.card import card_paths
@@ -47,9 +47,8 @@ def show(name: str) -> int:
         ("folder", " or ".join(described.folder) or "the root"),
     ):
         click.echo(f"  {what:<10} {text}")
-    for what, number in described.counts.model_dump().items():
-        if number:
-            click.echo(f"  {what.replace('_', ' '):<14} {number}")
+    for what, number in described.counts.items():
+        click.echo(f"  {what.replace('_', ' '):<14} {number}")
     click.echo("\ntraps:")
     for note in described.notes:
         click.echo(f"  - {note}")
@@ -62,8 +61,8 @@ def show(name: str) -> int:
     "  anomed datasets check luna16 --root /data --read all"
 )
 @click.argument("name")
-@click.option("--root", required=True, type=FOLDER, help="The data set's top folder, or the folder that holds it.")
-@click.option("--read", "images", default="60", show_default=True, metavar="N", help="Images to read, or all.")
+@click.option("--root", required=True, type=FOLDER, help="Top folder of the data set, or the folder that holds it.")
+@click.option("--read", "images", default="60", show_default=True, metavar="N", help="Number of images read, or all.")
 def check(name: str, root: Path, images: str) -> int:
     """Compare a folder with the card: counts, missing files, patients on both sides, masks, unreadable images."""
     from anomalib_med.datasets.benchmarks import check_benchmark
@@ -83,19 +82,13 @@ def check(name: str, root: Path, images: str) -> int:
         ("abnormal without mask or box", found.unlocated),
         ("unreadable", found.unreadable),
     ):
-        _list(what, items)
+        if items:
+            click.echo("\n  - ".join([f"{what}: {len(items)}", *items[:LISTED]]))
+        if len(items) > LISTED:
+            click.echo(f"  ... and {len(items) - LISTED} more")
     if not found.ok:
         raise InputError(
             f"{name}: {root} is not as the card says, see above: anomed datasets show {name} has the layout"
         )
     click.echo("complete, as the card says")
     return 0
-
-
-def _list(what: str, items: tuple[str, ...]) -> None:
-    if items:
-        click.echo(f"{what}: {len(items)}")
-        for item in items[:LISTED]:
-            click.echo(f"  - {item}")
-        if len(items) > LISTED:
-            click.echo(f"  ... and {len(items) - LISTED} more")

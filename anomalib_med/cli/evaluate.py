@@ -33,11 +33,16 @@ Examples:
 @click.option("-d", "--dataset", metavar="NAME", help="Instead: the test side of a named data set.")
 @click.option("--root", type=FOLDER, help="Folder with the data sets.  [default: ANOMED_TEST_DATA]")
 @click.option("-o", "--output", type=FOLDER, help="Folder for metrics.csv, metrics.json and scores.csv.")
-@click.option("--false-alarm-rate", type=float, default=0.05, show_default=True, help="Of the decisions.")
+@click.option("--false-alarm-rate", type=float, default=0.05, show_default=True, help="Rate of the decisions.")
 @click.option(
-    "--aggregation", default="max", show_default=True, help="From images to patients: max, mean, top<q>% or noisy-or."
+    "--aggregation",
+    default="max",
+    show_default=True,
+    help="From images that are no slices to patients: max, mean, top<q>% or noisy-or.",
 )
-@click.option("--replicates", type=click.IntRange(100), default=1000, show_default=True, help="Of the intervals.")
+@click.option(
+    "--replicates", type=click.IntRange(100), default=1000, show_default=True, help="Draws for the intervals."
+)
 @patient_option
 @device_option
 def command(
@@ -57,7 +62,8 @@ def command(
 ) -> int:
     """Measure the model of `anomed fit` on labelled images that it has not seen.
 
-    Intervals are at 95 %, resampled by patient. Metrics of maps need masks, FROC masks or boxes.
+    Intervals are at 95 %, resampled by patient. Metrics of maps need masks, FROC masks or boxes. Of scans the slices,
+    the volumes and the patients are measured, these two as `anomed score` decides on them.
     """
     from anomalib_med.evaluation.evaluate import evaluate_model
     from anomalib_med.evaluation.evaluation_tables import write_evaluation
@@ -107,6 +113,9 @@ def _print(evaluation: "Evaluation", notes: Sequence[str]) -> None:
         f"{(labels == 0).sum()} normal and {(labels == 1).sum()} abnormal images of "
         f"{len(set(evaluation.patients.tolist()))} patients; 95 % intervals by patient"
     )
+    if evaluation.volumes:
+        count = len(evaluation.volumes)
+        click.echo(f"{count} volumes of {len(evaluation.volume_patients)} patients, judged as anomed score does")
     width = max(map(len, evaluation.metrics))
     for name, interval in evaluation.metrics.items():
         click.echo(f"  {name:<{width}}  {interval}")

@@ -138,6 +138,7 @@ def command(
     from anomalib_med.calibration import AUTO
     from anomalib_med.cards import read_recipe
     from anomalib_med.config import parse_config
+    from anomalib_med.evaluation import AUCp
     from anomalib_med.fitting import fit
     from anomalib_med.model_file import check_writable
     from anomalib_med.models.recipes import FitTable
@@ -169,7 +170,7 @@ def command(
             cache=cache,
             checkpoint=checkpoint,
             replace_checkpoint=overwrite,
-            unlabelled=unlabelled,
+            epoch_choice=None if unlabelled is None else AUCp(unlabelled, patient_pattern=patient_pattern),
             patient_pattern=patient_pattern,
             progress=progress,
         )

@@ -16,7 +16,9 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("out", type=FOLDER)
 @click.argument("lesions", type=FOLDER)
-@click.option("--replicates", type=click.IntRange(100), default=1000, show_default=True, help="Of the intervals.")
+@click.option(
+    "--replicates", type=click.IntRange(100), default=1000, show_default=True, help="Draws for the intervals."
+)
 def command(out: Path, lesions: Path, replicates: int) -> int:
     """Sensitivity against false candidates a scan, of OUT from `anomed score`.
 
@@ -24,8 +26,9 @@ def command(out: Path, lesions: Path, replicates: int) -> int:
     lesion where its centre lies within the lesion's radius. Intervals are at 95 %, resampled by patient.
     """
     from anomalib_med.evaluation.candidate_froc import candidate_froc, found_candidates, read_lesions
+    from anomalib_med.outputs.volume_tables import read_volumes
 
-    found, patients = found_candidates(out, read_lesions(lesions))
+    found, patients = found_candidates(read_volumes(out), read_lesions(lesions))
     click.echo(
         f"{sum(len(f.lesions) for f in found)} lesions in {sum(len(f.lesions) > 0 for f in found)} of {len(found)} "
         f"scans of {len(set(patients))} patients; {sum(len(f.false) for f in found)} false candidates"

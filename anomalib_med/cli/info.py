@@ -10,11 +10,11 @@ from anomalib_med.cli.options import FOLDER
 
 @click.command(epilog="\b\nExamples:\n  anomed info model/\n  anomed info model/ --json")
 @click.argument("model_dir", type=FOLDER)
-@click.option("--json", "as_json", is_flag=True, help="model.json as it is.")
+@click.option("--json", "as_json", is_flag=True, help="Print model.json as it is.")
 def command(model_dir: Path, as_json: bool) -> int:
-    """Settings, training, calibration and fingerprints of a model; its files are checked."""
+    """Show settings, training, calibration and fingerprints of a model, whose files are checked."""
     from anomalib_med.model_file import read_model
-    from anomalib_med.scoring import flat_table
+    from anomalib_med.outputs.run import flat_table
 
     files = read_model(model_dir)
     if as_json:

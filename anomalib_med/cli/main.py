@@ -1,5 +1,6 @@
 """``anomed``: the entry point, and what a user sees of errors, warnings and interruptions."""
 
+import importlib
 import os
 import sys
 import traceback
@@ -20,10 +21,10 @@ VERBS = {
     "froc": "Measure candidates of scored volumes against a list of lesions.",
     "bench": "Compare detectors on named data sets.",
     "add": "Fit a model on further normals, without the old ones.",
-    "merge": "One model of two, for example of two hospitals, without their images.",
-    "info": "What a model folder holds.",
-    "models": "The detectors, and the card of each.",
-    "datasets": "The named data sets, the card of each, and whether a folder holds one.",
+    "merge": "Make one model of two, for example of two hospitals, without their images.",
+    "info": "Show what a model folder holds.",
+    "models": "List the detectors; show settings and card of one.",
+    "datasets": "List the named data sets; show the card of one; check a folder against it.",
     "demo": "Fit and score generated phantoms with planted lesions.",
 }
 
@@ -39,10 +40,9 @@ class Verbs(click.Group):
         """The command of a verb."""
         if name not in VERBS:
             return None
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and name != "fit":
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and name != "fit":  # processes.count() would import torch
             raise ConfigError(f"anomed {name} runs in one process: only anomed fit is started by torchrun")
-        module = __import__(f"anomalib_med.cli.{name}", fromlist=["command"])
-        command: click.Command = module.command
+        command: click.Command = importlib.import_module(f"anomalib_med.cli.{name}").command
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _report(error: BaseException) -> int:
     """Say in one line what went wrong; returns the exit code."""
     if isinstance(error, KeyboardInterrupt | click.exceptions.Abort):
-        _say("interrupted; anomed score, bench and a training go on from here when the same command is run again")
+        _say("interrupted: run the same command again to continue a training, anomed score or anomed bench")
         return EXIT_INTERRUPTED
     if isinstance(error, BrokenPipeError):
         return EXIT_UNEXPECTED

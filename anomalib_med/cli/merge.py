@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from anomalib_med.cli.fitted_output import say_fitted
-from anomalib_med.cli.options import EXISTING_OR_GLOB, FOLDER, device_option, patient_option
+from anomalib_med.cli.options import EXISTING_OR_GLOB, FOLDER, new_model_options
 from anomalib_med.cli.progress import ProgressDisplay
 
 EPILOG = """\b
@@ -18,17 +18,13 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("model_a", type=FOLDER)
 @click.argument("model_b", type=FOLDER)
-@click.option("-o", "--output", required=True, type=FOLDER, help="Folder for the new model.")
+@new_model_options
 @click.option(
     "--calibration-normals",
     type=EXISTING_OR_GLOB,
     metavar="NORMALS",
     help="Normals that neither model was fitted on; without them the new model gives no p-values.",
 )
-@click.option("--cache", type=FOLDER, help="Folder that keeps backbone features.")
-@click.option("--overwrite", is_flag=True, help="Replace a model that is already there.")
-@patient_option
-@device_option
 def command(
     model_a: Path,
     model_b: Path,

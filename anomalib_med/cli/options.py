@@ -16,14 +16,31 @@ EXISTING_OR_GLOB = click.Path(path_type=str)
 FOLDER = click.Path(path_type=Path, file_okay=True, dir_okay=True)
 
 device_option: Callable[[F], F] = click.option(
-    "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda or cuda:<n>."
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Device that computes: auto, cpu, cuda or cuda:<n>.",
 )
 patient_option: Callable[[F], F] = click.option(
     "--patient-pattern",
     metavar="REGEX",
-    help="Finds the patient in a path: a regular expression with one group, e.g. '(patient\\d+)'. "
+    help="Regular expression with one group that finds the patient in a path, e.g. '(patient\\d+)'. "
     "Without it the patient is DICOM's, the CSV's, or the file.",
 )
+
+
+def new_model_options(command: F) -> F:
+    """Give a verb that makes a model of models the options output, cache, overwrite, patient_pattern and device."""
+    for option in (
+        device_option,
+        patient_option,
+        click.option("--overwrite", is_flag=True, help="Replace a model that is already there."),
+        click.option("--cache", type=FOLDER, help="Folder that keeps backbone features."),
+        click.option("-o", "--output", required=True, type=FOLDER, help="Folder for the new model."),
+    ):
+        command = option(command)
+    return command
 
 
 def parse_settings(pairs: tuple[str, ...]) -> dict[str, JsonValue]:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import dataclass
 from types import TracebackType
 
 import click
@@ -11,27 +12,30 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 LINE_EVERY = 10.0  # seconds between plain lines
 
 
+@dataclass
+class _Stage:
+    """When a stage began, what had been done before, and what was shown of it."""
+
+    started: float
+    before: int
+    printed: float
+    done: int = 0
+
+
 class ProgressDisplay:
     """A progress callback ``(stage, done, total, note)`` that shows each stage on standard error, unless `quiet`."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._live = sys.stderr.isatty() and not quiet
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._started: dict[str, tuple[float, int]] = {}
-        self._printed: dict[str, float] = {}
-        self._done: dict[str, int] = {}
+        self._stages: dict[str, _Stage] = {}
 
     def __enter__(self) -> "ProgressDisplay":
-        if self._live:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-            )
-            self._bars = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+        if sys.stderr.isatty() and not self._quiet:
+            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+            rate = TextColumn("{task.fields[rate]}")
+            self._bars = Progress(*columns, rate, TimeRemainingColumn(), console=Console(stderr=True))
             self._bars.start()
         return self
 
@@ -46,26 +50,20 @@ class ProgressDisplay:
         if self._quiet:
             return
         now = time.monotonic()
-        if done < self._done.get(stage, 0):  # the same stage of the next piece of work
-            self._forget(stage)
-        self._done[stage] = done
-        # What an interrupted run had done before is no measure of how fast this one is.
-        start, before = self._started.setdefault(stage, (now, done if done > 1 else 0))
-        elapsed, here = now - start, done - before
-        rate = f"{here / elapsed:.1f}/s" if elapsed > 0.5 else ""
-        if note:
-            rate = f"{rate}, {note}" if rate else note
+        if stage not in self._stages or done < self._stages[stage].done:  # or the same stage of the next piece of work
+            # What an interrupted run had done before is no measure of how fast this one is.
+            self._stages[stage] = _Stage(now, done if done > 1 else 0, now)
+            if stage in self._tasks and self._bars is not None:
+                self._bars.reset(self._tasks[stage])
+        state = self._stages[stage]
+        state.done = done
+        elapsed, here = now - state.started, done - state.before
+        rate = ", ".join([*([f"{here / elapsed:.1f}/s"] if elapsed > 0.5 else []), *([note] if note else [])])
         if self._bars is not None:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=total, rate="")
             self._bars.update(self._tasks[stage], completed=done, total=total, rate=rate)
-        elif done == total or now - self._printed.setdefault(stage, now) >= LINE_EVERY:
-            left = f", {elapsed / max(1, here) * (total - done):.0f} s left" if done < total else f", {elapsed:.1f} s"
-            click.echo(f"{stage}: {done} / {total}{', ' + rate if rate else ''}{left}", err=True)
-            self._printed[stage] = now
-
-    def _forget(self, stage: str) -> None:
-        del self._started[stage]
-        self._printed.pop(stage, None)
-        if self._bars is not None:
-            self._bars.reset(self._tasks[stage])
+        elif done == total or now - state.printed >= LINE_EVERY:
+            state.printed = now
+            left = f"{elapsed / max(1, here) * (total - done):.0f} s left" if done < total else f"{elapsed:.1f} s"
+            click.echo(", ".join(part for part in (f"{stage}: {done} / {total}", rate, left) if part), err=True)

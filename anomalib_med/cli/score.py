@@ -25,7 +25,7 @@ Examples:
     "--output",
     required=True,
     type=FOLDER,
-    help="Folder for the results; that of an interrupted run is gone on with.",
+    help="Folder for the results; an interrupted run in it is resumed.",
 )
 @click.option(
     "--false-alarm-rate",

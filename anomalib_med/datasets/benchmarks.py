@@ -7,11 +7,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from anomalib_med.datasets.layout.card import Card, Published, card_paths, read_card
-from anomalib_med.datasets.layout.cubes import cube_samples
-from anomalib_med.datasets.layout.groups import card_samples
-from anomalib_med.datasets.layout.lidc import reading_samples
-from anomalib_med.datasets.layout.nodules import nodule_samples
-from anomalib_med.datasets.layout.rows import compiled, fill, matches
+from anomalib_med.datasets.layout.rows import Condition, fill
+from anomalib_med.datasets.layout.samples import card_samples
 from anomalib_med.datasets.layout.tree import Tree
 from anomalib_med.datasets.masks import has_mask
 from anomalib_med.datasets.readers import read
@@ -21,63 +18,42 @@ from anomalib_med.records import Sample
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A data set in one protocol, opened.
-
-    Parameters
-    ----------
-    name, protocol, title, modality
-        As in the card.
-    tasks
-        ``image``, ``pixel``, ``box``: on what it can be judged.
-    train
-        Normals to fit on.
-    test
-        Normals and abnormals, label 0 and 1, with mask or boxes where they are known.
-    split_hash
-        SHA-256 of which image is on which side with which label: equal hashes, equal split.
-    notes
-        Known traps, to be shown beside every result.
-    """
+    """A data set in one protocol, opened."""
 
     name: str
     protocol: str
     title: str
     modality: str
     tasks: tuple[str, ...]
+    """``image``, ``pixel``, ``box``: on what it can be judged."""
     train: tuple[Sample, ...]
+    """Normals to fit on."""
     test: tuple[Sample, ...]
+    """Normals and abnormals, label 0 and 1, with mask or boxes where they are known."""
     split_hash: str
+    """SHA-256 of which image is on which side with which label: equal hashes, equal split."""
     notes: tuple[str, ...]
+    """Known traps, to be shown beside every result."""
 
 
 @dataclass(frozen=True)
 class BenchmarkCheck:
-    """What was found of a data set against what its card says.
-
-    Parameters
-    ----------
-    counts
-        Found and expected number by name; expected 0 is not known.
-    missing
-        Files and tables that were expected, and where.
-    shared_patients
-        Patients on both sides of the split.
-    unlocated
-        Ids of abnormal test images without mask or box, in a set that has them.
-    unreadable
-        What reading said of the images that could not be read.
-    read
-        Number of images that were read.
-    """
+    """What was found of a data set against what its card says."""
 
     name: str
     root: Path
     counts: dict[str, tuple[int, int]]
+    """Found and expected number by name; an expected 0 is not known."""
     missing: tuple[str, ...]
+    """Files and tables that were expected, and where."""
     shared_patients: tuple[str, ...]
+    """Patients on both sides of the split."""
     unlocated: tuple[str, ...]
+    """Ids of abnormal test images without mask or box, in a set that has them."""
     unreadable: tuple[str, ...]
+    """What reading said of the images that could not be read."""
     read: int
+    """Number of images that were read."""
 
     @property
     def ok(self) -> bool:
@@ -163,16 +139,16 @@ def check_benchmark(name: str, root: Path, *, images: int | None = 60) -> Benchm
     Parameters
     ----------
     name, root
-        As `open_benchmark`.
+        The data set and its folder, as for `open_benchmark`.
     images
-        Number of images to read, spread evenly over the set; None for all.
+        Number of images that are read, spread evenly over the set; None for all.
 
     Raises
     ------
     ConfigError
         No such data set.
     InputError
-        A table is not the one that was expected, a name does not follow the data set; the top folder is missing.
+        A table is not the one that was expected, a file's name is not one of this data set, or the folder is missing.
     """
     card = benchmark_card(name)
     tree, train, test = _collected(card, root)
@@ -203,17 +179,7 @@ def _collected(card: Card, root: Path) -> tuple[Tree, list[Sample], list[Sample]
     if not root.is_dir():
         raise InputError(f"{card.name}: no folder {root}: give the folder of the data set, or the one that holds it")
     tree = Tree(next((root / name for name in card.folder if (root / name).is_dir()), root))
-    return tree, *_samples(card, tree)
-
-
-def _samples(card: Card, tree: Tree) -> tuple[list[Sample], list[Sample]]:
-    if card.nodules:
-        return nodule_samples(card.nodules, tree)
-    if card.readings:
-        return reading_samples(card.readings, tree)
-    if card.cubes:
-        return cube_samples(card.cubes, tree)
-    return card_samples(card, tree)
+    return tree, *card_samples(card, tree)
 
 
 def _shared_patients(train: Iterable[Sample], test: Iterable[Sample]) -> list[str]:
@@ -223,20 +189,21 @@ def _shared_patients(train: Iterable[Sample], test: Iterable[Sample]) -> list[st
 def _counts(card: Card, train: list[Sample], test: list[Sample]) -> dict[str, tuple[int, int]]:
     abnormal = sum(s.label == 1 for s in test)
     return {
-        "train": (len(train), card.counts.train),
-        "test normal": (len(test) - abnormal, card.counts.test_normal),
-        "test abnormal": (abnormal, card.counts.test_abnormal),
+        "train": (len(train), card.counts.get("train", 0)),
+        "test normal": (len(test) - abnormal, card.counts.get("test_normal", 0)),
+        "test abnormal": (abnormal, card.counts.get("test_abnormal", 0)),
     }
 
 
 def _found(item: Published, tree: Tree) -> int:
     """Rows of a table, or different texts in them, to be compared with what was published."""
-    where = compiled(item.where)
-    rows = [row for row in tree.table(item.table)[0] if matches(row, where)]
+    where = Condition(item.where)
+    rows = [row for row in tree.table(item.table)[0] if where.matched(row) is not None]
     return len({fill(item.distinct, row) for row in rows}) if item.distinct else len(rows)
 
 
 def _unreadable(sample: Sample) -> str:
+    """Why an image cannot be read, or ""."""
     try:
         read(sample)
     except ReadError as error:

@@ -20,9 +20,9 @@ def read_mask(sample: Sample, shape: tuple[int, int] | None = None) -> Mask | No
     Parameters
     ----------
     sample
-        In this order its lesion is: `Sample.mask` (of a volume the slice `Sample.frame`; the pixels of the values of
-        `Sample.lesion` where it names some, otherwise all that are not zero), the run lengths or polygons of
-        `Sample.lesion`, the filled `Sample.boxes`.
+        Its lesion is the first of these that is known: `Sample.mask` (of a volume the slice `Sample.frame`; the pixels
+        with the values of `Sample.lesion` where it names some, otherwise all that are not zero), the run lengths or
+        polygons of `Sample.lesion`, the filled `Sample.boxes`.
     shape
         Rows and columns of the image; read from the image where they are needed and not given.
 

@@ -15,11 +15,11 @@ def split_by_patient(samples: Sequence[Sample], share: float, seed: int) -> tupl
     Parameters
     ----------
     samples
-        In any order: the split depends on the patients and the seed alone. Each side keeps the order given.
+        The images; the split depends on their patients and the seed alone. Each side keeps the order given.
     share
-        Part of the patients to be held out, in [0, 1). Above 0 at least one is held out, and one is always kept.
+        Part of the patients that is held out, in [0, 1). Above 0 at least one is held out, and one is always kept.
     seed
-        Of the shuffle.
+        Seed of the shuffle.
 
     Returns
     -------

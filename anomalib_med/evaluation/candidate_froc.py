@@ -14,12 +14,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from anomalib_med.calibration.candidates import CANDIDATES
 from anomalib_med.errors import InputError
 from anomalib_med.evaluation.froc import FALSE_DETECTIONS, MISSED, Found, cpm, froc_curve, sensitivity_at
 from anomalib_med.evaluation.intervals import LEVEL, REPLICATES, Interval, draws, patient_counts, score_interval
-from anomalib_med.outputs.tables import iter_records
-from anomalib_med.outputs.volume_tables import CANDIDATES_CSV, VOLUMES, VOLUMES_CSV
+from anomalib_med.records import VolumeResult
 
 _OURS = ("volume", "x_mm", "y_mm", "z_mm", "diameter_mm")
 _LUNA16 = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
@@ -77,43 +75,36 @@ def read_lesions(path: Path) -> list[Lesion]:
     return lesions
 
 
-def found_candidates(out: Path, lesions: Sequence[Lesion]) -> tuple[list[Found], list[str]]:
+def found_candidates(volumes: Sequence[VolumeResult], lesions: Sequence[Lesion]) -> tuple[list[Found], list[str]]:
     """What the candidates of a run hit, scan by scan.
 
     Parameters
     ----------
-    out
-        Output folder of ``anomed score``.
+    volumes
+        As :func:`anomalib_med.outputs.volume_tables.read_volumes` reads them from an output folder, or those of
+        :class:`anomalib_med.Scores`.
     lesions
         Their scan is the id of a volume, the name of its file without its extension, or a DICOM SeriesInstanceUID.
 
     Returns
     -------
-    One `Found` for each volume with a place in mm, and the patient of each.
+    One `Found` for each volume, and the patient of each.
 
     Raises
     ------
     InputError
-        Lesions of a scan that was not scored or whose place is not known, or no volume with places.
-    OutputError
-        The tables are missing or damaged.
+        Lesions of a scan that was not scored, candidates whose place is not known in mm, or no volume.
     """
-    patients = {cells[0]: cells[1] for cells, _ in _records(out / VOLUMES_CSV, VOLUMES)}
-    named = {name: id for id in patients for name in _names(id)}
+    if not volumes:
+        raise InputError("no volume was scored: FROC of candidates needs volumes")
+    named = {name: volume.id for volume in volumes for name in _names(volume.id)}
     truth: dict[str, list[Lesion]] = defaultdict(list)
     for lesion in lesions:
         id = named.get(lesion.scan) or named.get(_pseudonym(lesion.scan))
         if id is None:
-            raise InputError(f"{lesion.scan}: has a lesion and is no volume of {out / VOLUMES_CSV}: leave it out")
+            raise InputError(f"{lesion.scan}: has a lesion and is no volume that was scored: leave it out")
         truth[id].append(lesion)
-    at: dict[str, list[tuple[float, ...]]] = defaultdict(list)
-    for cells, _ in _records(out / CANDIDATES_CSV, CANDIDATES):
-        if not cells[3]:
-            raise InputError(f"{cells[0]}: the places of its candidates are not known in mm: leave the scan out")
-        at[cells[0]].append(tuple(float(cell) for cell in (*cells[3:6], cells[7])))
-    if not patients:
-        raise InputError(f"{out}: no volume was scored: FROC of candidates needs volumes")
-    return [_found(at[id], truth[id]) for id in patients], list(patients.values())
+    return [_found(volume, truth[volume.id]) for volume in volumes], [volume.patient for volume in volumes]
 
 
 def candidate_froc(
@@ -145,17 +136,16 @@ def _values(found: Sequence[Found], rows: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in {"froc_cpm": cpm(curve), **points}.items()}
 
 
-def _found(candidates: Sequence[tuple[float, ...]], lesions: Sequence[Lesion]) -> Found:
-    c = np.array(candidates, float).reshape(-1, 4)
+def _found(volume: VolumeResult, lesions: Sequence[Lesion]) -> Found:
+    if any(candidate.centre is None for candidate in volume.candidates):
+        raise InputError(f"{volume.id}: the places of its candidates are not known in mm: leave the scan out")
+    candidates = np.array([candidate.centre for candidate in volume.candidates], float).reshape(-1, 3)
+    peaks = np.array([candidate.peak for candidate in volume.candidates], float)
     centres = np.array([lesion.centre for lesion in lesions], float).reshape(-1, 3)
     radii = np.array([lesion.diameter / 2 for lesion in lesions])
-    inside = np.linalg.norm(c[:, None, :3] - centres, axis=2) <= radii
-    best = np.where(inside, c[:, 3:], MISSED).max(axis=0, initial=MISSED)
-    return Found(best, 4 / 3 * np.pi * radii**3, c[~inside.any(axis=1), 3])
-
-
-def _records(path: Path, columns: Sequence[str]) -> list[tuple[list[str], int]]:
-    return list(iter_records(path, columns))[1:]
+    inside = np.linalg.norm(candidates[:, None] - centres, axis=2) <= radii
+    best = np.where(inside, peaks[:, None], MISSED).max(axis=0, initial=MISSED)
+    return Found(best, 4 / 3 * np.pi * radii**3, peaks[~inside.any(axis=1)])
 
 
 def _names(id: str) -> set[str]:

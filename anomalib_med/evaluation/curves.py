@@ -1,17 +1,22 @@
 """Curve: how many abnormal and normal cases lie above each threshold, and the metrics that follow from those counts.
 
 Every ranking metric of images, patients and pixels is a pure function of these counts. They may have leading
-dimensions, one for each bootstrap replicate, so that an interval costs one call.
+dimensions, one for each bootstrap replicate, so that an interval costs one call. "Oracle" marks metrics that choose a
+threshold on the very cases they are judged on: they describe a ranking and promise nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Metric = Callable[["Curve"], Floats]
+Numbers = Sequence[float] | np.ndarray
+Labels = Sequence[int] | Sequence[bool] | np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +28,7 @@ class Curve:
     thresholds
         float ``(T,)``, the distinct scores, descending. A case counts as positive where ``score >= threshold``.
     tp, fp
-        float64 ``(..., T)``: abnormal and normal cases (or their weights) at or above each threshold. The last column
-        holds all there are.
+        float64 ``(..., T)``: abnormal and normal cases (or their weights) at or above each threshold, all in the last.
     """
 
     thresholds: np.ndarray
@@ -64,7 +68,12 @@ def curve_of(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None 
     scores
         ``(n,)``, finite; higher is more anomalous.
     weights
-        ``(..., n)``: of each case, one row for each bootstrap replicate; 1 by default.
+        ``(..., n)``: how much each case counts, one row for each bootstrap replicate; 1 by default.
+
+    Raises
+    ------
+    ValueError
+        Lengths that differ, labels other than 0 and 1, scores that are not finite, or only one kind of case.
     """
     y, s = check(labels, scores)
     order = np.argsort(-s, kind="stable")
@@ -82,12 +91,8 @@ def smoothed(curve: Curve) -> Curve:
     Above the highest of n normal scores lies on average 1 / (n + 1) of all normal cases, where the counts say none: a
     precision there would be certain however few the normals. For draws of :func:`.intervals.draws` this is the
     smoothed Bayesian bootstrap (Banks, "Histospline smoothing the Bayesian bootstrap", Biometrika 75, 1988; for ROC
-    curves Gu, Ghosal and Roy, Statistics in Medicine 27, 2008), with the mass of a gap even over the ranks in it.
-
-    Parameters
-    ----------
-    curve
-        Where a threshold has normal cases in one row, it has some in all.
+    curves Gu, Ghosal and Roy, Statistics in Medicine 27, 2008), with the mass of a gap even over the ranks in it. A
+    threshold that has normal cases in one row of `curve` must have some in all.
     """
     normal = np.diff(curve.fp.reshape(-1, curve.fp.shape[-1])[0], prepend=0.0) > 0
     knots = np.concatenate([[-1], np.flatnonzero(normal)])
@@ -101,13 +106,7 @@ def smoothed(curve: Curve) -> Curve:
 
 
 def check(labels: np.ndarray, scores: np.ndarray) -> tuple[npt.NDArray[np.bool_], Floats]:
-    """Labels as bool and scores as float64, of one length.
-
-    Raises
-    ------
-    ValueError
-        For lengths that differ, labels other than 0 and 1, scores that are not finite, or only one kind of case.
-    """
+    """Labels as bool and scores as float64, of one length; errors as in `curve_of`."""
     y, s = np.asarray(labels), np.asarray(scores, float)
     if y.ndim != 1 or y.shape != s.shape:
         raise ValueError(f"labels {y.shape} and scores {s.shape} must be two lists of one length")
@@ -123,18 +122,9 @@ def check(labels: np.ndarray, scores: np.ndarray) -> tuple[npt.NDArray[np.bool_]
 
 
 def area_below(x: Floats, y: Floats, limit: float) -> Floats:
-    """Area under the broken line through (0, 0) and the points, from x = 0 to `limit`, cut by linear interpolation.
+    """Area ``(...)`` under the broken line through (0, 0) and the points ``(..., T)``, from x = 0 to `limit` in (0, 1].
 
-    Parameters
-    ----------
-    x, y
-        float ``(..., T)``; x ascending from 0 or above to 1.
-    limit
-        Where the line is cut, in (0, 1].
-
-    Returns
-    -------
-    float ``(...)``.
+    x ascends from 0 or above to 1; the line is cut by linear interpolation.
     """
     zero = np.zeros((*x.shape[:-1], 1))
     x0, y0 = np.concatenate([zero, x[..., :-1]], -1), np.concatenate([zero, y[..., :-1]], -1)
@@ -160,10 +150,7 @@ def average_precision(curve: Curve) -> Floats:
 
 
 def f1_max(curve: Curve) -> Floats:
-    """Best F1 over all thresholds: an oracle, since the threshold is chosen on the cases it is judged on.
-
-    Of pixels the same number is the best pooled Dice.
-    """
+    """Best F1 over all thresholds: an oracle. For pixels this is the best pooled Dice."""
     return np.asarray(np.max(2 * curve.tp / (curve.tp + curve.fp + curve.positives), axis=-1))
 
 
@@ -200,16 +187,68 @@ def partial_auroc(curve: Curve, max_fpr: float = 0.1) -> Floats:
     return 0.5 * (1 + (area - lowest) / (max_fpr - lowest))
 
 
+RANKING_METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        "auroc": auroc,
+        "ap": average_precision,
+        "partial_auroc@0.1": partial_auroc,
+        "sensitivity@specificity0.95": partial(sensitivity_at_specificity, specificity=0.95),
+        "sensitivity@specificity0.90": partial(sensitivity_at_specificity, specificity=0.90),
+        "specificity@sensitivity0.95": partial(specificity_at_sensitivity, sensitivity=0.95),
+        "f1_max (oracle)": f1_max,
+        "accuracy_max (oracle)": accuracy_max,
+    }
+)
+"""Metrics of a ranking by the name they have in every table."""
+
 _FROM_THE_TOP = (average_precision, partial_auroc, f1_max, accuracy_max)
 
 
-def replicate_values(metrics: Mapping[str, Metric], curve: Curve) -> dict[str, Floats]:
-    """Metrics of draws of cases, by name: of the smoothed curve where precision at the highest scores counts.
+def values_of(metrics: Mapping[str, Metric], curve: Curve) -> dict[str, float]:
+    """Values of metrics by name, of a curve without leading dimensions."""
+    return {name: float(metric(curve)) for name, metric in metrics.items()}
 
-    The AUROC is right without, and a point of the curve is to be one of it as it is.
+
+def replicate_values(metrics: Mapping[str, Metric], curve: Curve) -> dict[str, Floats]:
+    """Values of metrics by name for draws of cases: of the smoothed curve where precision at the highest scores counts.
+
+    The AUROC is right without smoothing, and an operating point is meant to be a point of the curve as it is.
     """
     smooth = smoothed(curve)
-    return {
-        name: metric(smooth if getattr(metric, "func", metric) in _FROM_THE_TOP else curve)
-        for name, metric in metrics.items()
-    }
+    return {name: metric(smooth if metric in _FROM_THE_TOP else curve) for name, metric in metrics.items()}
+
+
+def image_auroc(labels: Labels, scores: Numbers) -> float:
+    """Area under the ROC curve of images, ties counted half (scikit-learn's `roc_auc_score`).
+
+    Parameters
+    ----------
+    labels
+        0 normal, 1 abnormal.
+    scores
+        Higher is more anomalous.
+
+    Raises
+    ------
+    ValueError
+        A NaN among the scores, or only one kind of image.
+    """
+    return float(auroc(curve_of(np.asarray(labels), np.asarray(scores))))
+
+
+def aucp(normal: Numbers, unlabelled: Numbers) -> float:
+    """Area under the ROC curve of unlabelled images against training normals, as if all of them were abnormal.
+
+    Where a share rho of them is healthy and scores as the normals do, it is ``(1 - rho) AUROC + rho / 2``: it rises and
+    falls with the AUROC, and needs no label. It is transductive: a model chosen by it has seen those images. And it
+    counts as abnormal what was merely not learnt from, so few normals, learnt by heart, deceive it.
+
+    Siddiquee et al., "AUCp: Pseudo-AUC for Inference Model Selection with Unlabeled Validation Data in Abnormality
+    Detection", 2026, https://arxiv.org/abs/2606.08742.
+
+    Raises
+    ------
+    ValueError
+        A NaN among the scores (higher is more anomalous), or none of either.
+    """
+    return image_auroc([0] * len(normal) + [1] * len(unlabelled), np.concatenate([normal, unlabelled]))

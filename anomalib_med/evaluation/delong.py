@@ -1,4 +1,4 @@
-"""DeLong: variance of an AUROC and the test of two correlated ones, without resampling.
+"""DeLong: variance of an AUROC and the test of correlated ones, without resampling.
 
 DeLong, DeLong and Clarke-Pearson, "Comparing the areas under two or more correlated receiver operating characteristic
 curves", Biometrics 1988, in the O(n log n) form of Sun and Xu, "Fast implementation of DeLong's algorithm", 2014. With
@@ -7,10 +7,11 @@ data", Biometrics 1997, which is DeLong's where every patient has one image.
 """
 
 from collections.abc import Sequence
-from math import erfc, exp, log, sqrt
+from math import erfc, sqrt
 from statistics import NormalDist
 
 import numpy as np
+from scipy.stats import rankdata
 
 from anomalib_med.evaluation.curves import Floats, check
 from anomalib_med.evaluation.intervals import LEVEL, Interval
@@ -26,9 +27,9 @@ def delong_covariance(
     labels
         0 or 1, ``(n,)``.
     scores
-        ``(m, n)``, one row a method, finite.
+        Finite scores ``(m, n)``, one row a method.
     patients
-        Whose each image is, ``(n,)``; by default each is of its own.
+        Patient of each image, ``(n,)``; by default each image has its own.
 
     Returns
     -------
@@ -37,16 +38,15 @@ def delong_covariance(
     Raises
     ------
     ValueError
-        As :func:`.curves.curve_of`, and for fewer than two patients of a kind.
+        Cases that :func:`.curves.curve_of` refuses, or fewer than two patients of a kind.
     """
-    rows = [check(labels, row)[1] for row in np.atleast_2d(scores)]
+    s = np.stack([check(labels, row)[1] for row in np.atleast_2d(scores)])
     y = np.asarray(labels, bool)
     above, below = int(y.sum()), int((~y).sum())
-    parts = np.zeros((len(rows), len(y)))  # structural components: the share of the other kind that a case beats
-    for i, s in enumerate(rows):
-        whole = _midranks(s)
-        parts[i, y] = (whole[y] - _midranks(s[y])) / below
-        parts[i, ~y] = 1 - (whole[~y] - _midranks(s[~y])) / above
+    parts = np.zeros(s.shape)  # structural components: the share of the other kind that a case beats
+    ranks = rankdata(s, axis=1)
+    parts[:, y] = (ranks[:, y] - rankdata(s[:, y], axis=1)) / below
+    parts[:, ~y] = 1 - (ranks[:, ~y] - rankdata(s[:, ~y], axis=1)) / above
     areas: Floats = parts[:, y].mean(axis=1)
     whose = np.arange(len(y)) if patients is None else np.unique(np.asarray(patients), return_inverse=True)[1]
     of_abnormal, number_abnormal = _sums(parts - areas[:, None], y, whose)
@@ -61,71 +61,24 @@ def delong_covariance(
     return areas, covariance
 
 
-def delong_interval(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    patients: Sequence[str] | np.ndarray | None = None,
-    level: float = LEVEL,
-) -> Interval:
-    """Interval of an AUROC on the logit scale, which keeps it inside (0, 1); without width where the AUROC is 0 or 1.
-
-    Parameters and errors as `delong_covariance`; `scores` of one method.
-    """
-    areas, covariance = delong_covariance(labels, scores, patients)
-    area, sd = float(areas[0]), sqrt(max(0.0, float(covariance[0, 0])))
-    if not 0 < area < 1:
-        return Interval(area, area, area)
-    half = NormalDist().inv_cdf((1 + level) / 2) * sd / (area * (1 - area))
-    logit = log(area / (1 - area))
-    return Interval(area, 1 / (1 + exp(half - logit)), 1 / (1 + exp(-half - logit)))
-
-
-def delong_test(
-    labels: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    patients: Sequence[str] | np.ndarray | None = None,
-    level: float = LEVEL,
-) -> tuple[Interval, float]:
-    """Difference of the AUROCs of two methods on the same images, and the two-sided p-value of there being none.
-
-    Parameters and errors as `delong_covariance`; two methods that rank alike have p = 1.
-    """
-    return delong_contrast(labels, np.stack([first, second]), np.array([1.0, -1.0]), patients, level)
-
-
 def delong_contrast(
     labels: np.ndarray,
     scores: np.ndarray,
     contrast: np.ndarray,
     patients: Sequence[str] | np.ndarray | None = None,
-    level: float = LEVEL,
 ) -> tuple[Interval, float]:
     """Any weighted sum of AUROCs, such as the difference of two methods' means over seeds, and its p-value against 0.
 
-    Parameters
-    ----------
-    labels, scores, patients
-        As for `delong_covariance`.
-    contrast
-        ``(m,)`` weights of the rows of `scores`.
-    level
-        Of the interval.
+    `contrast` ``(m,)`` are the weights of the rows of `scores`: 1 and -1 for the difference of two methods. The rest is
+    as for `delong_covariance`. The p-value is two-sided, 1 for methods that rank alike.
     """
     areas, covariance = delong_covariance(labels, scores, patients)
     value, sd = float(contrast @ areas), sqrt(max(0.0, float(contrast @ covariance @ contrast)))
-    half = NormalDist().inv_cdf((1 + level) / 2) * sd
+    half = NormalDist().inv_cdf((1 + LEVEL) / 2) * sd
     interval = Interval(value, value - half, value + half)
     if sd < 1e-12:
         return interval, 1.0 if abs(value) < 1e-12 else 0.0
     return interval, erfc(abs(value) / sd / sqrt(2))
-
-
-def _midranks(values: np.ndarray) -> Floats:
-    """Ranks from 1; ties share the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return ranks
 
 
 def _sums(parts: Floats, chosen: np.ndarray, whose: np.ndarray) -> tuple[Floats, int]:

@@ -3,23 +3,18 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from anomalib_med.datasets.splits import ids_hash
+from anomalib_med.evaluation.evaluate import Evaluation
 from anomalib_med.files import output_errors, write_atomic
+from anomalib_med.fitted import FittedModel
 from anomalib_med.outputs.tables import csv_record
 from anomalib_med.records import Sample
 
-if TYPE_CHECKING:
-    from anomalib_med.evaluation.evaluate import Evaluation
-    from anomalib_med.fitted import FittedModel
 
-
-def write_evaluation(
-    out: Path, evaluation: "Evaluation", model: "FittedModel", samples: Sequence[Sample]
-) -> list[Path]:
+def write_evaluation(out: Path, evaluation: Evaluation, model: FittedModel, samples: Sequence[Sample]) -> list[Path]:
     """Write the three files.
 
     Returns
@@ -33,7 +28,7 @@ def write_evaluation(
     """
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    numbers = {name: (_real(m.value), _real(m.low), _real(m.high)) for name, m in evaluation.metrics.items()}
+    numbers = {name: interval.known() for name, interval in evaluation.metrics.items()}
     table, described, scores = out / "metrics.csv", out / "metrics.json", out / "scores.csv"
     write_atomic(
         table,
@@ -54,7 +49,3 @@ def write_evaluation(
     rows = zip(evaluation.ids, evaluation.labels.tolist(), evaluation.scores.tolist(), strict=True)
     write_atomic(scores, csv_record(("id", "label", "score")), *(csv_record(row) for row in rows))
     return [table, described, scores]
-
-
-def _real(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -35,7 +35,7 @@ class Found:
     Parameters
     ----------
     lesions
-        float64 ``(L,)``: of each lesion the score of the best detection that hits it, minus infinity where none does.
+        float64 ``(L,)``: score of the best detection that hits each lesion, minus infinity where none does.
     sizes
         float64 ``(L,)``: pixels of each lesion (of a box its area), or its share of the image.
     false
@@ -46,6 +46,15 @@ class Found:
     sizes: np.ndarray
     false: np.ndarray
 
+    def of_size(self, low: float, high: float) -> "Found":
+        """Only the lesions of a size from `low` to below `high`, with the false detections of the whole image."""
+        chosen = (self.sizes >= low) & (self.sizes < high)
+        return Found(self.lesions[chosen], self.sizes[chosen], self.false)
+
+    def relative_to(self, pixels: int) -> "Found":
+        """The same with sizes as shares of an image of so many pixels."""
+        return Found(self.lesions, self.sizes / pixels, self.false)
+
 
 @dataclass(frozen=True, eq=False)
 class FrocCurve:
@@ -53,32 +62,21 @@ class FrocCurve:
 
     Parameters
     ----------
-    thresholds
-        float64 ``(T,)``, descending; the first is infinity, where nothing is detected.
     sensitivity
-        float64 ``(..., T)`` of lesions, in [0, 1].
+        Share of lesions found, float64 ``(..., T)`` in [0, 1]; the first is 0, where nothing is detected.
     false_per_image
         float64 ``(..., T)``, ascending from 0.
     """
 
-    thresholds: np.ndarray
     sensitivity: Floats
     false_per_image: Floats
 
 
 def peaks(map: np.ndarray, radius: int = RADIUS) -> tuple[np.ndarray, np.ndarray]:
-    """Local maxima of a map: pixels that no other within `radius` exceeds; of a plateau the first pixel.
+    """Local maxima of a map ``(H, W)``: pixels that no other in a square exceeds; of a plateau the first pixel.
 
-    Parameters
-    ----------
-    map
-        float ``(H, W)``.
-    radius
-        In pixels of the map, the half side of the square that is looked at.
-
-    Returns
-    -------
-    Scores ``(n,)``, descending, and positions ``(n, 2)`` as row and column.
+    `radius` is half the side of the square, in pixels. Returns the scores ``(n,)``, descending, and the positions
+    ``(n, 2)`` as row and column.
     """
     values = np.ascontiguousarray(map, np.float32)
     highest = cv2.dilate(values, np.ones((2 * radius + 1,) * 2, np.uint8), borderType=cv2.BORDER_REPLICATE)
@@ -93,12 +91,7 @@ def peaks(map: np.ndarray, radius: int = RADIUS) -> tuple[np.ndarray, np.ndarray
 
 
 def components(map: np.ndarray, threshold: float) -> tuple[np.ndarray, list[Box]]:
-    """8-connected components of ``map > threshold``.
-
-    Returns
-    -------
-    The maximum inside each ``(n,)``, and its box ``(x, y, width, height)``.
-    """
+    """8-connected components of ``map > threshold``: the maximum inside each ``(n,)``, and its box."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats((map > threshold).astype(np.uint8), connectivity=8)
     highest = np.full(count, -np.inf)
     np.maximum.at(highest, labels.ravel().astype(np.intp), np.asarray(map, float).ravel())
@@ -109,15 +102,8 @@ def components(map: np.ndarray, threshold: float) -> tuple[np.ndarray, list[Box]
 def found_by_peaks(map: np.ndarray, lesions: np.ndarray | Sequence[Box], radius: int = RADIUS) -> Found:
     """Detections of one image by the convention "peak".
 
-    Parameters
-    ----------
-    map
-        float ``(H, W)``.
-    lesions
-        A mask ``(H, W)`` whose 8-connected regions are the lesions, or boxes ``(x, y, width, height)``, which may
-        overlap: a peak hits every box it lies in.
-    radius
-        See `peaks`.
+    `lesions` is a mask ``(H, W)`` whose 8-connected regions are the lesions, or boxes ``(x, y, width, height)``, which
+    may overlap: a peak hits every box it lies in. For `radius` see `peaks`.
     """
     scores, at = peaks(map, radius)
     if isinstance(lesions, np.ndarray):
@@ -133,12 +119,8 @@ def found_by_peaks(map: np.ndarray, lesions: np.ndarray | Sequence[Box], radius:
 def found_by_overlap(map: np.ndarray, lesions: np.ndarray | Sequence[Box], threshold: float) -> Found:
     """Detections of one image by the convention "overlap".
 
-    Parameters
-    ----------
-    map, lesions
-        As for `found_by_peaks`; of a mask the boxes around its regions count.
-    threshold
-        Components are those of ``map > threshold``: the detector's, from held-out normals.
+    Map and lesions as for `found_by_peaks`; of a mask the boxes around its regions count. The components are those of
+    ``map > threshold``, with the detector's threshold from held-out normals.
     """
     scores, boxes = components(map, threshold)
     if isinstance(lesions, np.ndarray):
@@ -151,19 +133,14 @@ def found_by_overlap(map: np.ndarray, lesions: np.ndarray | Sequence[Box], thres
 
 
 def froc_curve(images: Sequence[Found], weights: np.ndarray | None = None) -> FrocCurve:
-    """The curve over all images.
+    """The curve over all images, normal ones included.
 
-    Parameters
-    ----------
-    images
-        One an image, normal ones included.
-    weights
-        ``(..., N)``: how often each image counts, one row for each bootstrap replicate; once by default.
+    `weights` ``(..., N)`` say how often each image counts, one row for each bootstrap replicate; once by default.
 
     Raises
     ------
     ValueError
-        Where there is no lesion.
+        There is no lesion.
     """
     lesions, false = (np.concatenate([getattr(f, name) for f in images]) for name in ("lesions", "false"))
     if not lesions.size:
@@ -175,7 +152,7 @@ def froc_curve(images: Sequence[Found], weights: np.ndarray | None = None) -> Fr
     hits, alarms = _at_least(lesions, of_lesions, thresholds), _at_least(false, of_false, thresholds)
     with np.errstate(invalid="ignore"):  # a replicate without any lesion has no sensitivity
         sensitivity = hits / of_lesions.sum(axis=-1, keepdims=True)
-    return FrocCurve(np.append(np.inf, thresholds), sensitivity, alarms / w.sum(axis=-1, keepdims=True))
+    return FrocCurve(sensitivity, alarms / w.sum(axis=-1, keepdims=True))
 
 
 def sensitivity_at(curve: FrocCurve, false_per_image: float) -> Floats:
@@ -189,12 +166,6 @@ def sensitivity_at(curve: FrocCurve, false_per_image: float) -> Floats:
 def cpm(curve: FrocCurve, points: Sequence[float] = FALSE_DETECTIONS) -> Floats:
     """Mean sensitivity at the given numbers of false detections an image: LUNA16's competition metric."""
     return np.asarray(np.mean([sensitivity_at(curve, point) for point in points], axis=0))
-
-
-def of_size(found: Found, low: float, high: float) -> Found:
-    """Only the lesions of a size from `low` to below `high`, with the false detections of the whole image."""
-    chosen = (found.sizes >= low) & (found.sizes < high)
-    return Found(found.lesions[chosen], found.sizes[chosen], found.false)
 
 
 def _regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,21 +1,15 @@
 """Statistics of image-level scores: ranking, decisions, probabilities, patients."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
 from anomalib_med.evaluation import patients
-from anomalib_med.evaluation.curves import Floats, curve_of, replicate_values
-from anomalib_med.evaluation.image_metrics import (
-    ECE_BINS,
-    RANKING_METRICS,
-    brier_score,
-    expected_calibration_error,
-)
-from anomalib_med.evaluation.intervals import patient_counts
-from anomalib_med.evaluation.probabilities import cross_fitted
-from anomalib_med.evaluation.replicates import BRIER, ECE, Statistic
+from anomalib_med.evaluation.curves import RANKING_METRICS, Floats, curve_of, replicate_values, values_of
+from anomalib_med.evaluation.intervals import BRIER, ECE, Statistic, patient_counts
+from anomalib_med.evaluation.probabilities import ECE_BINS, cross_fitted, expected_calibration_error
 
 PTP_METRICS = ("ap", "f1_max (oracle)")
 """Metrics that depend on the prevalence, and are given at nine normal patients to one abnormal as well."""
@@ -29,51 +23,48 @@ def image_statistics(
     flagged: np.ndarray | None,
     whose: np.ndarray,
     kept: np.ndarray,
-    aggregation: str,
+    aggregation: str | None,
 ) -> list[Statistic]:
     """What can be said of scores and labels.
 
     Parameters
     ----------
     labels, scores, flagged, whose
-        Of each image that was scored ``(n,)``; `flagged` is None without calibration.
+        Arrays ``(n,)`` of the images that were scored; `flagged` is None without calibration.
     kept
-        Their places among all images, which the weights are of.
+        Places of these images among all images, for which the weights are drawn.
     aggregation
-        From images to patients, see :func:`.patients.aggregate`.
+        How scores of images become one of a patient, see :func:`.patients.aggregate`; None for no numbers of patients.
     """
     counts = patient_counts(labels, whose)
     rarer = min(counts)
-
-    def ranked(rows: Floats) -> Mapping[str, Floats]:
-        return replicate_values(RANKING_METRICS, curve_of(labels, scores, rows[:, kept]))
-
-    whole = curve_of(labels, scores)
-    exact = {name: float(metric(whole)) for name, metric in RANKING_METRICS.items()}
-    statistics = [Statistic(ranked, rarer, exact)]
+    statistics = [ranked(labels, scores, kept, rarer)]
     if flagged is not None:
-        statistics += _decided(labels.astype(float), flagged.astype(float), kept, counts)
+        statistics += decided(labels.astype(float), flagged.astype(float), kept, counts)
     probabilities = cross_fitted(labels, scores, whose, np.ones((1, len(labels))))
     if probabilities is not None:
         statistics.append(_calibrated(labels, scores, whose, kept, probabilities[0], rarer))
     numbers, first = np.unique(whose, return_index=True)
-    if len(numbers) < len(whose):
-        joined = patients.aggregate(labels, scores, [f"{n:09}" for n in whose], aggregation)
-        if len(np.unique(joined.labels)) == 2:
-            statistics.append(_of_patients(joined, kept[first], rarer))
+    if aggregation is not None and len(numbers) < len(whose):
+        abnormal, highest = patients.aggregate(labels, scores, whose, aggregation)
+        if len(np.unique(abnormal)) == 2:
+            statistics.append(of_patients(abnormal, highest, kept[first], rarer))
     return statistics
 
 
-def _decided(y: Floats, f: Floats, kept: np.ndarray, counts: list[int]) -> list[Statistic]:
-    """Of decisions at a threshold that was fixed beforehand."""
+def ranked(labels: np.ndarray, scores: np.ndarray, kept: np.ndarray, cases: int) -> Statistic:
+    """Numbers of a ranking of images."""
 
-    def abnormal(rows: Floats) -> Mapping[str, Floats]:
-        return {"sensitivity": rows[:, kept] @ (y * f) / (rows[:, kept] @ y)}
+    def values(rows: Floats) -> Mapping[str, Floats]:
+        return replicate_values(RANKING_METRICS, curve_of(labels, scores, rows[:, kept]))
 
-    def normal(rows: Floats) -> Mapping[str, Floats]:
-        return {"false_alarm_rate": rows[:, kept] @ ((1 - y) * f) / (rows[:, kept] @ (1 - y))}
+    return Statistic(values, cases, values_of(RANKING_METRICS, curve_of(labels, scores)))
 
-    def all_of_them(rows: Floats) -> Mapping[str, Floats]:
+
+def decided(y: Floats, f: Floats, kept: np.ndarray, counts: list[int]) -> list[Statistic]:
+    """Numbers of decisions at a threshold that was fixed beforehand."""
+
+    def overall(rows: Floats) -> Mapping[str, Floats]:
         w = rows[:, kept]
         tp, fp, positives, cases = w @ (y * f), w @ ((1 - y) * f), w @ y, w.sum(axis=1)
         return {
@@ -82,13 +73,20 @@ def _decided(y: Floats, f: Floats, kept: np.ndarray, counts: list[int]) -> list[
             "flagged_rate": (tp + fp) / cases,
         }
 
-    return [Statistic(abnormal, counts[-1]), Statistic(normal, counts[0]), Statistic(all_of_them, min(counts))]
+    def share(name: str, kind: Floats, rows: Floats) -> Mapping[str, Floats]:
+        return {name: rows[:, kept] @ (kind * f) / (rows[:, kept] @ kind)}
+
+    return [
+        Statistic(partial(share, "sensitivity", y), counts[-1]),
+        Statistic(partial(share, "false_alarm_rate", 1 - y), counts[0]),
+        Statistic(overall, min(counts)),
+    ]
 
 
 def _calibrated(
     labels: np.ndarray, scores: np.ndarray, whose: np.ndarray, kept: np.ndarray, probabilities: Floats, cases: int
 ) -> Statistic:
-    """Of probabilities; each replicate fits them anew, since other patients would have given another curve."""
+    """Numbers of probabilities: each replicate fits them anew, since other patients would have given another curve."""
     bins = np.minimum((probabilities * ECE_BINS).astype(int), ECE_BINS - 1)
     member = np.zeros((len(bins), ECE_BINS))
     member[np.arange(len(bins)), bins] = 1
@@ -102,28 +100,22 @@ def _calibrated(
         noise = np.abs((share * off) @ member - gaps).sum(axis=1)
         return {ECE: noise, BRIER: (share * off**2).sum(axis=1)}
 
-    exact = {
-        ECE: expected_calibration_error(labels, probabilities),
-        BRIER: brier_score(labels, probabilities),
-    }
-    return Statistic(values, cases, exact)
+    brier = float(np.mean((probabilities - labels) ** 2))  # scikit-learn's `brier_score_loss`; Brier 1950
+    return Statistic(values, cases, {ECE: expected_calibration_error(labels, probabilities), BRIER: brier})
 
 
-def _of_patients(joined: patients.PatientScores, kept: np.ndarray, cases: int) -> Statistic:
-    ptp_weights = patients.prevalence_weights(joined.labels)
+def of_patients(labels: np.ndarray, scores: np.ndarray, kept: np.ndarray, cases: int) -> Statistic:
+    """Numbers of a ranking of patients, as they are and at nine normal ones to one abnormal."""
+    ptp_weights = patients.prevalence_weights(labels)
     ptp_metrics = {name: RANKING_METRICS[name] for name in PTP_METRICS}
 
     def values(rows: Floats) -> Mapping[str, Floats]:
-        plain = replicate_values(RANKING_METRICS, curve_of(joined.labels, joined.scores, rows[:, kept]))
-        ptp = replicate_values(ptp_metrics, curve_of(joined.labels, joined.scores, rows[:, kept] * ptp_weights))
+        plain = replicate_values(RANKING_METRICS, curve_of(labels, scores, rows[:, kept]))
+        ptp = replicate_values(ptp_metrics, curve_of(labels, scores, rows[:, kept] * ptp_weights))
         return _prefixed(plain, ptp)
 
-    plain, ptp = (curve_of(joined.labels, joined.scores, w) for w in (None, ptp_weights))
-    exact = _prefixed(
-        {name: float(metric(plain)) for name, metric in RANKING_METRICS.items()},
-        {name: float(metric(ptp)) for name, metric in ptp_metrics.items()},
-    )
-    return Statistic(values, cases, exact)
+    plain, ptp = (curve_of(labels, scores, w) for w in (None, ptp_weights))
+    return Statistic(values, cases, _prefixed(values_of(RANKING_METRICS, plain), values_of(ptp_metrics, ptp)))
 
 
 def _prefixed(plain: Mapping[str, T], ptp: Mapping[str, T]) -> dict[str, T]:

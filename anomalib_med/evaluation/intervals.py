@@ -1,22 +1,28 @@
 """Intervals: bootstrap over patients, stratified by label, for one method and for the difference of two.
 
 A replicate gives every patient a random weight, normal and abnormal ones apart, and all images of a patient the same:
-it is a row of weights, and every metric of :mod:`.curves` takes many rows at once. Mean and variance of the replicates
-give the interval, see `score_interval`. `benchmarks/coverage.py` measures how often it holds the truth.
+it is a row of weights, and every metric of :mod:`.curves` takes many rows at once. So one set of draws gives the
+interval of every number that follows from how often each image counts, see `replicated`. Mean and variance of the
+replicates give the interval, see `score_interval`. `benchmarks/coverage.py` measures how often it holds the truth.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from math import atan, isfinite, pi, sqrt, tan
+from math import isfinite, nan, sqrt
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
 
-from anomalib_med.evaluation.curves import Floats, Metric, check, curve_of, replicate_values
+from anomalib_med.evaluation.curves import Floats
 
 REPLICATES = 2000
 LEVEL = 0.95
 _CHUNK = 4_000_000  # weights held at a time
+
+ORACLE = "(oracle)"
+"""Part of the name of a number whose threshold was chosen on the cases it is judged on."""
+
+ECE, BRIER = "ece (cross-fitted)", "brier (cross-fitted)"
 
 
 @dataclass(frozen=True)
@@ -26,14 +32,19 @@ class Interval:
     Parameters
     ----------
     value
-        From the cases at hand.
+        The number from the cases at hand.
     low, high
         Ends of the confidence interval; NaN where there is none, as with a single patient.
     """
 
     value: float
-    low: float
-    high: float
+    low: float = nan
+    high: float = nan
+
+    def known(self) -> tuple[float | None, float | None, float | None]:
+        """Value, low and high for a file, None where one is NaN."""
+        value, low, high = (float(v) if isfinite(v) else None for v in (self.value, self.low, self.high))
+        return value, low, high
 
     def __str__(self) -> str:
         if not isfinite(self.low):
@@ -41,123 +52,86 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def bootstrap(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    metrics: Mapping[str, Metric],
-    *,
-    patients: Sequence[str] | np.ndarray | None = None,
-    weights: np.ndarray | None = None,
-    replicates: int = REPLICATES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Metrics of a ranking with their intervals.
+@dataclass(frozen=True)
+class Statistic:
+    """Some numbers of a set of images.
 
     Parameters
     ----------
-    labels
-        0 or 1, ``(n,)``.
-    scores
-        ``(n,)``, finite.
-    metrics
-        Functions of a `Curve` by name, with values in [0, 1]; "oracle" in a name marks an optimistic one, see
-        `score_interval`.
-    patients
-        Whose each image is, ``(n,)``; by default each is of its own.
-    weights
-        ``(n,)`` of each image, such as those of another prevalence; 1 by default.
-    replicates, level, seed
-        Number of replicates, coverage and seed.
-
-    Raises
-    ------
-    ValueError
-        As :func:`.curves.curve_of`.
-    """
-    y, s = check(labels, scores)
-    base = np.ones(len(y)) if weights is None else np.asarray(weights, float)
-    drawn: dict[str, list[Floats]] = {name: [] for name in metrics}
-    for rows in draws(y, patients, replicates=replicates, seed=seed):
-        for name, values in replicate_values(metrics, curve_of(y, s, rows * base)).items():
-            drawn[name].append(values)
-    whole = curve_of(y, s, base)
-    expected = replicate_values(metrics, whole)
-    cases = min(patient_counts(y, patients))
-    return {
-        name: score_interval(
-            float(metric(whole)),
-            np.concatenate(drawn[name]),
-            cases,
-            level,
-            expected=float(expected[name]),
-            optimistic="oracle" in name,
-        )
-        for name, metric in metrics.items()
-    }
-
-
-def paired_bootstrap(
-    labels: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    metric: Metric,
-    *,
-    patients: Sequence[str] | np.ndarray | None = None,
-    replicates: int = REPLICATES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> tuple[Interval, float]:
-    """Difference of a metric between two methods on the same images, each replicate drawn once for both.
-
-    Parameters
-    ----------
-    labels, patients, replicates, level, seed
-        As for `bootstrap`.
-    first, second
-        Scores ``(n,)`` of the two methods.
-    metric
-        A function of a `Curve`.
-
-    Returns
-    -------
-    First minus second, and the two-sided p-value of no difference, see `difference_of`.
-    """
-    y, a = check(labels, first)
-    _, b = check(labels, second)
-    parts = [
-        metric(curve_of(y, a, rows)) - metric(curve_of(y, b, rows))
-        for rows in draws(y, patients, replicates=replicates, seed=seed)
-    ]
-    differences = np.concatenate(parts)
-    observed = float(metric(curve_of(y, a)) - metric(curve_of(y, b)))
-    return difference_of(observed, differences, min(patient_counts(y, patients)), level)
-
-
-def difference_of(observed: float, replicates: Floats, cases: int, level: float = LEVEL) -> tuple[Interval, float]:
-    """Interval of a difference, and the two-sided p-value of there being none: Student's t of the bootstrap variance.
-
-    A p-value counted among the replicates could not be small enough for a table of many comparisons.
-
-    Parameters
-    ----------
-    observed
-        The difference.
-    replicates
-        ``(r,)``, each of the same draw of patients for both methods.
+    values
+        Function from image weights ``(r, N)`` to values ``(r,)`` by name of the metric; for `ECE` to its noise, see
+        `noise_interval`.
     cases
-        Patients of the rarer kind.
-    level
-        Of the interval.
+        Patients behind the numbers, of the rarer kind where both count.
+    exact
+        The numbers themselves, where `values` at weights of one only comes near them.
     """
-    kept = replicates[np.isfinite(replicates)]
-    if not (isfinite(observed) and kept.size and cases > 1):
-        return Interval(observed, float("nan"), float("nan")), float("nan")
-    deviation = sqrt(_variance(kept, cases))
-    half = t_quantile((1 + level) / 2, cases - 1) * deviation
-    if deviation < 1e-12:
-        return Interval(observed, observed, observed), 1.0 if abs(observed) < 1e-12 else 0.0
-    return Interval(observed, observed - half, observed + half), t_tail(observed / deviation, cases - 1)
+
+    values: Callable[[Floats], Mapping[str, Floats]]
+    cases: int
+    exact: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Numbers with their intervals, by name of the metric.
+
+    Parameters
+    ----------
+    metrics
+        Value and interval.
+    replicates
+        Replicates ``(R,)``: the same draws of patients for every method on the same samples.
+    cases
+        Patients behind the metric.
+    expected
+        What the replicates scatter about: the value at weights of one.
+    """
+
+    metrics: dict[str, Interval]
+    replicates: dict[str, Floats]
+    cases: dict[str, int]
+    expected: dict[str, float]
+
+
+def replicated(
+    labels: np.ndarray, whose: np.ndarray, statistics: Sequence[Statistic], replicates: int, level: float = LEVEL
+) -> Measured:
+    """Every statistic of the images as they are, and of draws of patients.
+
+    `labels` and `whose` are label and patient of each image ``(N,)``, those that could not be scored among them: so the
+    draws depend on the samples alone. `replicates` is the number of draws, `level` the coverage of the intervals.
+    """
+    values: dict[str, float] = {}
+    expected: dict[str, float] = {}
+    cases: dict[str, int] = {}
+    for statistic in statistics:
+        found = {name: float(v[0]) for name, v in statistic.values(np.ones((1, len(labels)))).items()}
+        expected |= found
+        values |= found | dict(statistic.exact or {})
+        cases |= dict.fromkeys(found, statistic.cases)
+    drawn: dict[str, list[Floats]] = {name: [] for name in values}
+    for rows in draws(labels, whose, replicates=replicates, seed=0):
+        for statistic in statistics:
+            for name, value in statistic.values(rows).items():
+                drawn[name].append(np.asarray(value))
+    joined = {name: np.concatenate(parts) for name, parts in drawn.items()}
+    metrics = {
+        name: interval_of(name, values[name], joined[name], cases[name], expected[name], level) for name in values
+    }
+    return Measured(metrics, joined, cases, expected)
+
+
+def interval_of(
+    name: str, value: float, replicates: Floats, cases: int, expected: float, level: float = LEVEL
+) -> Interval:
+    """Interval of a metric by its name, which says whether it is an oracle or needs probabilities."""
+    if name == ECE:
+        return noise_interval(value, replicates, cases, level)
+    if name == BRIER:
+        # Probabilities fitted to a draw of the cases are worse than those fitted to all: only their spread is wanted.
+        replicates = replicates - (np.nanmean(replicates) - expected)
+    return score_interval(value, replicates, cases, level, expected=expected, optimistic=ORACLE in name)
 
 
 def draws(
@@ -212,11 +186,11 @@ def score_interval(
     Parameters
     ----------
     value
-        From the cases at hand; the interval is stretched to hold it.
+        The number from the cases at hand; the interval is stretched to hold it.
     replicates
         ``(r,)``; those that are NaN are left out.
     cases
-        Patients behind the number: of the rarer kind, where both count. There is no interval with fewer than two.
+        Patients behind the number, of the rarer kind where both count. There is no interval with fewer than two.
     level
         Coverage.
     expected
@@ -230,14 +204,14 @@ def score_interval(
     """
     kept = replicates[np.isfinite(replicates)]
     if not (isfinite(value) and kept.size and cases > 1):
-        return Interval(value, float("nan"), float("nan"))
+        return Interval(value)
     mean = float(kept.mean())
     excess = mean - (value if expected is None else expected) if optimistic else 0.0
     centre = min(1.0, max(0.0, mean - 2 * excess))
     variance = _variance(kept, cases, excess)
     spread = centre * (1 - centre) or mean * (1 - mean)
     effective = max(1.0, spread / variance) if variance > 1e-15 and spread > 0 else float(cases)
-    low, high = wilson(centre, effective, t_quantile((1 + level) / 2, cases - 1))
+    low, high = wilson(centre, effective, float(stdtrit(cases - 1, (1 + level) / 2)))
     return Interval(value, min(low, value), max(high, value))
 
 
@@ -248,52 +222,38 @@ def noise_interval(value: float, noise: Floats, cases: int, level: float = LEVEL
     the interval reaches as far on either side as that noise does in all but 1 - `level` of the replicates: it holds the
     truth about that often where all true gaps are 0, and more often where they are not.
 
-    Parameters
-    ----------
-    value
-        The sum, from 0 to 1.
-    noise
-        Sum of the absolute differences of the gaps of each replicate from those of the cases at hand ``(r,)``.
-    cases, level
-        As for `score_interval`.
+    `value` is the sum, from 0 to 1, and `noise` ``(r,)`` the sum of the absolute differences of the gaps of each
+    replicate from those of the cases at hand; `cases` and `level` as for `score_interval`.
     """
     kept = noise[np.isfinite(noise)]
     if not (isfinite(value) and kept.size and cases > 1):
-        return Interval(value, float("nan"), float("nan"))
+        return Interval(value)
     reach = float(np.quantile(kept, level)) * sqrt((cases + 1) / (cases - 1))
     return Interval(value, max(0.0, value - reach), min(1.0, value + reach))
 
 
 def _variance(replicates: Floats, cases: int, bias: float = 0.0) -> float:
-    """What the variance of the replicates is of, without the bias of few cases.
-
-    Under the weights of `draws` a mean of n values varies by (n - 1) / (n + 1) of its unbiased estimate.
-    """
+    """Variance without the bias of few cases: under the weights of `draws` a mean varies by (n - 1) / (n + 1) of it."""
     return (float(replicates.var()) + bias**2) * (cases + 1) / (cases - 1)
 
 
-def t_quantile(share: float, freedom: int) -> float:
-    """Quantile of Student's t, for a share above 1/2."""
-    angles, tails = _student(freedom)
-    return sqrt(freedom) * tan(np.interp(2 * (1 - share), tails[::-1], angles[::-1]))
+def difference_of(observed: float, replicates: Floats, cases: int) -> tuple[Interval, float]:
+    """Interval of a difference of two methods, and the two-sided p-value of there being none.
 
+    Both are Student's t with the bootstrap variance: a p-value counted among the replicates could not be small enough
+    for a table of many comparisons.
 
-def t_tail(t: float, freedom: int) -> float:
-    """Share of Student's t beyond ``-|t|`` and ``|t|``."""
-    angles, tails = _student(freedom)
-    return float(np.interp(atan(abs(t) / sqrt(freedom)), angles, tails))
-
-
-@cache
-def _student(freedom: int) -> tuple[Floats, Floats]:
-    """Angles and the share of Student's t beyond ``sqrt(freedom) tan(angle)`` on both sides.
-
-    As a function of the angle the density is proportional to the cosine to the power of freedom - 1.
+    `observed` is the difference and `replicates` ``(r,)`` that of the same draws of patients for both methods; `cases`
+    as for `score_interval`.
     """
-    angles = np.linspace(0, pi / 2, 20_001)
-    density = np.cos(angles) ** (freedom - 1)
-    beyond = np.append(np.cumsum((density[:-1] + density[1:])[::-1])[::-1], 0.0)
-    return angles, beyond / beyond[0]
+    kept = replicates[np.isfinite(replicates)]
+    if not (isfinite(observed) and kept.size and cases > 1):
+        return Interval(observed), nan
+    deviation = sqrt(_variance(kept, cases))
+    half = float(stdtrit(cases - 1, (1 + LEVEL) / 2)) * deviation
+    if deviation < 1e-12:
+        return Interval(observed, observed, observed), 1.0 if abs(observed) < 1e-12 else 0.0
+    return Interval(observed, observed - half, observed + half), float(2 * stdtr(cases - 1, -abs(observed) / deviation))
 
 
 def wilson(share: float, cases: float, z: float) -> tuple[float, float]:

@@ -12,21 +12,13 @@ from anomalib_med.records import Sample
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images to evaluate on.
-
-    Parameters
-    ----------
-    samples
-        Labelled 0 or 1.
-    tasks
-        On what they can be judged, see :func:`.evaluate.evaluate_model`.
-    notes
-        What a reader of the numbers must know.
-    """
+    """Images to evaluate on, labelled 0 or 1."""
 
     samples: list[Sample]
     tasks: tuple[str, ...] = TASKS
+    """What they can be judged by, see :func:`.evaluate.evaluate_model`."""
     notes: tuple[str, ...] = ()
+    """What a reader of the numbers must know."""
 
 
 def folder_samples(normal: str, abnormal: str, masks: Path | None, patient_pattern: str | None) -> Labelled:
@@ -38,7 +30,13 @@ def folder_samples(normal: str, abnormal: str, masks: Path | None, patient_patte
         A folder without images, an image on both sides, or masks of which none belongs to an abnormal image.
     """
     samples = [
-        replace(sample, id=f"{kind}/{sample.id}", patient=_known_patient(sample), label=label)
+        replace(
+            sample,
+            id=f"{kind}/{sample.id}",
+            patient=_known_patient(sample),
+            label=label,
+            volume=sample.volume and f"{kind}/{sample.volume}",
+        )
         for kind, label, source in (("normal", 0, normal), ("abnormal", 1, abnormal))
         for sample in discover(source, patient_pattern=patient_pattern)
     ]
@@ -80,7 +78,7 @@ def dataset_samples(name: str, root: Path) -> Labelled:
     Raises
     ------
     AnomedError
-        As :func:`anomalib_med.datasets.benchmarks.open_benchmark`.
+        The data set is not known, not there or not complete.
     """
     benchmark = open_benchmark(name, root)
     notes = (f"protocol {benchmark.protocol}, split {benchmark.split_hash}", *benchmark.notes)

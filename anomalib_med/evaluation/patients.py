@@ -1,37 +1,18 @@
-"""From scores of images to scores of patients, and metrics at a stated prevalence.
+"""From scores of images to scores of patients, and weights for a stated prevalence.
 
-A patient is abnormal with at least `least` abnormal images. The score of a patient is the aggregation named in every
-table: "max", "mean", "top<q>%" (mean of the highest q % of the images, at least one) or "noisy-or" (1 - prod(1 - p),
-for probabilities). Every metric of images is then one of patients.
+A patient is abnormal with an abnormal image. The score of a patient is the aggregation named in every table: "max",
+"mean", "top<q>%" (mean of the highest q % of the images, at least one) or "noisy-or" (1 - prod(1 - p), for
+probabilities). Every metric of images is then one of patients.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
 from anomalib_med.errors import ConfigError
-from anomalib_med.evaluation.curves import Metric, check
-from anomalib_med.evaluation.intervals import LEVEL, REPLICATES, Interval, bootstrap
+from anomalib_med.evaluation.curves import check
 
 PTP_RATIO = 9.0
-
-
-@dataclass(frozen=True, eq=False)
-class PatientScores:
-    """One row a patient.
-
-    Parameters
-    ----------
-    patients
-        Their names, sorted.
-    labels, scores
-        int ``(p,)`` and float64 ``(p,)``.
-    """
-
-    patients: list[str]
-    labels: np.ndarray
-    scores: np.ndarray
 
 
 def aggregate(
@@ -39,74 +20,36 @@ def aggregate(
     scores: Sequence[float] | np.ndarray,
     patients: Sequence[str] | np.ndarray,
     how: str = "max",
-    least: int = 1,
-) -> PatientScores:
-    """Bring images to patients.
-
-    Parameters
-    ----------
-    labels, scores, patients
-        Of each image, ``(n,)``.
-    how
-        "max", "mean", "top<q>%" or "noisy-or".
-    least
-        Abnormal images that make a patient abnormal.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores ``(p,)`` of patients, in ascending order of `patients`, from those of images ``(n,)``.
 
     Raises
     ------
     ConfigError
-        For another `how`, and for "noisy-or" of scores that are no probabilities.
+        `how` is no aggregation, or "noisy-or" of scores that are no probabilities.
     ValueError
         As :func:`.curves.curve_of`.
     """
     y, s = check(np.asarray(labels), np.asarray(scores))
-    names, whose = np.unique(np.asarray(patients), return_inverse=True)
+    whose = np.unique(np.asarray(patients), return_inverse=True)[1]
     if whose.shape != y.shape:
         raise ValueError(f"{len(whose)} patients were given for {len(y)} images")
     share = aggregated_share(how)
     if how == "noisy-or" and not ((s >= 0) & (s <= 1)).all():
         raise ConfigError("aggregation noisy-or needs scores that are probabilities: choose max, mean or top5%")
     groups = np.split(s[np.argsort(whose, kind="stable")], np.cumsum(np.bincount(whose))[:-1])
-    abnormal = np.bincount(whose, weights=y) >= least
-    joined = [_joined(group, how, share) for group in groups]
-    return PatientScores([str(name) for name in names], abnormal.astype(int), np.array(joined))
+    return (np.bincount(whose, weights=y) > 0).astype(int), np.array([_joined(group, how, share) for group in groups])
 
 
 def prevalence_weights(labels: np.ndarray, ratio: float = PTP_RATIO) -> np.ndarray:
-    """Weights ``(n,)`` that make the normal weigh `ratio` times as much as the abnormal; the normal keep 1."""
+    """Weights ``(n,)`` that make the normal weigh `ratio` times as much as the abnormal; the normal keep 1.
+
+    At 9, the patient-to-patient protocol (PTP), metrics that depend on the prevalence, such as AP and F1, are those of
+    a clinic with one abnormal patient in ten.
+    """
     y = np.asarray(labels, bool)
     weights: np.ndarray = np.where(y, (~y).sum() / (ratio * max(1, y.sum())), 1.0)
     return weights
-
-
-def patient_metrics(
-    scores: PatientScores,
-    metrics: Mapping[str, Metric],
-    *,
-    ratio: float | None = None,
-    replicates: int = REPLICATES,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Metrics of patients with their intervals.
-
-    Parameters
-    ----------
-    scores
-        From `aggregate`.
-    metrics
-        Functions of a curve by name, such as :data:`.image_metrics.RANKING_METRICS`.
-    ratio
-        Normal patients to one abnormal. 9 is the patient-to-patient protocol (PTP): metrics that depend on the
-        prevalence, such as AP and F1, are those of a clinic with one abnormal patient in ten. None keeps the
-        prevalence of the test set.
-    replicates, level, seed
-        As for :func:`.intervals.bootstrap`.
-    """
-    weights = None if ratio is None else prevalence_weights(scores.labels, ratio)
-    return bootstrap(
-        scores.labels, scores.scores, metrics, weights=weights, replicates=replicates, level=level, seed=seed
-    )
 
 
 def aggregated_share(how: str) -> float:

@@ -4,17 +4,26 @@ Definitions: all pixels of all images count together, those of normal images inc
 "The MVTec anomaly detection dataset", IJCV 2021, in the form of anomalib: regions are 8-connected, the overlap is
 averaged over regions, the false-positive rate is that of the background pixels of all images, the curve is cut at the
 limit by linear interpolation and the area divided by the limit.
+
+For intervals, histograms of the maps, one an image, are resampled by patient. Their edges are quantiles of the pooled
+scores, half of normal and half of abnormal pixels, so that a few hundred bins follow every curve closely.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
 
 from anomalib_med.evaluation import curves
-from anomalib_med.evaluation.curves import Curve, Floats, area_below
+from anomalib_med.evaluation.curves import Curve, Floats, area_below, values_of
 from anomalib_med.evaluation.score_counts import CAPACITY, ScoreCounts
+
+BINS = 512
+
+Histogram = np.ndarray
+"""float32 ``(3, bins)``, scores descending: normal pixels, abnormal pixels, sum of region weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +60,7 @@ class PixelCurve(Curve):
 
 
 class PixelMetrics:
-    """Takes one map and its mask after the other; then gives every pixel metric.
+    """Takes one map and its mask after the other; then gives the curve of all pixels.
 
     Parameters
     ----------
@@ -62,27 +71,18 @@ class PixelMetrics:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._counts = ScoreCounts(capacity)
-        self.images = 0
 
     def add(self, map: np.ndarray, mask: np.ndarray | None = None) -> None:
-        """Take one image.
-
-        Parameters
-        ----------
-        map
-            float ``(H, W)``, finite; taken as float32.
-        mask
-            bool or integer ``(H, W)``, non-zero where abnormal; None for a normal image.
+        """Take one image: a map ``(H, W)``, as float32, and its mask, non-zero where abnormal, None for a normal image.
 
         Raises
         ------
         ValueError
-            For shapes that differ or a map that is not finite.
+            The shapes differ, or the map is not finite.
         """
         scores = np.ascontiguousarray(map, np.float32).ravel()
         if not np.isfinite(scores).all():
             raise ValueError("an anomaly map holds NaN or infinity: leave the image out, and say so")
-        self.images += 1
         if mask is None:
             self._counts.add(scores, scores[:0], np.empty(0))
             return
@@ -99,7 +99,7 @@ class PixelMetrics:
         Raises
         ------
         ValueError
-            Where there are no normal or no abnormal pixels.
+            There are no normal or no abnormal pixels.
         """
         thresholds, normal, abnormal, weights = self._counts.table()
         if not (normal.any() and abnormal.any()):
@@ -107,37 +107,22 @@ class PixelMetrics:
         tp, fp, overlap = np.cumsum(abnormal), np.cumsum(normal), np.cumsum(weights)
         return PixelCurve(thresholds, tp, fp, overlap, self._counts.dropped_bits)
 
-    def compute(self) -> dict[str, float]:
-        """Every pooled metric by name."""
-        curve = self.curve()
-        return {name: float(metric(curve)) for name, metric in PIXEL_METRICS.items()}
-
 
 def aupro(curve: Curve, limit: float = 0.3) -> Floats:
     """Area under the per-region overlap curve up to a false-positive rate, divided by that rate: in [0, 1].
 
-    Parameters
-    ----------
-    curve
-        A `PixelCurve`.
-    limit
-        0.3 as usual; 0.05 is stricter and says more of small lesions.
+    The usual limit is 0.3; 0.05 is stricter and says more of small lesions. The curve must be a `PixelCurve`.
     """
     if not isinstance(curve, PixelCurve):
         raise TypeError("AUPRO needs the overlap with regions: give a PixelCurve")
     return area_below(curve.fpr, curve.overlap / curve.regions, limit) / limit
 
 
-def aupro05(curve: Curve) -> Floats:
-    """`aupro` up to a false-positive rate of 0.05."""
-    return aupro(curve, 0.05)
-
-
 PIXEL_METRICS: dict[str, curves.Metric] = {
     "pixel_auroc": curves.auroc,
     "pixel_ap": curves.average_precision,
     "aupro@0.3": aupro,
-    "aupro@0.05": aupro05,
+    "aupro@0.05": partial(aupro, limit=0.05),
     "best_dice (oracle)": curves.f1_max,
 }
 """Metrics of pooled pixels by the name they have in every table."""
@@ -146,14 +131,7 @@ PIXEL_METRICS: dict[str, curves.Metric] = {
 def region_weights(mask: np.ndarray) -> Floats:
     """One over the area of the 8-connected region each abnormal pixel belongs to; 0 elsewhere.
 
-    Parameters
-    ----------
-    mask
-        ``(H, W)``, non-zero where abnormal.
-
-    Returns
-    -------
-    float64 ``(H, W)``; it sums to the number of regions.
+    Mask and result are ``(H, W)``; the result is float64 and sums to the number of regions.
     """
     _, labels = cv2.connectedComponents((mask != 0).astype(np.uint8), connectivity=8)
     areas = np.bincount(labels.ravel()).astype(float)
@@ -163,35 +141,16 @@ def region_weights(mask: np.ndarray) -> Floats:
     return weights
 
 
-def dice(mask: np.ndarray, predicted: np.ndarray) -> float:
-    """Dice of two masks of one image; 1 where both are empty.
-
-    Parameters
-    ----------
-    mask, predicted
-        ``(H, W)``, non-zero where abnormal and where flagged.
-    """
-    truth, found = mask != 0, predicted != 0
-    whole = int(truth.sum() + found.sum())
-    return float(2 * (truth & found).sum() / whole) if whole else 1.0
-
-
 def best_dice_of_image(map: np.ndarray, mask: np.ndarray) -> float:
     """Best Dice of one image over all thresholds: an oracle, chosen for this very image.
 
-    Its mean over abnormal images is ``dice_img``, a higher and different number than the pooled best Dice.
-
-    Parameters
-    ----------
-    map
-        float ``(H, W)``.
-    mask
-        ``(H, W)``, non-zero where abnormal.
+    Its mean over abnormal images is ``dice_img``, a higher and different number than the pooled best Dice. Map and mask
+    are ``(H, W)``.
 
     Raises
     ------
     ValueError
-        Where the mask is empty.
+        The mask is empty.
     """
     truth = mask != 0
     abnormal = np.sort(map[truth])[::-1]
@@ -217,14 +176,43 @@ def pixel_auroc(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray]) -> floa
     Raises
     ------
     ValueError
-        For shapes that differ, or where there are only normal or only abnormal pixels.
+        The shapes differ, or there are only normal or only abnormal pixels.
     """
     return pixel_metrics(zip(masks, maps, strict=True))["pixel_auroc"]
 
 
-def pixel_metrics(pairs: Iterable[tuple[np.ndarray | None, np.ndarray]], capacity: int = CAPACITY) -> dict[str, float]:
+def pixel_metrics(pairs: Iterable[tuple[np.ndarray | None, np.ndarray]]) -> dict[str, float]:
     """Every pooled metric of pairs of mask (None for a normal image) and map, by name; only counts are held."""
-    metrics = PixelMetrics(capacity)
+    metrics = PixelMetrics()
     for mask, map in pairs:
         metrics.add(map, mask)
-    return metrics.compute()
+    return values_of(PIXEL_METRICS, metrics.curve())
+
+
+def choose_edges(curve: PixelCurve, bins: int = BINS) -> np.ndarray:
+    """Edges ``(<= bins,)``, ascending: a score lies in the bin of the highest edge that it reaches."""
+    levels = np.linspace(0, 1, bins // 2 + 1)[1:]
+    places = [np.searchsorted(counts, levels * counts[-1]) for counts in (curve.fp, curve.tp)]
+    last = len(curve.thresholds) - 1
+    return np.unique(curve.thresholds[np.minimum(np.concatenate(places), last)].astype(np.float32))
+
+
+def histogram(map: np.ndarray, mask: np.ndarray, edges: np.ndarray) -> Histogram:
+    """Counts of one image: map ``(H, W)``, mask ``(H, W)``, non-zero where abnormal, and edges of `choose_edges`."""
+    place = np.maximum(np.searchsorted(edges, map.ravel().astype(np.float32), side="right") - 1, 0)
+    place = len(edges) - 1 - place
+    abnormal = mask.ravel() != 0
+    counts = np.zeros((3, len(edges)), np.float32)
+    counts[0] = np.bincount(place[~abnormal], minlength=len(edges))
+    if abnormal.any():
+        counts[1] = np.bincount(place[abnormal], minlength=len(edges))
+        weights = region_weights(mask).ravel()[abnormal]
+        counts[2] = np.bincount(place[abnormal], weights=weights, minlength=len(edges))
+    return counts
+
+
+def replicate_curve(histograms: Sequence[Histogram], edges: np.ndarray, rows: Floats) -> PixelCurve:
+    """The pooled curve of each replicate, from a histogram an image, their edges and weights of images ``(r, N)``."""
+    stacked = np.stack(histograms).astype(float)
+    fp, tp, overlap = (np.cumsum(rows @ stacked[:, kind], axis=-1) for kind in range(3))
+    return PixelCurve(edges[::-1], tp, fp, overlap)

@@ -1,7 +1,8 @@
-"""From scores to probabilities, so that their calibration can be judged.
+"""Probabilities from scores, and how well they are calibrated.
 
 Platt, "Probabilistic outputs for support vector machines", 1999, with the corrections of Lin, Lin and Weng, "A note on
-Platt's probabilistic outputs", 2007: a logistic curve of the score, fitted to slightly softened labels.
+Platt's probabilistic outputs", 2007: a logistic curve of the score, fitted to slightly softened labels. Scikit-learn's
+fits one curve at a time; here those of all draws of patients are fitted side by side.
 """
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from anomalib_med.evaluation.curves import Floats
 from anomalib_med.evaluation.intervals import patient_counts
 
+ECE_BINS = 15
 FOLDS = 5
 _STEPS = 50  # of Newton, far more than it takes
 
@@ -24,10 +26,10 @@ def cross_fitted(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, w
     labels, scores
         ``(n,)``, 0 or 1, and finite.
     patients
-        Whose each image is, ``(n,)``: the images of one are in one of five folds, and a fold's probabilities come from
-        the other four.
+        Patient of each image ``(n,)``: the images of a patient are in one of five folds, and the probabilities of a
+        fold come from the other four.
     weights
-        ``(r, n)`` of each image, one row for each draw of patients: a curve is fitted to each.
+        Weights of the images ``(r, n)``, one row for each draw of patients: a curve is fitted to each row.
 
     Returns
     -------
@@ -79,3 +81,20 @@ def _newton(labels: Floats, x: Floats, weights: Floats, start: Floats) -> Floats
 def _logistic(x: Floats) -> Floats:
     values: Floats = 0.5 * (1 + np.tanh(x / 2))
     return np.clip(values, 1e-12, 1 - 1e-12)
+
+
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = ECE_BINS) -> float:
+    """Mean absolute gap between probability and frequency over bins of equal width, weighted by their cases.
+
+    Naeini et al. 2015; torchmetrics' `binary_calibration_error` with the l1 norm.
+
+    Raises
+    ------
+    ValueError
+        Probabilities outside [0, 1].
+    """
+    y, p = np.asarray(labels, float), np.asarray(probabilities, float)
+    if not (len(p) and (p >= 0).all() and (p <= 1).all()):
+        raise ValueError("probabilities must lie in [0, 1]: turn scores into probabilities on calibration data first")
+    index = np.minimum((p * bins).astype(int), bins - 1)
+    return float(np.abs(np.bincount(index, weights=p - y, minlength=bins)).sum() / len(p))

@@ -15,10 +15,7 @@ _BUFFER = 1 << 24  # pixels sorted at a time
 class ScoreCounts:
     """Counts of normal pixels, counts of abnormal pixels and sums of their weights, by score.
 
-    Parameters
-    ----------
-    capacity
-        Most distinct values held of each kind; each costs about 30 bytes.
+    `capacity` is the largest number of distinct values held of each kind; each costs about 30 bytes.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
@@ -30,15 +27,7 @@ class ScoreCounts:
         self._waiting_pixels = 0
 
     def add(self, normal: np.ndarray, abnormal: np.ndarray, weights: np.ndarray) -> None:
-        """Count the scores of one image.
-
-        Parameters
-        ----------
-        normal, abnormal
-            float32 ``(n,)`` and ``(m,)``, finite.
-        weights
-            float64 ``(m,)`` of the abnormal ones.
-        """
+        """Count the finite float32 scores ``(n,)`` and ``(m,)`` of one image, the abnormal with weights ``(m,)``."""
         self._waiting.append((to_keys(normal), to_keys(abnormal), np.asarray(weights, float)))
         self._waiting_pixels += normal.size + abnormal.size
         if self._waiting_pixels >= _BUFFER:

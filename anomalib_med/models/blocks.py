@@ -3,8 +3,10 @@
 In evaluation mode every block treats an image alike whatever the batch: batch norms then use what they learnt.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from itertools import chain, pairwise
+from typing import Literal, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,14 @@ def leaky() -> nn.Module:
     return nn.LeakyReLU(0.01, inplace=True)
 
 
+class Options(TypedDict, total=False):
+    """What follows each convolution: norm (default "batch"), activation (:func:`leaky`), share of dropped channels."""
+
+    norm: Norm
+    activation: Activation
+    dropout: float
+
+
 def norm_layer(norm: Norm, channels: int) -> nn.Module:
     """A norm of the feature maps of `channels` channels."""
     if norm == "batch":
@@ -30,117 +40,75 @@ def norm_layer(norm: Norm, channels: int) -> nn.Module:
     return nn.Identity()
 
 
+def halved(shape: Sequence[int], widths: Sequence[int]) -> tuple[int, int, int]:
+    """Shape of the feature map of an image ``(C, H, W)`` after one halving for each width."""
+    return widths[-1], shape[1] >> len(widths), shape[2] >> len(widths)
+
+
+def _after(
+    channels: int, norm: Norm = "batch", activation: Activation = leaky, dropout: float = 0.0
+) -> list[nn.Module]:
+    return [norm_layer(norm, channels), activation(), *([nn.Dropout2d(dropout)] if dropout else [])]
+
+
 class ConvBlock(nn.Sequential):
     """Convolution, norm, activation, dropout: ``(B, inputs, H, W)`` to ``(B, outputs, ceil(H / stride), ...)``.
 
     An even kernel is for stride 2 and even sides: 4 halves them exactly.
     """
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int = 3,
-        stride: int = 1,
-        *,
-        norm: Norm = "batch",
-        activation: Activation = leaky,
-        dropout: float = 0.0,
-    ) -> None:
-        conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, bias=norm == "none")
-        super().__init__(conv, norm_layer(norm, outputs), activation(), *_dropout(dropout))
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, **options: Unpack[Options]) -> None:
+        bias = options.get("norm") == "none"
+        conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, bias=bias)
+        super().__init__(conv, *_after(outputs, **options))
 
 
 class UpBlock(nn.Sequential):
     """Transposed convolution that doubles the sides, norm, activation, dropout; `kernel` is even."""
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int = 4,
-        *,
-        norm: Norm = "batch",
-        activation: Activation = leaky,
-        dropout: float = 0.0,
-    ) -> None:
-        conv = nn.ConvTranspose2d(inputs, outputs, kernel, 2, kernel // 2 - 1, bias=norm == "none")
-        super().__init__(conv, norm_layer(norm, outputs), activation(), *_dropout(dropout))
+    def __init__(self, inputs: int, outputs: int, kernel: int = 4, **options: Unpack[Options]) -> None:
+        bias = options.get("norm") == "none"
+        conv = nn.ConvTranspose2d(inputs, outputs, kernel, 2, kernel // 2 - 1, bias=bias)
+        super().__init__(conv, *_after(outputs, **options))
 
 
 class Encoder(nn.Sequential):
     """A :class:`ConvBlock` of stride 2 for each width: ``(B, channels, H, W)`` to ``(B, widths[-1], H / 2^n, ...)``."""
 
-    def __init__(
-        self,
-        channels: int,
-        widths: Sequence[int],
-        kernel: int = 4,
-        *,
-        norm: Norm = "batch",
-        activation: Activation = leaky,
-        dropout: float = 0.0,
-    ) -> None:
-        inputs = (channels, *widths[:-1])
-        options = {"norm": norm, "activation": activation, "dropout": dropout}
-        super().__init__(*(ConvBlock(i, o, kernel, 2, **options) for i, o in zip(inputs, widths, strict=True)))  # type: ignore[arg-type]
+    def __init__(self, channels: int, widths: Sequence[int], kernel: int = 4, **options: Unpack[Options]) -> None:
+        super().__init__(*(ConvBlock(i, o, kernel, 2, **options) for i, o in pairwise((channels, *widths))))
 
 
 class Decoder(nn.Sequential):
-    """The way back: an :class:`UpBlock` for each width, deepest first, and a last linear convolution to `channels`.
+    """The way back: an :class:`UpBlock` for each width of the encoder, deepest first; the last one is linear.
 
-    Parameters
-    ----------
-    widths
-        Of the encoder, in its order. The input has ``widths[-1]`` channels.
-    channels
-        Of the output.
-    last_kernel
-        Side of the last convolution; 0: the last block itself is linear and gives `channels`.
+    ``(B, widths[-1], h, w)`` to ``(B, channels, 2^n h, 2^n w)``; `widths` are in the order of the encoder.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        widths: Sequence[int],
-        kernel: int = 4,
-        *,
-        last_kernel: int = 1,
-        norm: Norm = "batch",
-        activation: Activation = leaky,
-        dropout: float = 0.0,
-    ) -> None:
-        outputs = [*reversed(widths[:-1]), widths[0] if last_kernel else channels]
-        inputs = [widths[-1], *outputs[:-1]]
-        options = {"norm": norm, "activation": activation, "dropout": dropout}
-        pairs = list(zip(inputs, outputs, strict=True))
-        ups = [UpBlock(i, o, kernel, **options) for i, o in (pairs if last_kernel else pairs[:-1])]  # type: ignore[arg-type]
-        if last_kernel:
-            last: nn.Module = nn.Conv2d(outputs[-1], channels, last_kernel, padding=last_kernel // 2)
-        else:
-            last = nn.ConvTranspose2d(*pairs[-1], kernel, 2, kernel // 2 - 1)
-        super().__init__(*ups, last)
+    def __init__(self, channels: int, widths: Sequence[int], **options: Unpack[Options]) -> None:
+        ups = (UpBlock(i, o, **options) for i, o in pairwise(reversed(widths)))
+        super().__init__(*ups, nn.ConvTranspose2d(widths[0], channels, 4, 2, 1))
 
 
 class DenseBottleneck(nn.Module):
-    """Fully connected layers from a feature map to a latent vector and back; each half can be used alone.
+    """Fully connected layers from a feature map ``(C, h, w)`` to a latent vector and back.
 
     Parameters
     ----------
     shape
-        Of the feature map, ``(C, h, w)``.
+        Shape of the feature map.
     latent
         Length of the vector.
     hidden
-        Width of the layer between; 0: no such layer.
+        Width of the layer between; with 0 there is none.
     heads
-        Vectors that `encode` gives, side by side (two for a mean and a variance).
+        Number of vectors that `encode` gives, side by side: two for a mean and a variance.
     """
 
     def __init__(self, shape: tuple[int, int, int], latent: int, hidden: int, *, heads: int = 1) -> None:
         super().__init__()
         self.shape = shape
-        flat = shape[0] * shape[1] * shape[2]
+        flat = math.prod(shape)
         if hidden:
             self.down = nn.Sequential(_hidden(nn.Linear(flat, hidden)), nn.Linear(hidden, heads * latent))
             self.up = nn.Sequential(_hidden(nn.Linear(latent, hidden)), nn.Linear(hidden, flat))
@@ -158,22 +126,11 @@ class DenseBottleneck(nn.Module):
         features: torch.Tensor = self.up(z)
         return features.reshape(-1, *self.shape)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """``(B, C, h, w)`` through the latent vector to the same shape."""
-        return self.decode(self.encode(features))
-
 
 class SpatialBottleneck(nn.Module):
-    """Convolutions of one pixel to a narrow feature map and back, which keep places apart.
+    """Convolutions of one pixel that take a feature map to `latent` channels and back, which keeps places apart.
 
-    Parameters
-    ----------
-    channels
-        Of the feature map.
-    latent
-        Channels of the narrow one.
-    hidden
-        Channels of the layer between.
+    There are `hidden` channels between.
     """
 
     def __init__(self, channels: int, latent: int, hidden: int) -> None:
@@ -200,17 +157,17 @@ class DenseAutoencoder(nn.Module):
     Parameters
     ----------
     shape
-        Of an image, ``(C, H, W)``; sides are multiples of ``2 ** len(widths)``.
+        Shape of an image, ``(C, H, W)``; its sides are multiples of ``2 ** len(widths)``.
     widths
-        Of the encoder.
+        Channels of the encoder at each halving.
     latent, hidden, heads
         See :class:`DenseBottleneck`.
     outputs
         Channels of the output; by default those of the image.
-    norm, activation
-        After each convolution but the last.
     spatial
-        Have a :class:`SpatialBottleneck` instead.
+        Whether the bottleneck is a :class:`SpatialBottleneck`.
+    options
+        What follows each convolution but the last, by default a batch norm and ReLU.
     """
 
     def __init__(
@@ -222,20 +179,18 @@ class DenseAutoencoder(nn.Module):
         *,
         heads: int = 1,
         outputs: int | None = None,
-        norm: Norm = "batch",
-        activation: Activation = nn.ReLU,
         spatial: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__()
-        channels, height, width = shape
-        coarse = (widths[-1], height >> len(widths), width >> len(widths))
-        self.encoder = Encoder(channels, widths, norm=norm, activation=activation)
+        options = {"activation": nn.ReLU, **options}
+        self.encoder = Encoder(shape[0], widths, **options)
         self.bottleneck = (
             SpatialBottleneck(widths[-1], latent, hidden)
             if spatial
-            else DenseBottleneck(coarse, latent, hidden, heads=heads)
+            else DenseBottleneck(halved(shape, widths), latent, hidden, heads=heads)
         )
-        self.decoder = Decoder(outputs or channels, widths, last_kernel=0, norm=norm, activation=activation)
+        self.decoder = Decoder(outputs or shape[0], widths, **options)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` to ``(B, heads * latent)``, or ``(B, latent, h, w)`` where spatial."""
@@ -252,30 +207,15 @@ class DenseAutoencoder(nn.Module):
 
 
 class VectorEncoder(nn.Module):
-    """Encoder, one hidden layer and a linear one: a discriminator, or an encoder of reconstructions.
+    """Layers from images in [0, 1] to features ``(B, flat)``, and a linear one to a vector: a critic or an encoder."""
 
-    Parameters
-    ----------
-    shape
-        Of an image, ``(C, H, W)``; sides are multiples of ``2 ** len(widths)``.
-    widths
-        Of the encoder.
-    hidden
-        Length of the features before the last layer.
-    outputs
-        Length of the vector.
-    """
-
-    def __init__(self, shape: tuple[int, ...], widths: Sequence[int], hidden: int, outputs: int) -> None:
+    def __init__(self, layers: nn.Module, flat: int, outputs: int) -> None:
         super().__init__()
-        channels, height, width = shape
-        flat = widths[-1] * (height >> len(widths)) * (width >> len(widths))
-        self.encoder = nn.Sequential(Encoder(channels, widths), nn.Flatten(), _hidden(nn.Linear(flat, hidden)))
-        self.last = nn.Linear(hidden, outputs)
+        self.layers, self.last = layers, nn.Linear(flat, outputs)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Images ``(B, C, H, W)`` to ``(B, hidden)``."""
-        features: torch.Tensor = self.encoder(2 * x - 1)
+        """Images ``(B, C, H, W)`` to ``(B, flat)``, what the last layer sees."""
+        features: torch.Tensor = self.layers(2 * x - 1)
         return features
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -284,28 +224,27 @@ class VectorEncoder(nn.Module):
         return y
 
 
+def dense_encoder(shape: tuple[int, ...], widths: Sequence[int], hidden: int, outputs: int) -> VectorEncoder:
+    """An :class:`Encoder` of images ``(C, H, W)``, a fully connected layer of `hidden` features, and a linear one."""
+    flat = math.prod(halved(shape, widths))
+    layers = nn.Sequential(Encoder(shape[0], widths), nn.Flatten(), _hidden(nn.Linear(flat, hidden)))
+    return VectorEncoder(layers, hidden, outputs)
+
+
 class ResidualBlock(nn.Module):
-    """Norm, activation and convolution, twice, beside a convolution of one pixel: ``(B, inputs, H, W)`` to `outputs`.
+    """Group norm, activation and convolution, twice, beside a convolution of one pixel.
 
-    As in Gulrajani et al., "Improved Training of Wasserstein GANs", NeurIPS 2017, appendix C.
-
-    Parameters
-    ----------
-    inputs, outputs
-        Channels.
-    resample
-        "up" doubles the sides by nearest neighbours, "down" halves them by averaging.
-    norm
-        Before each of the two.
+    ``(B, inputs, H, W)`` to `outputs` channels; "up" doubles the sides by nearest neighbours, "down" halves them by
+    averaging. As in Gulrajani et al., "Improved Training of Wasserstein GANs", NeurIPS 2017, appendix C.
     """
 
-    def __init__(self, inputs: int, outputs: int, resample: Literal["up", "down"], norm: Norm = "group") -> None:
+    def __init__(self, inputs: int, outputs: int, resample: Literal["up", "down"]) -> None:
         super().__init__()
         self.resample = resample
-        self.first = nn.Sequential(norm_layer(norm, inputs), nn.LeakyReLU(0.01))
+        self.first = nn.Sequential(norm_layer("group", inputs), nn.LeakyReLU(0.01))
         self.second = nn.Sequential(
             nn.Conv2d(inputs, outputs, 3, padding=1),
-            norm_layer(norm, outputs),
+            norm_layer("group", outputs),
             nn.LeakyReLU(0.01),
             nn.Conv2d(outputs, outputs, 3, padding=1),
         )
@@ -339,43 +278,35 @@ class UNet(nn.Module):
 
     Parameters
     ----------
-    inputs, outputs
-        Channels.
+    channels
+        Channels of the input and of the output.
     widths
-        Of each resolution, finest first; sides must be multiples of ``2 ** (len(widths) - 1)``.
-    norm, activation
-        After each convolution.
+        Channels at each resolution, finest first; sides must be multiples of ``2 ** (len(widths) - 1)``.
+    activation
+        What follows each convolution and group norm.
     standardised
-        Use :class:`StandardisedConv`.
+        Whether convolutions are :class:`StandardisedConv`.
     """
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        widths: Sequence[int] = (32, 64, 128, 256),
-        *,
-        norm: Norm = "group",
-        activation: Activation = leaky,
-        standardised: bool = False,
+        self, channels: int, widths: Sequence[int], *, activation: Activation = leaky, standardised: bool = False
     ) -> None:
         super().__init__()
+        kind = StandardisedConv if standardised else nn.Conv2d
 
         def double(i: int, o: int) -> nn.Sequential:
-            kind = StandardisedConv if standardised else nn.Conv2d
-            parts: list[nn.Module] = []
-            for a, b in ((i, o), (o, o)):
-                parts += [kind(a, b, 3, padding=1), norm_layer(norm, b), activation()]
-            return nn.Sequential(*parts)
+            pairs = ((i, o), (o, o))
+            layers = ([kind(a, b, 3, padding=1), norm_layer("group", b), activation()] for a, b in pairs)
+            return nn.Sequential(*chain.from_iterable(layers))
 
-        self.down = nn.ModuleList(double(i, o) for i, o in zip((inputs, *widths[:-1]), widths, strict=True))
-        pairs = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
+        self.down = nn.ModuleList(double(i, o) for i, o in pairwise((channels, *widths)))
+        pairs = list(pairwise(reversed(widths)))
         self.reduce = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in pairs)
         self.up = nn.ModuleList(double(2 * o, o) for _, o in pairs)
-        self.last = nn.Conv2d(widths[0], outputs, 1)
+        self.last = nn.Conv2d(widths[0], channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, inputs, H, W)`` to ``(B, outputs, H, W)``."""
+        """``(B, channels, H, W)`` to the same shape."""
         across = []
         for number, block in enumerate(self.down):
             x = block(x if number == 0 else F.avg_pool2d(x, 2))
@@ -390,7 +321,3 @@ class UNet(nn.Module):
 
 def _hidden(linear: nn.Linear) -> nn.Sequential:
     return nn.Sequential(linear, nn.BatchNorm1d(linear.out_features), nn.ReLU(inplace=True))
-
-
-def _dropout(share: float) -> tuple[nn.Module, ...]:
-    return (nn.Dropout2d(share),) if share else ()

@@ -3,15 +3,16 @@
 All take ``(B, C, H, W)``, compute in float32 also under autocast, and are at least 0: higher is more different.
 """
 
-from functools import lru_cache
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
+
+from anomalib_med.models.filters import gaussian_blur
 
 PixelError = Literal["l2", "l1", "ssim"]
 
 C1, C2 = 0.01**2, 0.03**2  # Wang et al. 2004, for values between 0 and 1
+SIGMA = 1.5  # pixels, of the Gaussian window
 
 
 def squared_error(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -24,20 +25,12 @@ def absolute_error(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (x.float() - y.float()).abs()
 
 
-def ssim(x: torch.Tensor, y: torch.Tensor, *, window: int = 11, sigma: float = 1.5) -> torch.Tensor:
+def ssim(x: torch.Tensor, y: torch.Tensor, *, window: int = 11) -> torch.Tensor:
     """Structural similarity of each channel around each pixel.
 
     Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", IEEE TIP 2004, equation 13,
-    with a Gaussian window, see :func:`gaussian_blur`.
-
-    Parameters
-    ----------
-    x, y
-        ``(B, C, H, W)``; the constants are made for values between 0 and 1.
-    window
-        Side of the Gaussian window in pixels, odd.
-    sigma
-        Its standard deviation.
+    with a Gaussian window of so many pixels (odd), see :func:`.filters.gaussian_blur`. Its constants are made for
+    values between 0 and 1.
 
     Returns
     -------
@@ -47,7 +40,7 @@ def ssim(x: torch.Tensor, y: torch.Tensor, *, window: int = 11, sigma: float = 1
         x, y = x.float(), y.float()
 
         def blur(values: torch.Tensor) -> torch.Tensor:
-            return gaussian_blur(values, window, sigma)
+            return gaussian_blur(values, window, SIGMA)
 
         mean_x, mean_y = blur(x), blur(y)
         variances = blur(x * x + y * y) - mean_x * mean_x - mean_y * mean_y
@@ -56,9 +49,9 @@ def ssim(x: torch.Tensor, y: torch.Tensor, *, window: int = 11, sigma: float = 1
         return alike * (2 * covariance + C2) / (variances + C2)
 
 
-def ssim_error(x: torch.Tensor, y: torch.Tensor, *, window: int = 11, sigma: float = 1.5) -> torch.Tensor:
+def ssim_error(x: torch.Tensor, y: torch.Tensor, *, window: int = 11) -> torch.Tensor:
     """``1 - ssim``, from 0 to 2; see :func:`ssim`."""
-    return 1 - ssim(x, y, window=window, sigma=sigma)
+    return 1 - ssim(x, y, window=window)
 
 
 def pixel_error(kind: PixelError, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -67,19 +60,14 @@ def pixel_error(kind: PixelError, x: torch.Tensor, y: torch.Tensor) -> torch.Ten
 
 
 def pixel_loss(kind: PixelError, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Mean of the error of that name, as it is for images in [-1, 1], which papers weigh it for."""
+    """Mean of the error of that name, as it is for images in [-1, 1], for which papers weight it."""
     return {"l2": 4.0, "l1": 2.0, "ssim": 1.0}[kind] * pixel_error(kind, x, y).mean()
 
 
 def perceptual_error(x: torch.Tensor, y: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
-    """Relative L1 difference of features.
+    """Relative L1 difference of features ``(B, D, h, w)`` of an image and of its reconstruction, standardised.
 
     Tuluptceva et al., "Anomaly Detection with Deep Perceptual Autoencoders", 2020, equation 3, for each image.
-
-    Parameters
-    ----------
-    x, y
-        Features ``(B, D, h, w)`` of the image and of its reconstruction, standardised for each channel.
 
     Returns
     -------
@@ -87,39 +75,3 @@ def perceptual_error(x: torch.Tensor, y: torch.Tensor, eps: float = 1e-6) -> tor
     """
     x, y = x.float(), y.float()
     return (x - y).abs().mean(1, keepdim=True) / (x.abs().mean((1, 2, 3), keepdim=True) + eps)
-
-
-def median_filter(maps: torch.Tensor, window: int) -> torch.Tensor:
-    """Median of ``(B, H, W)`` over a square of `window` pixels, an odd number; the border is continued."""
-    margin = window // 2
-    padded = F.pad(maps[:, None], (margin, margin, margin, margin), mode="replicate")
-    windows = padded.unfold(2, window, 1).unfold(3, window, 1)
-    return windows.reshape(*maps.shape, -1).median(-1).values
-
-
-def gaussian_blur(x: torch.Tensor, window: int, sigma: float) -> torch.Tensor:
-    """Gaussian mean around each pixel of ``(..., H, W)``.
-
-    At the border the window is cut and its weights sum to one again. The blur is two products with a banded matrix: on
-    a CPU, for hundreds of channels, that is far faster than a convolution.
-
-    Parameters
-    ----------
-    x
-        Float.
-    window
-        Side of the window in pixels, odd.
-    sigma
-        Its standard deviation.
-    """
-    rows = _blur_matrix(x.shape[-2], window, sigma).to(x.device)
-    return rows @ (x @ _blur_matrix(x.shape[-1], window, sigma).T.to(x.device))
-
-
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)  # kept for trainings that come after a scoring
-def _blur_matrix(side: int, window: int, sigma: float) -> torch.Tensor:
-    """``(side, side)``: row i holds the window's weights around i, and sums to one."""
-    distance = torch.arange(side)[:, None] - torch.arange(side)
-    weights = torch.exp(-(distance.double() ** 2) / (2 * sigma**2)) * (distance.abs() <= window // 2)
-    return (weights / weights.sum(1, keepdim=True)).float()

@@ -1,35 +1,56 @@
-"""Frozen features on the scale of the normals: each channel with mean 0 and standard deviation 1."""
+"""Numbers on the scale of the normals: mean 0 and standard deviation 1."""
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 
 
-class Standard(nn.Module):
-    """Takes each channel of ``(B, C, h, w)`` to mean 0 and standard deviation 1 of the normals."""
+def moments(batches: Iterable[torch.Tensor], shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation over all batches ``(B, ...)``, in double and on the CPU.
 
-    def __init__(self, channels: int) -> None:
+    Both have the given shape; where a side of it is 1 they are taken over that dimension too.
+    """
+    dims = (0, *(dim for dim, side in enumerate(shape, 1) if side == 1))
+    total = squares = torch.zeros(shape, dtype=torch.float64)
+    count = 0
+    for batch in batches:
+        values = batch.detach().double().cpu()
+        total = total + values.sum(dims, keepdim=True)[0]
+        squares = squares + values.square().sum(dims, keepdim=True)[0]
+        count += values.numel() // math.prod(shape)
+    mean = total / count
+    return mean, (squares / count - mean**2).clamp_min(0).sqrt()
+
+
+class Standard(nn.Module):
+    """Takes numbers to standard deviations from the mean of the normals.
+
+    Parameters
+    ----------
+    shape
+        What one mean and deviation each are kept for: ``(C, 1, 1)`` for the channels of feature maps, ``(H, W)`` for
+        the places of anomaly maps, ``(n,)`` for n numbers of an image.
+    least
+        Smallest deviation that is divided by.
+    """
+
+    def __init__(self, shape: tuple[int, ...], least: float = 1e-6) -> None:
         super().__init__()
+        self.shape, self.least = shape, least
         self.mean: torch.Tensor
         self.deviation: torch.Tensor
-        self.register_buffer("mean", torch.zeros(channels, 1, 1))
-        self.register_buffer("deviation", torch.ones(channels, 1, 1))
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("deviation", torch.ones(shape))
 
     @torch.no_grad()
     def learn(self, batches: Iterable[torch.Tensor]) -> None:
-        """Take the mean and the standard deviation of features ``(B, C, h, w)`` of the normals."""
-        total = squares = torch.zeros((), dtype=torch.float64)
-        count = 0
-        for features in batches:
-            values = features.double().cpu()
-            total = total + values.sum((0, 2, 3))
-            squares = squares + values.square().sum((0, 2, 3))
-            count += values.numel() // values.shape[1]
-        mean = total / count
-        self.mean.copy_(mean[:, None, None])
-        self.deviation.copy_((squares / count - mean**2).clamp_min(1e-12).sqrt()[:, None, None])
+        """Take mean and standard deviation of the normals, given as ``(B, ...)`` at a time."""
+        mean, deviation = moments(batches, self.shape)
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation.clamp_min(self.least))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Standardised, the same shape."""
-        return (x.float() - self.mean) / self.deviation
+        """``(B, ...)``, standardised."""
+        return (x - self.mean) / self.deviation

@@ -1,8 +1,9 @@
 """What an output folder already holds: the rows a resumed run keeps, and the files that an overwrite removes."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from anomalib_med.files import TEMPORARY, output_errors
@@ -10,10 +11,10 @@ from anomalib_med.outputs import runfile
 from anomalib_med.outputs.maps import clipped_pixels
 from anomalib_med.outputs.names import safe_stem
 from anomalib_med.outputs.tables import FAILURES, SCORES, DamagedTableError, iter_records
-from anomalib_med.records import Result
+from anomalib_med.outputs.volume_tables import CANDIDATES_CSV, PATIENTS_CSV, VOLUMES_CSV, read_volumes
+from anomalib_med.records import Result, VolumeResult
 
 SCORES_CSV, FAILURES_CSV, REPORT = "scores.csv", "failures.csv", "report.html"
-VOLUME_TABLES = ("volumes.csv", "candidates.csv", "patients.csv")
 MAPS, OVERLAYS, SCALE = "maps", "overlays", "scale.json"
 
 
@@ -28,20 +29,20 @@ class Kept:
     done
         Ids of the images that need no scoring.
     volumes
-        Ids of the volumes that are complete.
+        The volumes that are complete.
     failures
         Rows of failures.csv to keep.
-    scored, flagged, clipped
-        Rows kept, rows flagged among them, and pixels clipped in their PNG maps.
+    counts
+        Images scored, flagged and failed, and pixels clipped in their PNG maps.
     """
 
     scores_end: int = 0
     done: set[str] = field(default_factory=set)
-    volumes: set[str] = field(default_factory=set)
+    volumes: list[VolumeResult] = field(default_factory=list)
     failures: list[Result] = field(default_factory=list)
-    scored: int = 0
-    flagged: int = 0
-    clipped: int = 0
+    counts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("scored", "flagged", "failed", "clipped_pixels"), 0)
+    )
 
 
 def kept_rows(out: Path, volume_of: Mapping[str, str], *, complete: bool) -> Kept:
@@ -67,17 +68,23 @@ def kept_rows(out: Path, volume_of: Mapping[str, str], *, complete: bool) -> Kep
     """
     kept = Kept()
     table = out / SCORES_CSV
+    whole: set[str] = set()  # the volumes that are complete
     if table.exists():
-        rows = _rows_with_maps(out)
-        rows = _whole_volumes(rows, volume_of, table.stat().st_size if complete else -1)
-        for result, end in rows:
-            _count(kept, out, result, volume_of)
-            kept.scores_end = end
-        kept.scores_end = kept.scores_end or _header_end(table)
-    if kept.volumes and (out / FAILURES_CSV).exists():
-        failures = FAILURES.read(out / FAILURES_CSV)
-        kept.failures = [failure for failure in failures if volume_of.get(failure.id) in kept.volumes]
+        size = table.stat().st_size
+        mapped = takewhile(lambda row: not row[0].map or (out / row[0].map).is_file(), SCORES.rows(table))
+        kept.scores_end = len(SCORES.header) if size >= len(SCORES.header) else 0
+        for result, kept.scores_end in _whole_volumes(mapped, volume_of, size if complete else -1):
+            kept.done.add(result.id)
+            whole |= {volume_of[result.id]} if result.id in volume_of else set()
+            kept.counts["scored"] += 1
+            kept.counts["flagged"] += bool(result.flagged)
+            kept.counts["clipped_pixels"] += clipped_pixels(out / result.map) if result.map.endswith(".png") else 0
+    if whole and (out / FAILURES_CSV).exists():
+        kept.failures = [f for f in FAILURES.read(out / FAILURES_CSV) if volume_of.get(f.id) in whole]
         kept.done.update(failure.id for failure in kept.failures)
+        kept.counts["failed"] = len(kept.failures)
+    if whole and (out / VOLUMES_CSV).exists() and (out / CANDIDATES_CSV).exists():
+        kept.volumes = [volume for volume in read_volumes(out) if volume.id in whole]
     return kept
 
 
@@ -100,8 +107,8 @@ def remove_results(out: Path) -> None:
         for folder in (out / MAPS, out / OVERLAYS):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-        tables = (SCORES_CSV, "scores.parquet", "scores.jsonl", FAILURES_CSV, REPORT, *VOLUME_TABLES)
-        for name in tables:
+        tables = (SCORES_CSV, "scores.parquet", "scores.jsonl", FAILURES_CSV, REPORT)
+        for name in (*tables, VOLUMES_CSV, CANDIDATES_CSV, PATIENTS_CSV):
             (out / name).unlink(missing_ok=True)
 
 
@@ -141,15 +148,8 @@ def _remove_map(folder: Path, name: str) -> None:
         file.parent.rmdir()
 
 
-def _rows_with_maps(out: Path) -> Iterator[tuple[Result, int]]:
-    for result, end in SCORES.rows(out / SCORES_CSV):
-        if result.map and not (out / result.map).is_file():
-            return
-        yield result, end
-
-
 def _whole_volumes(
-    rows: Iterator[tuple[Result, int]], volume_of: Mapping[str, str], whole: int
+    rows: Iterable[tuple[Result, int]], volume_of: Mapping[str, str], whole: int
 ) -> Iterator[tuple[Result, int]]:
     """All rows but those of a volume at the end, unless the rows end where a complete table does."""
     group: list[tuple[Result, int]] = []
@@ -162,17 +162,3 @@ def _whole_volumes(
         if volume is None or row[1] == whole:
             yield from group
             group = []
-
-
-def _count(kept: Kept, out: Path, result: Result, volume_of: Mapping[str, str]) -> None:
-    kept.done.add(result.id)
-    kept.scored += 1
-    kept.flagged += bool(result.flagged)
-    if result.id in volume_of:
-        kept.volumes.add(volume_of[result.id])
-    if result.map.endswith(".png"):
-        kept.clipped += clipped_pixels(out / result.map)
-
-
-def _header_end(table: Path) -> int:
-    return next((end for _, end in iter_records(table, SCORES.names)), 0)

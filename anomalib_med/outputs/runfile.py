@@ -1,39 +1,38 @@
 """run.json: which run an output folder belongs to, and whether it is complete."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from pydantic import BaseModel, ValidationError
 
 from anomalib_med.errors import OutputError
 from anomalib_med.files import TEMPORARY, output_errors, write_atomic
 
 NAME = "run.json"
-_FORMAT = 1
-_WRITER = "anomalib-med score"
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(BaseModel, frozen=True):
     """What run.json says.
 
     Parameters
     ----------
-    fingerprint
-        What the scores depend on, as text by name: model, list of images, options.
-    outputs
-        How maps and overlays are written, as text by name.
     complete
         Whether every image was scored or listed as a failure.
     counts
         Images by outcome; empty until complete.
+    fingerprint
+        What the scores depend on, as text by name: model, list of images, options.
+    outputs
+        How maps and overlays are written, as text by name.
     """
 
+    written_by: Literal["anomalib-med score"] = "anomalib-med score"
+    format: Literal[1] = 1
+    complete: bool = False
+    counts: Mapping[str, int] = {}
     fingerprint: Mapping[str, str]
     outputs: Mapping[str, str]
-    complete: bool
-    counts: Mapping[str, int]
 
 
 def claim(out: Path, fingerprint: Mapping[str, str], outputs: Mapping[str, str]) -> Literal["new", "resume"]:
@@ -48,7 +47,7 @@ def claim(out: Path, fingerprint: Mapping[str, str], outputs: Mapping[str, str])
         out.mkdir(parents=True, exist_ok=True)
         held = [entry.name for entry in out.iterdir() if not entry.name.endswith(TEMPORARY)]
     if not held:
-        write_run(out, Run(fingerprint, outputs, False, {}))
+        write_run(out, Run(fingerprint=fingerprint, outputs=outputs))
         return "new"
     if NAME not in held:
         raise OutputError(
@@ -73,14 +72,15 @@ def read_run(out: Path) -> Run:
     """
     path = out / NAME
     with output_errors(path):
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     try:
-        fields = json.loads(text)
-        if fields["written_by"] != _WRITER or fields["format"] != _FORMAT:
-            raise ValueError("written by another program or version")
-        return Run(fields["fingerprint"], fields["outputs"], fields["complete"], fields["counts"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{path}: cannot be understood ({error}): choose another output folder") from error
+        return Run.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or NAME
+        raise OutputError(
+            f"{path}: cannot be understood ({where}: {first['msg']}): choose another output folder"
+        ) from error
 
 
 def write_run(out: Path, run: Run) -> None:
@@ -91,15 +91,7 @@ def write_run(out: Path, run: Run) -> None:
     OutputError
         The file cannot be written.
     """
-    fields = {
-        "written_by": _WRITER,
-        "format": _FORMAT,
-        "complete": run.complete,
-        "counts": dict(run.counts),
-        "fingerprint": dict(run.fingerprint),
-        "outputs": dict(run.outputs),
-    }
-    write_atomic(out / NAME, (json.dumps(fields, indent=2) + "\n").encode())
+    write_atomic(out / NAME, (run.model_dump_json(indent=2) + "\n").encode())
 
 
 def _difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -1,41 +1,46 @@
 """Scores: the results of scoring in Python, with the arrays a person asks for by name."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 import numpy as np
 
+from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.files import write_atomic
+from anomalib_med.outputs.run import fingerprint, report_run
 from anomalib_med.outputs.tables import SCORES
-from anomalib_med.records import Result, Sample
-
-if TYPE_CHECKING:
-    from anomalib_med.fitted import FittedModel
+from anomalib_med.outputs.writer import ResultWriter
+from anomalib_med.preprocessing import Frames, Preprocessing
+from anomalib_med.records import Candidate, Frame, PatientResult, Result, RunInfo, Sample, VolumeResult
 
 
 class Scores(Sequence[Result]):
     """Results in the order of the images. Maps are kept at the detector's resolution and enlarged when asked for.
 
-    Parameters
+    Attributes
     ----------
-    results
-        One an image, failures included.
-    samples
-        What was scored, in the same order.
-    model
-        What scored them.
-    false_alarm_rate
-        Rate that `flagged` was decided at.
+    results, samples
+        One result for each image, failures included, and what was scored, in the same order.
+    volumes, patients
+        The volumes among the images, and the decision on each of their patients.
+    run
+        What they were scored with.
     """
 
     def __init__(
-        self, results: Sequence[Result], samples: Sequence[Sample], model: "FittedModel", false_alarm_rate: float
+        self,
+        results: Sequence[Result],
+        samples: Sequence[Sample],
+        volumes: Sequence[VolumeResult],
+        patients: Sequence[PatientResult],
+        run: RunInfo,
+        preprocessing: Preprocessing,
     ) -> None:
-        self.results = list(results)
-        self.samples = list(samples)
-        self.model = model
-        self.false_alarm_rate = false_alarm_rate
+        self.results, self.samples = list(results), list(samples)
+        self.volumes, self.patients = list(volumes), list(patients)
+        self.run = run
+        self._preprocessing = preprocessing
 
     def __len__(self) -> int:
         return len(self.results)
@@ -74,6 +79,11 @@ class Scores(Sequence[Result]):
         return [result for result in self.results if not result.ok]
 
     @property
+    def candidates(self) -> list[Candidate]:
+        """The regions of the maps of all volumes, volume by volume, the highest peak first."""
+        return [candidate for volume in self.volumes for candidate in volume.candidates]
+
+    @property
     def maps(self) -> "Maps":
         """Anomaly maps float32 ``(H, W)`` in the geometry of each original image, made when indexed."""
         return Maps(self.results)
@@ -98,19 +108,24 @@ class Scores(Sequence[Result]):
         OutputError
             Where the folder holds other results or cannot be written.
         """
-        from anomalib_med.scoring import write_scores
-
-        return write_scores(self, Path(folder))
+        out, volumes = Path(folder), volumes_of(self.samples)
+        ends = {volume.samples[-1].id: volume.id for volume in volumes}
+        judged = {volume.id: volume for volume in self.volumes}
+        frames = Frames(self.samples, self._preprocessing, display=True)  # read again for their pictures
+        known = fingerprint(self.run, self.samples)
+        with ResultWriter(out, fingerprint=known, colour_range=self.run.colour_range, volumes=volumes) as writer:
+            for result, (_, frame) in zip(self.results, frames.outcomes(), strict=True):
+                if result.id in writer.done:
+                    continue
+                writer.write(result, frame.display if isinstance(frame, Frame) else None)
+                if result.id in ends:
+                    writer.write_volume(judged[ends[result.id]])
+            writer.write_patients(self.patients)
+        return report_run(out, self.run, self.samples)
 
 
 class Maps(Sequence[np.ndarray]):
-    """Anomaly maps that are brought to the original geometry one at a time.
-
-    Parameters
-    ----------
-    results
-        Where they come from.
-    """
+    """Anomaly maps of results, brought to the original geometry one at a time."""
 
     def __init__(self, results: Sequence[Result]) -> None:
         self._results = results
@@ -127,6 +142,3 @@ class Maps(Sequence[np.ndarray]):
         if isinstance(index, slice):
             return [result.anomaly_map() for result in self._results[index]]
         return self._results[index].anomaly_map()
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (result.anomaly_map() for result in self._results)

@@ -1,48 +1,63 @@
-"""ResultWriter: the results of a run on disk, image after image, so that a run that stops can be taken up again.
+"""ResultWriter: the results of a run on disk, image after image, so that a run that stops can be resumed.
 
     OUT/run.json        which run this is, and whether it is complete
     OUT/scores.csv      one row for each scored image; scores.parquet or scores.jsonl beside it on request
     OUT/failures.csv    one row for each image that could not be scored, with the reason
     OUT/maps/           one anomaly map for each image, or for each volume
     OUT/overlays/       one picture for each image
-    OUT/volumes.csv, candidates.csv, patients.csv   where slices of volumes are scored, see `outputs.volumes`
+    OUT/volumes.csv, candidates.csv, patients.csv   where slices of volumes are scored, see `outputs.volume_tables`
 
-A row is written after its map and its overlay, in the order in which the results come. An interrupted run that is taken
-up again ends with the same bytes in scores.csv as one that was not interrupted. Files reach the system at once, not the
+A row is written after its map and its overlay, in the order in which the results come. An interrupted run that is
+resumed ends with the same bytes in scores.csv as one that was not interrupted. Files reach the system at once, not the
 disk: a killed process loses nothing, a power cut may lose the last rows, and those are scored again.
 """
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
 import numpy as np
 
-from anomalib_med.calibration.judge import VolumeRule
-from anomalib_med.errors import ConfigError
+from anomalib_med.errors import ConfigError, OutputError
 from anomalib_med.files import AppendFile, output_errors, write_atomic
 from anomalib_med.outputs import resume, runfile
 from anomalib_med.outputs.dicom_maps import DicomMaps, is_dicom_series
 from anomalib_med.outputs.maps import VolumeMaps, png_scale, write_npy, write_png
 from anomalib_med.outputs.names import safe_stem
 from anomalib_med.outputs.overlay import write_overlay
-from anomalib_med.outputs.tables import FAILURES, SCORES
-from anomalib_med.outputs.volume_tables import Maps, VolumeOutputs
-from anomalib_med.records import Result, Volume
+from anomalib_med.outputs.tables import FAILURES, SCORES, R, Table
+from anomalib_med.outputs.volume_tables import (
+    CANDIDATES,
+    CANDIDATES_CSV,
+    PATIENTS,
+    PATIENTS_CSV,
+    VOLUMES,
+    VOLUMES_CSV,
+)
+from anomalib_med.records import PatientResult, Result, Volume, VolumeResult
 
 TableKind = Literal["csv", "parquet", "jsonl"]
 MapKind = Literal["npy", "png", "nifti", "dicom", "none"]
+
+
+@dataclass
+class _Begun:
+    """The volume whose slices are coming, with their map and their rows."""
+
+    volume: Volume
+    maps: VolumeMaps | DicomMaps | None
+    rows: list[Result] = field(default_factory=list)
 
 
 class ResultWriter:
     """Writes each result as it comes; memory does not grow with their number.
 
     Use it as a context manager: leaving the block in peace completes the run (`finish`), leaving it by an exception or
-    Ctrl-C keeps what is written, to be taken up by the next writer with the same arguments.
+    Ctrl-C keeps what is written, and the next writer with the same arguments resumes it.
 
     Parameters
     ----------
@@ -63,8 +78,6 @@ class ResultWriter:
         Values at the two ends of the colour scale and of the colour bar, fixed for the run.
     volumes
         The volumes among the images; their slices must come one after the other, and their rows are written together.
-    rule, false_alarm_rate
-        How volumes are judged, see :class:`anomalib_med.outputs.volume_tables.VolumeOutputs`.
     overwrite
         Remove the results of another run from `out` first. Other files stay.
 
@@ -73,13 +86,16 @@ class ResultWriter:
     done
         Ids that an earlier run with the same fingerprint has dealt with: not to be written again. Failures are not
         among them, they are tried again (except single slices of a volume whose map is written).
+    volumes
+        The volumes that it has completed.
     counts
         Images "scored", "flagged", "failed", and "clipped_pixels" of PNG maps, over all runs into this folder.
 
     Raises
     ------
     OutputError
-        The folder holds another run or foreign files, is not writable, or its tables were edited.
+        The folder holds another run or foreign files, is not writable, or its tables were edited. Every method: the
+        disk is full or a file cannot be written; what was written before stays valid.
     ConfigError
         `colour_range` is not two finite, ascending numbers.
     """
@@ -94,8 +110,6 @@ class ResultWriter:
         maps: MapKind = "npy",
         overlays: bool = True,
         volumes: Sequence[Volume] = (),
-        rule: VolumeRule | None = None,
-        false_alarm_rate: float = 0.05,
         overwrite: bool = False,
     ) -> None:
         lo, hi = float(colour_range[0]), float(colour_range[1])
@@ -105,13 +119,12 @@ class ResultWriter:
         self._table, self._maps, self._overlays, self._colours = table, maps, overlays, (lo, hi)
         self._fingerprint = dict(fingerprint)
         self._outputs = {"maps": maps, "overlays": str(overlays).lower(), "colour_range": f"{lo!r} {hi!r}"}
-        kept = self._open({sample.id: volume.id for volume in volumes for sample in volume.samples}, overwrite)
-        rule = rule or VolumeRule()
-        self._volumes = VolumeOutputs(
-            self.out, volumes, rule, false_alarm_rate, resume.MAPS, self._maps_of_volume, kept
-        )
+        self._volume_of = {sample.id: volume for volume in volumes for sample in volume.samples}
+        self._begun: _Begun | None = None
+        self._open(overwrite)
+        self._finished = {volume.id for volume in self.volumes}
 
-    def write(self, result: Result, display: np.ndarray | None) -> Result:
+    def write(self, result: Result, display: np.ndarray | None, map: np.ndarray | None = None) -> Result:
         """Write the map, the overlay and the row of one image.
 
         Parameters
@@ -121,63 +134,78 @@ class ResultWriter:
         display
             uint8 ``(H, W)`` or ``(H, W, 3)``, the original image as a person looks at it; without it there is no
             overlay.
+        map
+            The anomaly map of the result where it was made already.
 
         Returns
         -------
-        The result with `map` filled in. The row of a slice of a volume is written with the volume's last one.
+        The result with `map` filled in. The row of a slice of a volume is written with :meth:`write_volume`.
 
         Raises
         ------
         OutputError
-            The disk is full or a file cannot be written; what was written before stays valid.
+            The slices of a volume do not come one after the other.
         """
-        volume = self._volumes.of(result.id)
-        if volume is not self._volumes.current:
-            self._finish_volume()
-            if volume is not None:
-                self._volumes.begin(volume)
+        self._go_to(self._volume_of.get(result.id))
         if not result.ok:
             self._failures.append(FAILURES.line(result))
             self.counts["failed"] += 1
             return result
         shown = display if self._overlays else None
-        stem = safe_stem(result.id)
-        map = None
-        if self._maps != "none" or shown is not None or (volume is not None and self._volumes.wants_maps):
-            map = result.anomaly_map()
-        if map is not None and not (volume is not None and self._volumes.has_map):
-            result = replace(result, map=self._write_map(stem, map))
-        if map is not None and shown is not None:
-            write_overlay(self.out / resume.OVERLAYS / f"{stem}.jpg", shown, map, self._colours)
-        if volume is not None:
-            return self._volumes.add(result, map)
-        self._write_rows([result])
+        if self._maps != "none" or shown is not None:
+            map = result.anomaly_map() if map is None else map
+            result = replace(result, map=self._write_map(result.id, map))
+            if shown is not None:
+                write_overlay(self.out / resume.OVERLAYS / f"{safe_stem(result.id)}.jpg", shown, map, self._colours)
+        if self._begun is None:
+            self._write_rows([result])
+        else:
+            self._begun.rows.append(replace(result, grid=None))
         return result
 
-    def finish(self) -> None:
-        """Write what is still open, make the other tables and mark the run as complete.
+    def write_volume(self, volume: VolumeResult) -> VolumeResult:
+        """Write the map, the candidates and the rows of the volume whose last slice was written.
 
-        Raises
-        ------
-        OutputError
-            A file cannot be written.
+        Returns
+        -------
+        The volume with `map` filled in, and with a note where pixels lie beyond the scale of the map.
         """
-        self._finish_volume()
+        begun, self._begun = self._begun, None
+        assert begun is not None and begun.volume.id == volume.id
+        if begun.maps is not None:
+            begun.maps.write()
+            clipped = [f"{begun.maps.clipped} pixels of the map lie beyond its scale"] * bool(begun.maps.clipped)
+            written = f"{resume.MAPS}/{begun.maps.out.name}" if begun.rows else ""
+            volume = replace(volume, map=written, note="; ".join([volume.note] * bool(volume.note) + clipped))
+        self._tables[CANDIDATES_CSV].append(b"".join(map(CANDIDATES.line, volume.candidates)))
+        self._tables[VOLUMES_CSV].append(VOLUMES.line(volume))
+        self._finished.add(volume.id)
+        self._write_rows(begun.rows)
+        return volume
+
+    def write_patients(self, patients: Sequence[PatientResult]) -> None:
+        """Write patients.csv where there are volumes."""
+        if self._tables:
+            write_atomic(self.out / PATIENTS_CSV, PATIENTS.header, *map(PATIENTS.line, patients))
+
+    def finish(self) -> None:
+        """Make the other tables and mark the run as complete."""
+        assert self._begun is None, "the last volume was not written"
         self.close()
-        self._volumes.write_patients()
         table = self.out / resume.SCORES_CSV
         for kind in ("parquet", "jsonl"):
             # One made by an earlier run is made again: it must not differ from scores.csv.
             if kind == self._table or table.with_suffix(f".{kind}").exists():
                 SCORES.convert(table, kind)
-        runfile.write_run(self.out, runfile.Run(self._fingerprint, self._outputs, True, self.counts))
+        self._write_run(complete=True, counts=self.counts)
 
     def close(self) -> None:
         """Close the files; the slices of an unfinished volume are forgotten and will be scored again."""
-        self._volumes.discard()
-        self._volumes.close()
-        self._scores.close()
-        self._failures.close()
+        if self._begun is not None and self._begun.maps is not None:
+            self._begun.maps.discard()
+        self._begun = None
+        for table in (*self._tables.values(), self._scores, self._failures):
+            table.close()
 
     def __enter__(self) -> Self:
         return self
@@ -191,32 +219,38 @@ class ResultWriter:
         finally:
             self.close()
 
-    def _open(self, volume_of: Mapping[str, str], overwrite: bool) -> set[str]:
-        """Take up what is there; returns the ids of the volumes that are complete."""
+    def _open(self, overwrite: bool) -> None:
+        """Resume what is there."""
         kept = resume.Kept()
         if overwrite and (self.out / runfile.NAME).exists():
             resume.remove_results(self.out)
-            runfile.write_run(self.out, runfile.Run(self._fingerprint, self._outputs, False, {}))
+            self._write_run()
         elif runfile.claim(self.out, self._fingerprint, self._outputs) == "resume":
             resume.remove_temporary(self.out)
+            volume_of = {id: volume.id for id, volume in self._volume_of.items()}
             kept = resume.kept_rows(self.out, volume_of, complete=runfile.read_run(self.out).complete)
-            runfile.write_run(self.out, runfile.Run(self._fingerprint, self._outputs, False, {}))
+            self._write_run()
         self._make_folders()
-        self.done = kept.done
-        self.counts = {
-            "scored": kept.scored,
-            "flagged": kept.flagged,
-            "failed": len(kept.failures),
-            "clipped_pixels": kept.clipped,
-        }
+        self.done, self.counts, self.volumes = kept.done, kept.counts, kept.volumes
         self._scores = AppendFile(self.out / resume.SCORES_CSV, keep=kept.scores_end)
         if not kept.scores_end:
             self._scores.append(SCORES.header)
-        self._failures = AppendFile(self.out / resume.FAILURES_CSV)
-        self._failures.append(FAILURES.header)
-        for failure in kept.failures:
-            self._failures.append(FAILURES.line(failure))
-        return kept.volumes
+        self._failures = self._table_of(resume.FAILURES_CSV, FAILURES, kept.failures)
+        self._tables: dict[str, AppendFile] = {}
+        if self._volume_of:
+            candidates = [candidate for volume in kept.volumes for candidate in volume.candidates]
+            self._tables[CANDIDATES_CSV] = self._table_of(CANDIDATES_CSV, CANDIDATES, candidates)
+            self._tables[VOLUMES_CSV] = self._table_of(VOLUMES_CSV, VOLUMES, kept.volumes)
+
+    def _table_of(self, name: str, table: Table[R], records: Sequence[R]) -> AppendFile:
+        """A table that holds these records and grows."""
+        file = AppendFile(self.out / name)
+        file.append(b"".join([table.header, *map(table.line, records)]))
+        return file
+
+    def _write_run(self, **done: object) -> None:
+        run = runfile.Run(fingerprint=self._fingerprint, outputs=self._outputs)
+        runfile.write_run(self.out, run.model_copy(update=done))
 
     def _make_folders(self) -> None:
         with output_errors(self.out):
@@ -224,36 +258,46 @@ class ResultWriter:
                 (self.out / resume.MAPS).mkdir(exist_ok=True)
             if self._overlays:
                 (self.out / resume.OVERLAYS).mkdir(exist_ok=True)
+        self._scale = png_scale(self._colours)
         if self._maps == "png":
-            self._png_scale = png_scale(self._colours)
-            lo, step = self._png_scale
+            lo, step = self._scale
             scale = {"value": "lo + png * step", "lo": lo, "step": step}
             write_atomic(self.out / resume.MAPS / resume.SCALE, (json.dumps(scale, indent=2) + "\n").encode())
 
-    def _maps_of_volume(self, volume: Volume) -> Maps | None:
+    def _go_to(self, volume: Volume | None) -> None:
+        """Begin the volume of the next image where it is another one."""
+        current = self._begun and self._begun.volume
+        if volume is current:
+            return
+        broken = current or volume
+        assert broken is not None
+        if current is not None or broken.id in self._finished:
+            raise OutputError(f"{broken.id}: its slices do not come one after the other: list them so")
+        self._begun = _Begun(broken, self._maps_of(broken))
+
+    def _maps_of(self, volume: Volume) -> VolumeMaps | DicomMaps | None:
+        """What takes the maps of a volume; None where each slice has its own."""
         folder, stem = self.out / resume.MAPS, safe_stem(volume.id)
         if self._maps == "dicom" and is_dicom_series(volume):
-            scale = png_scale(self._colours)
-            return DicomMaps(volume, folder / stem, scale, self._colours, self._fingerprint.get("model", ""))
+            return DicomMaps(volume, folder / stem, self._scale, self._colours, self._fingerprint.get("model", ""))
         if self._maps in ("nifti", "dicom") and volume.affine is not None:
             return VolumeMaps(volume, folder / f"{stem}.nii.gz")
         return None
 
-    def _write_map(self, stem: str, map: np.ndarray) -> str:
+    def _write_map(self, id: str, map: np.ndarray) -> str:
+        """Write a map, and return where it is."""
         if self._maps == "none":
             return ""
-        name = f"{stem}.png" if self._maps == "png" else f"{stem}.npy"
+        if self._begun is not None and self._begun.maps is not None:
+            self._begun.maps.add(id, map)
+            return f"{resume.MAPS}/{self._begun.maps.name(id)}"
+        name = f"{safe_stem(id)}.{'png' if self._maps == 'png' else 'npy'}"
         path = self.out / resume.MAPS / name
         if self._maps == "png":
-            self.counts["clipped_pixels"] += write_png(path, map, self._png_scale)
+            self.counts["clipped_pixels"] += write_png(path, map, self._scale)
         else:
             write_npy(path, map)
         return f"{resume.MAPS}/{name}"
-
-    def _finish_volume(self) -> None:
-        rows = self._volumes.finish()
-        if rows:
-            self._write_rows(rows)
 
     def _write_rows(self, results: list[Result]) -> None:
         self._scores.append(b"".join(SCORES.line(result) for result in results))

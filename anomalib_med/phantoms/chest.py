@@ -14,6 +14,7 @@ from anomalib_med.phantoms.drawing import (
     Pen,
     Phantom,
     Points,
+    curve,
     ellipse,
     pose,
     ribbon,
@@ -104,13 +105,7 @@ def chest_phantom(seed: int, size: int = 256) -> Phantom:
 
 
 def check_arguments(seed: int, size: int) -> None:
-    """Refuse what cannot be drawn.
-
-    Raises
-    ------
-    ConfigError
-        Where the seed is negative or the size below 64 pixels.
-    """
+    """Raise ConfigError where the seed is negative or the size below 64 pixels."""
     if seed < 0:
         raise ConfigError(f"seed: {seed} is negative; give 0 or more")
     if size < MIN_SIZE:
@@ -132,29 +127,16 @@ def _mirror(points: Points, side: int) -> Points:
 
 def _body_outlines(build: _Build) -> list[Points]:
     flank = build.chest + build.fat
-    half = spline(
-        [
-            (0.085, -0.3),
-            (0.088, -0.05),
-            (0.115, 0.03),
-            (0.24, 0.07),
-            (flank + 0.03, 0.115),
-            (flank + 0.07, 0.22),
-            (flank + 0.03, 0.38),
-            (flank + 0.005, 0.5),
-            (flank - 0.01, 0.8),
-            (flank + 0.01, 1.4),
-        ]
-    )
+    x = [0.085, 0.088, 0.115, 0.24, *(flank + step for step in (0.03, 0.07, 0.03, 0.005, -0.01, 0.01))]
+    half = curve(x, [-0.3, -0.05, 0.03, 0.07, 0.115, 0.22, 0.38, 0.5, 0.8, 1.4])
     torso = np.concatenate([half, _mirror(half, -1)[::-1]])
     return [torso, *(ribbon(_arm(build, side), 0.12 + build.fat) for side in SIDES)]
 
 
 def _arm(build: _Build, side: int) -> Points:
     x = build.chest + build.fat
-    return _mirror(
-        spline([(x - 0.01, 0.185), (x + 0.055, 0.35), (x + 0.1 + build.arm_out, 0.75), (x + 0.13, 1.2)]), side
-    )
+    line = curve([x - 0.01, x + 0.055, x + 0.1 + build.arm_out, x + 0.13], [0.185, 0.35, 0.75, 1.2])
+    return _mirror(line, side)
 
 
 def _wall(build: _Build, side: int) -> Points:
@@ -162,23 +144,14 @@ def _wall(build: _Build, side: int) -> Points:
     a, c, angle = build.apex, build.chest, build.angles[side > 0]
     y = [a, a + 0.03, a + 0.13, a + 0.3, 0.5 * (a + 0.3 + angle), angle]
     x = [0.36 * c, 0.56 * c, 0.78 * c, 0.93 * c, 0.99 * c, 1.0 * c]
-    return spline(np.column_stack([x, y]))
+    return curve(x, y)
 
 
 def _lung_outline(build: _Build, side: int) -> Points:
     dome, angle, c = build.domes[side > 0], build.angles[side > 0], build.chest
-    floor = spline(
-        [(c, angle), (0.88 * c, dome + 0.035), (0.6 * c, dome), (0.3 * c, dome + 0.02), (0.13 * c, dome + 0.06)]
-    )
-    inner = spline(
-        [
-            (0.13 * c, dome + 0.06),
-            (0.12 * c, 0.5),
-            (0.13 * c, 0.32),
-            (0.2 * c, build.apex + 0.05),
-            (0.36 * c, build.apex),
-        ]
-    )
+    floor = curve([c, 0.88 * c, 0.6 * c, 0.3 * c, 0.13 * c], [angle, dome + 0.035, dome, dome + 0.02, dome + 0.06])
+    x, y = [0.13 * c, 0.12 * c, 0.13 * c, 0.2 * c, 0.36 * c], [dome + 0.06, 0.5, 0.32, build.apex + 0.05, build.apex]
+    inner = curve(x, y)
     outline = np.concatenate([_wall(build, side), floor[1:], inner[1:-1]])
     return np.asarray(_mirror(outline, side) + np.array([0.5 * build.lean, 0]))
 
@@ -192,14 +165,11 @@ def _soft_tissue(pen: Pen, build: _Build, body: Float, rng: np.random.Generator)
         for side in SIDES:
             lobe = pen.fill(ellipse(side * 0.6 * build.chest, y, 0.55 * build.chest, 0.14, angle=side * 12))
             tissue += np.float32(build.breasts) * pen.soften(rounded(lobe, 0.14), 0.006)
-    scapulae = [
-        _mirror(
-            spline([(x, 0.16), (x + 0.09, 0.15), (x + 0.06, 0.28), (x + 0.01, 0.43), (x - 0.01, 0.28)], closed=True),
-            side,
-        )
-        for side in SIDES
-        for x in [build.chest - rng.uniform(0.0, 0.06)]
-    ]
+    scapulae = []
+    for side in SIDES:
+        x = build.chest - rng.uniform(0.0, 0.06)
+        blade = curve([x, x + 0.09, x + 0.06, x + 0.01, x - 0.01], [0.16, 0.15, 0.28, 0.43, 0.28], closed=True)
+        scapulae.append(_mirror(blade, side))
     tissue += np.float32(0.07) * pen.soften(pen.fill(*scapulae), 0.004)
     return tissue
 
@@ -208,21 +178,9 @@ def _mediastinum(pen: Pen, build: _Build) -> Float:
     """Attenuation of heart, great vessels and trachea; positive where they hide the lung."""
     c, h, lean = build.chest / 0.33, build.heart, np.array([build.lean, 0])
     bottom = max(build.domes) + 0.05
-    heart = spline(
-        [
-            (-0.03 * c, 0.4),
-            (-0.075 * c * h, bottom - 0.2),
-            (-0.085 * c * h, bottom - 0.1),
-            (-0.05 * c, bottom + 0.01),
-            (0.08 * c, bottom + 0.03),
-            (0.165 * c * h, bottom - 0.01),
-            (0.175 * c * h, bottom - 0.07),
-            (0.125 * c * h, bottom - 0.2),
-            (0.07 * c, 0.41),
-            (0.03 * c, 0.36),
-        ],
-        closed=True,
-    )
+    right, left = [-0.03 * c, -0.075 * c * h, -0.085 * c * h, -0.05 * c], [0.08 * c, 0.165 * c * h, 0.175 * c * h]
+    below = [bottom + step for step in (-0.2, -0.1, 0.01, 0.03, -0.01, -0.07, -0.2)]
+    heart = curve([*right, *left, 0.125 * c * h, 0.07 * c, 0.03 * c], [0.4, *below, 0.41, 0.36], closed=True)
     vessels = ribbon(spline([(0.0, 0.02), (0.0, 0.2), (0.005, 0.32), (0.01, 0.5)]), np.linspace(0.085, 0.12, 25) * c)
     knob = ellipse(0.045 * c, 0.305, 0.034 * c, 0.036)
     trunk = ellipse(0.055 * c, 0.385, 0.032 * c, 0.04, angle=-20)
@@ -252,13 +210,9 @@ def _ribs(build: _Build, side: int, rng: np.random.Generator) -> tuple[list[Poin
         posterior.append(_mirror(spline(arc), side))
         if number < 7:
             slope = 0.07 + 0.006 * number
-            front = [
-                (reach, edge),
-                (0.93 * reach, edge + 0.4 * slope),
-                (0.7 * reach, edge + slope),
-                (0.42 * reach, edge + slope),
-            ]
-            anterior.append(_mirror(spline(front), side))
+            x = [reach, 0.93 * reach, 0.7 * reach, 0.42 * reach]
+            front = curve(x, [edge, edge + 0.4 * slope, edge + slope, edge + slope])
+            anterior.append(_mirror(front, side))
     return posterior, anterior
 
 
@@ -323,35 +277,25 @@ def _vessels(pen: Pen, build: _Build, rng: np.random.Generator) -> Float:
             start = np.repeat(line[:, -1], 2, axis=0)
             heading = np.stack([angle[:, -1] - fork, angle[:, -1] + fork], 1).ravel()
             width = np.repeat(width * 0.66, 2) * rng.uniform(0.75, 1.1, 2 * len(width))
-    haze = smooth_noise(rng, density.shape, 40) * np.float32(0.012) + smooth_noise(rng, density.shape, 9) * np.float32(
-        0.014
-    )
+    haze = smooth_noise(rng, density.shape, 40) * np.float32(0.012)
+    haze += smooth_noise(rng, density.shape, 9) * np.float32(0.014)
     return pen.soften(density, 0.002) + haze
 
 
 def _below_diaphragm(pen: Pen, build: _Build, lungs: Float, rng: np.random.Generator) -> Float:
     """Liver and stomach: denser than the chest wall, with gas under the left dome in some."""
     c = build.chest
-    outline = spline(
-        [
-            (-c, build.angles[0]),
-            (-0.6 * c, build.domes[0]),
-            (0, build.domes[0] + 0.06),
-            (0.6 * c, build.domes[1]),
-            (c, build.angles[1]),
-        ]
-    )
+    (right, left), (right_angle, left_angle) = build.domes, build.angles
+    outline = curve([-c, -0.6 * c, 0, 0.6 * c, c], [right_angle, right, right + 0.06, left, left_angle])
     box = np.concatenate([outline, [(c, 1.4), (-c, 1.4)]])
     organs = np.float32(0.2) * pen.soften(pen.fill(box), 0.008) * (1 - lungs)
     if rng.random() < 0.5:
         wide, high = rng.uniform(0.03, 0.075), rng.uniform(0.018, 0.04)
-        bubble = ellipse(
-            rng.uniform(0.35, 0.6) * c, build.domes[1] + 0.03 + high, wide, high, angle=rng.uniform(-15, 15)
-        )
+        x, y = rng.uniform(0.35, 0.6) * c, build.domes[1] + 0.03 + high
+        bubble = ellipse(x, y, wide, high, angle=rng.uniform(-15, 15))
         organs -= np.float32(rng.uniform(0.12, 0.32)) * pen.soften(pen.fill(bubble), 0.006)
     for _ in range(int(rng.integers(0, 4))):
-        loop = ellipse(
-            rng.uniform(-0.1, 0.9) * c, rng.uniform(0.88, 1.05), rng.uniform(0.02, 0.05), rng.uniform(0.012, 0.03)
-        )
+        x, y = rng.uniform(-0.1, 0.9) * c, rng.uniform(0.88, 1.05)
+        loop = ellipse(x, y, rng.uniform(0.02, 0.05), rng.uniform(0.012, 0.03))
         organs -= np.float32(rng.uniform(0.05, 0.16)) * pen.soften(pen.fill(loop), 0.008)
     return organs

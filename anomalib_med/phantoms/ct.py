@@ -10,6 +10,7 @@ from anomalib_med.phantoms.drawing import (
     Pen,
     Phantom,
     Points,
+    curve,
     ellipse,
     fill_pixels,
     gaussian,
@@ -90,21 +91,14 @@ def add_ct_lesion(
     ----------
     pixels
         float32 ``(H, W)`` in Hounsfield units; not changed.
-    lungs
-        bool ``(H, W)``.
+    lungs, rng, contrast, size
+        The same as for `add_lesion`; any lung that is not empty will do.
     kind
         ``nodule`` (about 0 to 60 HU) or ``ground_glass`` (250 to 450 HU above the lung, vessels still seen).
-    rng
-        Draws place, shape and density.
-    contrast, size
-        Multiply density and extent, above 0.
 
     Returns
     -------
-    pixels
-        float32 ``(H, W)`` in Hounsfield units.
-    mask
-        bool ``(H, W)``: where the change exceeds a fifth of the largest change.
+    The slice in Hounsfield units and the mask of the change, as from `add_lesion`.
 
     Raises
     ------
@@ -152,7 +146,7 @@ def _round_box(half_width: float, half_height: float) -> Points:
 
 
 def _table(pen: Pen) -> Float:
-    line = spline([(-0.45, 0.83), (-0.25, 0.865), (0, 0.88), (0.25, 0.865), (0.45, 0.83)])
+    line = curve([-0.45, -0.25, 0, 0.25, 0.45], [0.83, 0.865, 0.88, 0.865, 0.83])
     return pen.fill(ribbon(line, 0.012))
 
 
@@ -173,10 +167,8 @@ def _vessels(pen: Pen, inner: tuple[float, float], rng: np.random.Generator) -> 
             length, bend = rng.uniform(0.06, 0.15), rng.normal(0, 0.7)
             t = np.linspace(0, 1, 5)
             along = np.column_stack([side * np.cos(heading + bend * t), np.sin(heading + bend * t)]) * (length / 4)
-            start = np.array([side * 0.3 * inner[0], 0.47])
-            shapes.append(
-                ribbon(start + np.cumsum(along, axis=0), np.linspace(0.016, 0.004, 5) * rng.uniform(0.6, 1.2))
-            )
+            line = np.array([side * 0.3 * inner[0], 0.47]) + np.cumsum(along, axis=0)
+            shapes.append(ribbon(line, np.linspace(0.016, 0.004, 5) * rng.uniform(0.6, 1.2)))
     count = int(rng.integers(35, 70))
     places = np.column_stack([rng.uniform(-1, 1, count) * inner[0], 0.47 + rng.uniform(-0.9, 0.9, count) * inner[1]])
     for x, y in places:
@@ -187,19 +179,8 @@ def _vessels(pen: Pen, inner: tuple[float, float], rng: np.random.Generator) -> 
 
 def _mediastinum(pen: Pen, hu: Float, inner: tuple[float, float], level: float, rng: np.random.Generator) -> Float:
     w, d = inner
-    fat = pen.fill(
-        spline(
-            [
-                (-0.2 * w, -0.75 * d + 0.47),
-                (0.2 * w, -0.75 * d + 0.47),
-                (0.24 * w, 0.5),
-                (0.2 * w, 0.62),
-                (-0.2 * w, 0.62),
-                (-0.24 * w, 0.47),
-            ],
-            closed=True,
-        )
-    )
+    x, front = [-0.2 * w, 0.2 * w, 0.24 * w, 0.2 * w, -0.2 * w, -0.24 * w], -0.75 * d + 0.47
+    fat = pen.fill(curve(x, [front, front, 0.5, 0.62, 0.62, 0.47], closed=True))
     _paint(hu, fat, -60.0)
     blood = rng.uniform(35, 60) + (120 if rng.random() < 0.5 else 0)  # half of the scans with contrast medium
     grown = 0.6 + 0.6 * level
@@ -221,11 +202,8 @@ def _skeleton(pen: Pen, hu: Float, inner: tuple[float, float], rng: np.random.Ge
     w, d = inner
     y = 0.47 + 0.72 * d
     vertebra = pen.fill(ellipse(0, y, 0.052, 0.044))
-    _paint(
-        hu,
-        pen.fill(*(ribbon(spline([(0, y + 0.03), (s * 0.06, y + 0.05), (s * 0.1, y + 0.045)]), 0.022) for s in SIDES)),
-        350.0,
-    )
+    transverse = [ribbon(curve([0, s * 0.06, s * 0.1], [y + 0.03, y + 0.05, y + 0.045]), 0.022) for s in SIDES]
+    _paint(hu, pen.fill(*transverse), 350.0)
     _paint(hu, pen.fill(ribbon(spline([(0, y + 0.05), (0, y + 0.1)]), 0.02)), 350.0)
     _paint(hu, vertebra, BONE)
     _paint(hu, pen.fill(ellipse(0, y, 0.044, 0.036)), np.float32(220) + 60 * smooth_noise(rng, hu.shape, 60))

@@ -15,16 +15,10 @@ _RADII = (0.15, 0.29)
 
 
 def lungs_of_radiograph(pixels: Float) -> Mask:
-    """Dark places where the lungs of a frontal chest radiograph lie.
+    """Dark places, bool ``(H, W)``, where the lungs of a frontal chest radiograph lie.
 
-    Parameters
-    ----------
-    pixels
-        ``(H, W)``, bright is dense, any unit.
-
-    Returns
-    -------
-    bool ``(H, W)``; only the expected place, where little of it is dark (a white lung, a lateral view).
+    Bright is dense in the pixels, in any unit. Where little of the expected place is dark (a white lung, a lateral
+    view), all of that place is returned.
     """
     height, width = pixels.shape
     place = np.zeros((height, width), np.uint8)
@@ -40,17 +34,7 @@ def lungs_of_radiograph(pixels: Float) -> Mask:
 
 
 def lungs_of_ct(hounsfield: Float) -> Mask:
-    """Lung in an axial chest CT slice: air inside the body that is not pure gas as in stomach, bowel and trachea.
-
-    Parameters
-    ----------
-    hounsfield
-        ``(H, W)`` in Hounsfield units.
-
-    Returns
-    -------
-    bool ``(H, W)``; all False where no lung is cut.
-    """
+    """Lung, bool ``(H, W)``, in an axial chest CT slice: air inside the body that is not pure gas as in the stomach."""
     air = (hounsfield < _AIR).astype(np.uint8)
     count, parts, stats, _ = cv2.connectedComponentsWithStats(air, connectivity=4)
     edge = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
@@ -60,7 +44,7 @@ def lungs_of_ct(hounsfield: Float) -> Mask:
 
 
 def _two_largest(mask: Mask) -> Mask:
-    """Without the slivers above the shoulders and beside the chest."""
+    """The two largest parts of a mask, without the slivers above the shoulders and beside the chest."""
     _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     order = 1 + np.argsort(stats[1:, cv2.CC_STAT_AREA])[::-1][:2]
     return np.isin(parts, order)

@@ -35,7 +35,7 @@ def digit_anatomy(seed: int, *, kind: str | None = None, split: Split = "train")
         None for a normal image; ``missing`` (one cell blank), ``misordered`` (two cells swapped), ``flipped`` (one
         digit other than 1 and 8 mirrored left-right), ``zero`` (a 0 in one cell).
     split
-        From which of two disjoint sets of handwritten digits to draw, ``train`` or ``test``.
+        Which of two disjoint sets of handwritten digits is drawn from, ``train`` or ``test``.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def _disturb(cells: list[Float], kind: str, split: Split, rng: np.random.Generat
 
 
 @cache
-def _digits(digit: int, split: Split) -> tuple[Float, ...]:
+def handwriting(digit: int, split: Split) -> tuple[Float, ...]:
     """All handwritten examples of one digit in one split, ``(28, 28)`` each in [0, 1]."""
     source = load_digits()
     examples = source.images[source.target == digit]
@@ -96,7 +96,7 @@ def _digits(digit: int, split: Split) -> tuple[Float, ...]:
 
 def _cell(digit: int, split: Split, rng: np.random.Generator) -> Float:
     """One digit after torchvision's RandomResizedCrop(28, scale=(0.6, 1.3), ratio=(1, 1)), then 32 x 32."""
-    examples = _digits(digit, split)
+    examples = handwriting(digit, split)
     image = examples[int(rng.integers(len(examples)))]
     side, top, left = _DIGIT, 0, 0
     for _ in range(10):  # as torchvision: ten attempts, then the whole image

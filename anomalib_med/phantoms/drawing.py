@@ -22,37 +22,24 @@ _SHIFT = 4  # OpenCV's fixed-point bits: polygon corners at 1/16 of a pixel
 
 @dataclass(frozen=True, slots=True)
 class Phantom:
-    """A synthetic radiograph or slice without findings.
-
-    Parameters
-    ----------
-    pixels
-        float32 ``(H, W)``: ``[0, 1]``, bright is dense, for a radiograph; Hounsfield units for a CT slice.
-    lungs
-        bool ``(H, W)``: lung that nothing dense covers, where lesions may lie.
-    body
-        bool ``(H, W)``: inside the patient.
-    """
+    """A synthetic radiograph or slice without findings."""
 
     pixels: Float
+    """float32 ``(H, W)``: ``[0, 1]``, bright is dense, for a radiograph; Hounsfield units for a CT slice."""
     lungs: Mask
+    """bool ``(H, W)``: lung that nothing dense covers, where lesions may lie."""
     body: Mask
+    """bool ``(H, W)``: inside the patient."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pen:
-    """Draws shapes given in anatomical coordinates into a square image.
-
-    Parameters
-    ----------
-    size
-        Height and width of the image in pixels.
-    pose
-        ``(2, 3)`` affine map from anatomical to image coordinates, both in units of the image.
-    """
+    """Draws shapes given in anatomical coordinates into a square image."""
 
     size: int
+    """Height and width of the image in pixels."""
     pose: Points
+    """``(2, 3)`` affine map from anatomical to image coordinates, both in units of the image."""
 
     def fill(self, *polygons: Points) -> Float:
         """Share of each pixel that the union of the polygons ``(n, 2)`` covers, float32 ``(size, size)`` in [0, 1]."""
@@ -83,14 +70,8 @@ def pose(
 ) -> Points:
     """Affine map for `Pen`: scale, then rotate by `angle` degrees about the image centre, then shift.
 
-    Parameters
-    ----------
-    angle
-        Degrees, clockwise on the image.
-    scale
-        Horizontal and vertical factor.
-    shift
-        Right and down, as a share of the image.
+    The angle is clockwise on the image, the scales are horizontal and vertical, and the shift goes right and down as a
+    share of the image.
     """
     turn = np.deg2rad(angle)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
@@ -113,19 +94,15 @@ def spline(points: Sequence[tuple[float, float]] | Points, *, closed: bool = Fal
     return curve if closed else np.concatenate([curve, knots[-2:-1]])
 
 
+def curve(x: Sequence[float], y: Sequence[float], *, closed: bool = False) -> Points:
+    """The `spline` through points given as columns."""
+    return spline(np.column_stack([x, y]), closed=closed)
+
+
 def ribbon(centre: Points, width: float | Points) -> Points:
-    """Outline of a band along one ``(n, 2)`` or many ``(m, n, 2)`` centre lines.
+    """Outline ``(2 n, 2)`` or ``(m, 2 n, 2)`` of a band along one ``(n, 2)`` or many ``(m, n, 2)`` centre lines.
 
-    Parameters
-    ----------
-    centre
-        Points of the centre line.
-    width
-        Full width, one number or an array that broadcasts against ``centre.shape[:-1]``.
-
-    Returns
-    -------
-    ``(2 n, 2)`` or ``(m, 2 n, 2)``.
+    The full width is one number or an array that is broadcast against ``centre.shape[:-1]``.
     """
     along = np.gradient(centre, axis=-2)
     length = np.linalg.norm(along, axis=-1, keepdims=True)
@@ -142,14 +119,9 @@ def ellipse(x: float, y: float, half_width: float, half_height: float, *, angle:
 
 
 def rounded(covered: Float, depth: float) -> Float:
-    """Thickness of a body with an elliptic cross-section: 0 at the edge of the shape, 1 from `depth` inwards.
+    """Thickness of a body with an elliptic cross-section: 0 at its edge, 1 from `depth` inwards.
 
-    Parameters
-    ----------
-    covered
-        ``(H, W)`` in [0, 1], from `Pen.fill`.
-    depth
-        Distance from the edge at which the full thickness is reached, as a share of the image width.
+    The shape comes from `Pen.fill`; the depth is a share of the image width.
     """
     inside = np.pad((covered > 0.5).astype(np.uint8), 1, mode="edge")
     distance = cv2.distanceTransform(inside, cv2.DIST_L2, 5)[1:-1, 1:-1] / (depth * covered.shape[1])

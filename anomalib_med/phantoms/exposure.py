@@ -9,21 +9,8 @@ from anomalib_med.phantoms.drawing import Float, Mask, Pen, gaussian, pose
 def expose(attenuation: Float, pen: Pen, rng: np.random.Generator) -> tuple[Float, Mask]:
     """Turn attenuation into displayed values, with the exposure, blur, noise and collimation of one acquisition.
 
-    Parameters
-    ----------
-    attenuation
-        float32 ``(H, W)``, 0 in air, about 1 through soft tissue.
-    pen
-        Gives the size of the image.
-    rng
-        Draws the settings of the acquisition.
-
-    Returns
-    -------
-    pixels
-        float32 ``(H, W)`` in [0, 1], bright is dense.
-    open_field
-        bool ``(H, W)``, False outside the collimation.
+    The attenuation, float32 ``(H, W)``, is 0 in air and about 1 through soft tissue. The values returned lie in [0, 1],
+    bright is dense; the mask beside them is False outside the collimation.
     """
     size = pen.size
     grid = np.linspace(-0.5, 0.5, size, dtype=np.float32)
@@ -66,7 +53,6 @@ def _mark(shown: Float, rng: np.random.Generator) -> None:
     where = (int(x * size), int(rng.uniform(0.07, 0.3) * size))
     stamp = np.zeros(shown.shape, np.uint8)
     scale = rng.uniform(0.4, 0.65) * size / 256
-    cv2.putText(
-        stamp, letter, where, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, max(1, round(1.6 * size / 256)), cv2.LINE_AA
-    )
+    stroke = max(1, round(1.6 * size / 256))
+    cv2.putText(stamp, letter, where, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, stroke, cv2.LINE_AA)
     np.maximum(shown, stamp.astype(np.float32) * np.float32(rng.uniform(0.8, 1.0) / 255), out=shown)

@@ -15,6 +15,7 @@ from anomalib_med.phantoms.drawing import (
     Float,
     Mask,
     Points,
+    curve,
     ellipse,
     fill_pixels,
     gaussian,
@@ -85,11 +86,11 @@ def add_lesion(
     kind
         One of `KINDS`.
     rng
-        Draws place, shape and texture.
+        Source of place, shape and texture.
     contrast
-        Multiplies the strength, above 0; 1 is plainly visible, 0.3 faint.
+        Factor of the strength, above 0; 1 is plainly visible, 0.3 faint.
     size
-        Multiplies the extent, above 0.
+        Factor of the extent, above 0.
 
     Returns
     -------
@@ -152,13 +153,9 @@ def _nodule(scene: _Scene, contrast: float) -> Float:
         spikes = []
         for turn in scene.rng.uniform(0, 2 * np.pi, 11):
             reach = radius * scene.rng.uniform(1.25, 1.7)
-            line = np.linspace(0.7 * radius, reach, 5)
-            spikes.append(
-                ribbon(
-                    np.column_stack([x + line * np.cos(turn), y + line * np.sin(turn)]),
-                    np.linspace(0.16, 0.03, 5) * radius,
-                )
-            )
+            along = np.linspace(0.7 * radius, reach, 5)
+            line = np.column_stack([x + along * np.cos(turn), y + along * np.sin(turn)])
+            spikes.append(ribbon(line, np.linspace(0.16, 0.03, 5) * radius))
         field = np.maximum(field, 0.6 * scene.fill(*spikes))
     field = scene.blur(field, scene.rng.uniform(0.12, 0.25) * radius)
     return _brighten(scene, field * np.float32(contrast * scene.rng.uniform(0.6, 0.95)))
@@ -171,15 +168,8 @@ def _opacity(scene: _Scene, contrast: float) -> Float:
     blobs = []
     for _ in range(5):
         dx, dy = rng.normal(0, 0.45, 2) * radius
-        blobs.append(
-            ellipse(
-                x + dx,
-                y + dy,
-                radius * rng.uniform(0.4, 0.8),
-                radius * rng.uniform(0.4, 0.8),
-                angle=rng.uniform(0, 180),
-            )
-        )
+        wide, high = radius * rng.uniform(0.4, 0.8), radius * rng.uniform(0.4, 0.8)
+        blobs.append(ellipse(x + dx, y + dy, wide, high, angle=rng.uniform(0, 180)))
     field = scene.blur(scene.fill(*blobs), 0.3 * radius)
     field *= scene.blur(scene.lungs.astype(np.float32), 0.012 * scene.width)
     cells = max(4, round(scene.width / radius * 2.5))
@@ -256,10 +246,8 @@ def _tube(scene: _Scene) -> Float:
     x, y = scene.place(0.03 * scene.width)
     step = scene.rng.uniform(0.1, 0.16) * scene.width * scene.size
     heading = -np.pi / 2 + scene.rng.normal(0, 0.6) + np.cumsum(scene.rng.normal(0, 0.35, 4))
-    line = spline(
-        np.array([x, y])
-        + np.vstack([[0, 0], np.cumsum(np.column_stack([np.cos(heading), np.sin(heading)]) * step, axis=0)])
-    )
+    steps = np.column_stack([np.cos(heading), np.sin(heading)]) * step
+    line = spline(np.array([x, y]) + np.vstack([[0, 0], np.cumsum(steps, axis=0)]))
     calibre = scene.rng.uniform(0.012, 0.02) * scene.width
     wall = scene.fill(ribbon(line, calibre)) - 0.55 * scene.fill(ribbon(line, 0.45 * calibre))
     return 0.75 * scene.blur(np.maximum(wall, 0), 0.4)
@@ -271,15 +259,11 @@ def _pacemaker(scene: _Scene) -> Float:
     rows, columns = np.nonzero(lung)
     x = columns.mean() + outward * 0.2 * np.ptp(columns)
     y = rows.min() + scene.rng.uniform(0.12, 0.25) * np.ptp(rows)
-    case = spline(
-        np.array([(-1, -0.6), (0, -0.8), (1, -0.6), (1, 0.5), (0.2, 0.85), (-1, 0.6)]) * width + [x, y], closed=True
-    )
+    corners = np.array([(-1, -0.6), (0, -0.8), (1, -0.6), (1, 0.5), (0.2, 0.85), (-1, 0.6)])
+    case = spline(corners * width + [x, y], closed=True)
     goal = np.array([x - outward * 0.75 * np.ptp(columns), rows.min() + 0.75 * np.ptp(rows)])
-    lead = spline(
-        np.array(
-            [[x, y - 0.7 * width], [x - outward * 0.3 * np.ptp(columns), y - 1.1 * width], [goal[0], y + width], goal]
-        )
-    )
+    middle = x - outward * 0.3 * np.ptp(columns)
+    lead = curve([x, middle, goal[0], goal[0]], [y - 0.7 * width, y - 1.1 * width, y + width, goal[1]])
     wire = scene.fill(ribbon(lead, 0.007 * scene.width))
     return np.asarray(np.maximum(0.9 * scene.fill(case), 0.8 * wire), np.float32)
 

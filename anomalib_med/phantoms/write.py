@@ -1,13 +1,11 @@
-"""Writes synthetic data sets as folders of PNG files: healthy images to train on, healthy and abnormal ones to test."""
+"""Writes data sets of pictures as folders: healthy images to train on, healthy and abnormal ones to test."""
 
 import csv
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,30 +16,21 @@ from anomalib_med.phantoms.chest import chest_phantom
 from anomalib_med.phantoms.ct import CT_KINDS, add_ct_lesion, ct_slice_phantom
 from anomalib_med.phantoms.digit_anatomy import KINDS as DIGIT_KINDS
 from anomalib_med.phantoms.digit_anatomy import digit_anatomy
-from anomalib_med.phantoms.drawing import Float, Mask
+from anomalib_med.phantoms.drawing import Float, Mask, Phantom
 from anomalib_med.phantoms.lesions import KINDS as LESION_KINDS
 from anomalib_med.phantoms.lesions import add_lesion
+from anomalib_med.records import Progress, silent
 
-T = TypeVar("T")
-Progress = Callable[[int, int], None]  # images written, images in all
 Stored = NDArray[np.uint8] | NDArray[np.uint16]
+Cell = str | int | float
+Draw = Callable[[int, str | None, str], tuple[Stored, Mask]]  # seed, kind of lesion or None, side of the split
 
 CHEST_KINDS = ("nodule", "opacity", "effusion", "foreign")
 STAMP = "dataset.json"
 # Raised whenever the same seed would give other pixels: a folder of an older format is then not taken for complete.
 FORMAT = 1
-_COLUMNS = ("path", "patient", "label", "mask", "kind", "split", "seed")
+_GROUPS = (("train", "normal"), ("test", "normal"), ("test", "abnormal"))
 _SEEDS_PER_GROUP = 100_000  # no group shares a seed with another, nor data set seed 0 with seed 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Recipe:
-    """How one data set is made: a picture from a seed and a kind (None is healthy), ready to be stored."""
-
-    name: str
-    kinds: tuple[str, ...]
-    draw: Callable[[int, str | None, str], tuple[Stored, Mask]]
-    arguments: dict[str, int | str | list[str]]
 
 
 def write_chest_dataset(
@@ -53,7 +42,7 @@ def write_chest_dataset(
     size: int = 256,
     seed: int = 0,
     kinds: Sequence[str] = CHEST_KINDS,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> None:
     """Write chest radiograph phantoms, 12 bits in the upper bits of 16-bit PNG.
 
@@ -71,11 +60,11 @@ def write_chest_dataset(
     size
         Height and width in pixels.
     seed
-        Not negative; another seed gives other patients.
+        Seed of the data set, not negative; another seed gives other patients.
     kinds
-        From `lesions.KINDS`.
+        Kinds of lesion, from `lesions.KINDS`.
     progress
-        Called with the number of images written and the number in all.
+        Called after every image.
 
     Raises
     ------
@@ -85,16 +74,9 @@ def write_chest_dataset(
         Where `root` holds something else, or cannot be written.
     """
     check_kinds(kinds, LESION_KINDS)
-
-    def draw(image_seed: int, kind: str | None, _: str) -> tuple[Stored, Mask]:
-        phantom = chest_phantom(image_seed, size)
-        pixels, mask = phantom.pixels, np.zeros_like(phantom.lungs)
-        if kind is not None:
-            pixels, mask = add_lesion(pixels, phantom.lungs, kind, np.random.default_rng([0x1E5, image_seed]))
-        return _left_align(np.round(pixels * 4095)), mask
-
-    arguments: dict[str, int | str | list[str]] = {"size": size, "kinds": list(kinds)}
-    _write(Path(root), _Recipe("phantoms", tuple(kinds), draw, arguments), (train, normal, abnormal), seed, progress)
+    draw = _drawn(chest_phantom, add_lesion, lambda pixels: np.round(pixels * 4095), size)
+    counts = (train, normal, abnormal)
+    _write(root, "phantoms", draw, counts, seed, kinds, progress, {"size": size, "kinds": list(kinds)})
 
 
 def write_ct_dataset(
@@ -106,23 +88,16 @@ def write_ct_dataset(
     size: int = 256,
     seed: int = 0,
     kinds: Sequence[str] = CT_KINDS,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> None:
     """Write CT-like chest slices as 16-bit PNG: Hounsfield units are ``value / 16 - 1024``.
 
-    Layout, parameters and errors as `write_chest_dataset`; `kinds` from `ct.CT_KINDS`.
+    Layout, parameters and errors are those of `write_chest_dataset`, with `kinds` from `ct.CT_KINDS`.
     """
     check_kinds(kinds, CT_KINDS)
-
-    def draw(image_seed: int, kind: str | None, _: str) -> tuple[Stored, Mask]:
-        phantom = ct_slice_phantom(image_seed, size)
-        pixels, mask = phantom.pixels, np.zeros_like(phantom.lungs)
-        if kind is not None:
-            pixels, mask = add_ct_lesion(pixels, phantom.lungs, kind, np.random.default_rng([0x1E5, image_seed]))
-        return _left_align(pixels + 1024), mask
-
-    arguments: dict[str, int | str | list[str]] = {"size": size, "kinds": list(kinds)}
-    _write(Path(root), _Recipe("ct_phantoms", tuple(kinds), draw, arguments), (train, normal, abnormal), seed, progress)
+    draw = _drawn(ct_slice_phantom, add_ct_lesion, lambda pixels: pixels + 1024, size)
+    counts = (train, normal, abnormal)
+    _write(root, "ct_phantoms", draw, counts, seed, kinds, progress, {"size": size, "kinds": list(kinds)})
 
 
 def write_digit_anatomy(
@@ -132,81 +107,89 @@ def write_digit_anatomy(
     normal: int = 500,
     abnormal: int = 500,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> None:
     """Write the regenerated DigitAnatomy, 96 x 96 pixels, 8-bit PNG; test images use digits that training never shows.
 
-    Layout, parameters and errors as `write_chest_dataset`. Not the published files: see `digit_anatomy`.
+    Layout, parameters and errors are those of `write_chest_dataset`. Not the published files: see `digit_anatomy`.
     """
 
     def draw(image_seed: int, kind: str | None, split: str) -> tuple[Stored, Mask]:
         pixels, mask = digit_anatomy(image_seed, kind=kind, split="train" if split == "train" else "test")
         return np.round(pixels * 255).astype(np.uint8), mask
 
-    _write(Path(root), _Recipe("digit_anatomy", DIGIT_KINDS, draw, {}), (train, normal, abnormal), seed, progress)
+    _write(root, "digit_anatomy", draw, (train, normal, abnormal), seed, DIGIT_KINDS, progress, {})
 
 
 def check_kinds(kinds: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse lesion kinds that do not exist.
-
-    Raises
-    ------
-    ConfigError
-        Where `kinds` is empty or holds an unknown one.
-    """
+    """Raise ConfigError where `kinds` is empty or holds one that is not known."""
     unknown = [kind for kind in kinds if kind not in known]
     if unknown or not kinds:
         raise ConfigError(f"kinds: {', '.join(unknown) or 'none given'}; choose from {', '.join(known)}")
 
 
-def _write(root: Path, recipe: _Recipe, counts: tuple[int, int, int], seed: int, progress: Progress | None) -> None:
-    if seed < 0:
-        raise ConfigError(f"seed: {seed} is negative; give 0 or more")
-    for name, count in zip(("train", "normal", "abnormal"), counts, strict=True):
-        if not 0 <= count <= _SEEDS_PER_GROUP:
-            raise ConfigError(f"{name}: {count} images; give a number from 0 to {_SEEDS_PER_GROUP}")
-    root = root.resolve()
-    train, normal, abnormal = counts
-    stamp: dict[str, object] = {
-        "dataset": recipe.name,
-        "format": FORMAT,
-        "seed": seed,
-        "train": train,
-        "normal": normal,
-        "abnormal": abnormal,
-    }
-    stamp |= recipe.arguments
-    if complete(root, stamp):
-        return
-    build_aside(root, stamp, lambda folder: _write_images(folder, recipe, counts, seed, progress))
+class PictureFolder:
+    """A data set while it is written: pictures, the masks of abnormal ones, and a manifest with a row for each."""
+
+    def __init__(self, root: Path, columns: Sequence[str]) -> None:
+        self.root = root
+        self._columns = columns
+        self._rows: list[dict[str, Cell]] = []
+        for folder in [*("/".join(group) for group in _GROUPS), "test/masks"]:
+            (root / folder).mkdir(parents=True)
+
+    def add(self, split: str, name: str, pixels: Stored, cells: Mapping[str, Cell], mask: Mask | None = None) -> None:
+        """Write one picture, abnormal where it has a mask; `cells` are its further columns in the manifest."""
+        path = f"{split}/{'normal' if mask is None else 'abnormal'}/{name}.png"
+        mask_path = "" if mask is None else f"test/masks/{name}.png"
+        _save_png(self.root / path, pixels)
+        if mask is not None:
+            _save_png(self.root / mask_path, mask.astype(np.uint8) * np.uint8(255))
+        self._rows.append({"path": path, "label": int(mask is not None), "mask": mask_path, "split": split, **cells})
+
+    def write_manifest(self) -> None:
+        """Write ``manifest.csv``."""
+        with (self.root / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(self._rows)
 
 
-def build_aside(root: Path, stamp: dict[str, object], write: Callable[[Path], T]) -> T:
-    """Have a data set written beside its folder, stamp it and rename it; returns what `write` does.
+def build(
+    root: Path | str, stamp: dict[str, object], columns: Sequence[str], fill: Callable[[PictureFolder], None]
+) -> None:
+    """Have a data set written beside its folder, stamp it and rename it, unless `root` already holds it.
 
     A reader never meets half a data set, and two writers cannot mix theirs.
 
     Raises
     ------
     OutputError
-        Where it cannot be written.
+        Where `root` holds anything else, or cannot be written.
     """
+    root = Path(root).resolve()
+    if _holds(root, stamp):
+        return
     building = root.parent / f".{root.name}-{uuid.uuid4().hex[:8]}"
     try:
         building.mkdir(parents=True)
-        written = write(building)
+        folder = PictureFolder(building, columns)
+        fill(folder)
+        folder.write_manifest()
         (building / STAMP).write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
-        _publish(building, root, stamp)
+        try:
+            building.replace(root)
+        except OSError:
+            if not _holds(root, stamp):  # another writer was first: fine where it wrote the same
+                raise
     except OSError as error:
-        raise OutputError(
-            f"{root}: cannot be written ({error.strerror or error}); free space or choose another folder"
-        ) from error
+        text = f"{root}: cannot be written ({error.strerror or error}); free space or choose another folder"
+        raise OutputError(text) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return written
 
 
-def complete(root: Path, stamp: dict[str, object]) -> bool:
+def _holds(root: Path, stamp: dict[str, object]) -> bool:
     """Whether `root` already holds this data set; refuses a folder with anything else in it."""
     if root.is_file():
         raise OutputError(f"{root}: is a file; choose a new or empty folder")
@@ -223,56 +206,60 @@ def complete(root: Path, stamp: dict[str, object]) -> bool:
     return True
 
 
-def _publish(building: Path, root: Path, stamp: dict[str, object]) -> None:
-    """Move a finished folder to its place, where another writer may have been first with the same."""
-    try:
-        building.replace(root)
-    except OSError:
-        # Another writer was first: fine where it wrote the same.
-        if not complete(root, stamp):
-            raise
+def _drawn(
+    phantom_of: Callable[[int, int], Phantom],
+    plant: Callable[[Float, Mask, str, np.random.Generator], tuple[Float, Mask]],
+    scaled: Callable[[Float], Float],
+    size: int,
+) -> Draw:
+    """Phantoms with a lesion where a kind is asked for, as 12-bit values."""
+
+    def draw(seed: int, kind: str | None, _: str) -> tuple[Stored, Mask]:
+        phantom = phantom_of(seed, size)
+        pixels, mask = phantom.pixels, np.zeros_like(phantom.lungs)
+        if kind is not None:
+            pixels, mask = plant(pixels, phantom.lungs, kind, np.random.default_rng([0x1E5, seed]))
+        # In the upper bits of 16, so that an ordinary viewer shows them at full brightness.
+        return (scaled(pixels) * 16).astype(np.uint16), mask
+
+    return draw
 
 
-def _write_images(
-    root: Path, recipe: _Recipe, counts: tuple[int, int, int], seed: int, progress: Progress | None
+def _write(
+    root: Path | str,
+    name: str,
+    draw: Draw,
+    counts: tuple[int, int, int],
+    seed: int,
+    kinds: Sequence[str],
+    progress: Progress,
+    arguments: dict[str, object],
 ) -> None:
-    groups = (("train", "normal"), ("test", "normal"), ("test", "abnormal"))
-    for folder in [*("/".join(group) for group in groups), "test/masks"]:
-        (root / folder).mkdir(parents=True)
-    rows: list[dict[str, str | int]] = []
-    for number, ((split, label), count) in enumerate(zip(groups, counts, strict=True)):
-        for index in range(count):
-            image_seed = (seed * len(groups) + number) * _SEEDS_PER_GROUP + index
-            kind = recipe.kinds[index % len(recipe.kinds)] if label == "abnormal" else None
-            pixels, mask = recipe.draw(image_seed, kind, split)
-            path = f"{split}/{label}/{index:05d}.png"
-            mask_path = f"test/masks/{index:05d}.png" if kind else ""
-            save_png(root / path, pixels)
-            if kind:
-                save_png(root / mask_path, mask.astype(np.uint8) * np.uint8(255))
-            row = (path, f"{recipe.name}-{image_seed}", int(kind is not None), mask_path, kind or "", split, image_seed)
-            rows.append(dict(zip(_COLUMNS, row, strict=True)))
-            if progress is not None:
-                progress(len(rows), sum(counts))
-    with (root / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    if seed < 0:
+        raise ConfigError(f"seed: {seed} is negative; give 0 or more")
+    numbers = dict(zip(("train", "normal", "abnormal"), counts, strict=True))
+    for group, count in numbers.items():
+        if not 0 <= count <= _SEEDS_PER_GROUP:
+            raise ConfigError(f"{group}: {count} images; give a number from 0 to {_SEEDS_PER_GROUP}")
+
+    def fill(folder: PictureFolder) -> None:
+        done = 0
+        for number, ((split, label), count) in enumerate(zip(_GROUPS, counts, strict=True)):
+            for index in range(count):
+                image_seed = (seed * len(_GROUPS) + number) * _SEEDS_PER_GROUP + index
+                kind = kinds[index % len(kinds)] if label == "abnormal" else None
+                pixels, mask = draw(image_seed, kind, split)
+                cells: dict[str, Cell] = {"patient": f"{name}-{image_seed}", "kind": kind or "", "seed": image_seed}
+                folder.add(split, f"{index:05d}", pixels, cells, mask if kind else None)
+                done += 1
+                progress("images", done, sum(counts))
+
+    stamp = {"dataset": name, "format": FORMAT, "seed": seed, **numbers, **arguments}
+    build(root, stamp, ("path", "patient", "label", "mask", "kind", "split", "seed"), fill)
 
 
-def save_png(path: Path, pixels: Stored) -> None:
-    """Write one picture."""
+def _save_png(path: Path, pixels: Stored) -> None:
     encoded, data = cv2.imencode(".png", pixels)
     if not encoded:
         raise OutputError(f"{path}: OpenCV could not encode the image as PNG")
     path.write_bytes(data.tobytes())
-
-
-def stored_to_hounsfield(stored: NDArray[np.uint16]) -> Float:
-    """Hounsfield units of a PNG that `write_ct_dataset` wrote, float32."""
-    return (stored >> 4).astype(np.float32) - np.float32(1024)
-
-
-def _left_align(values: Float) -> NDArray[np.uint16]:
-    """12-bit values in the upper bits of 16: an ordinary viewer then shows them at full brightness."""
-    return (values * 16).astype(np.uint16)

@@ -1,15 +1,13 @@
 """What the volume of a slice says of it: its relative height, and the slices beside it."""
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Sequence
 from threading import RLock
 
 import numpy as np
 
 from anomalib_med.datasets.readers import header, read
-from anomalib_med.datasets.series import normal
-from anomalib_med.datasets.volumes import volumes_of
+from anomalib_med.datasets.scans import along_normal, slices_by_volume, volumes_of
 from anomalib_med.errors import ReadError
 from anomalib_med.preprocessing.lungs import lung_field
 from anomalib_med.preprocessing.prepare import is_hounsfield, shrunk, spacing_at
@@ -54,10 +52,7 @@ class VolumeContext:
 
     def __init__(self, samples: Sequence[Sample], settings: Preprocessing) -> None:
         self.settings = settings
-        self._groups: dict[str, list[Sample]] = defaultdict(list)
-        for sample in samples:
-            if sample.volume and not sample.aside:
-                self._groups[sample.volume].append(sample)
+        self._groups = slices_by_volume(samples)
         self._stacks: dict[str, _Stack] = {}
         self._ends: dict[str, tuple[float, float] | None] = {}
         self._lock = RLock()  # frames are made by several threads
@@ -159,17 +154,10 @@ def _stack(name: str, samples: list[Sample]) -> _Stack:
         count = header(first.path).frames
         samples = [dataclasses.replace(first, id=f"{name}#{k}", frame=k) for k in range(count)]
     else:
-        samples = sorted(samples, key=_along)
+        samples = sorted(samples, key=along_normal)
     (volume,) = volumes_of(samples)
     at = _positions(volume)
     return _Stack(samples, at) if at[0] <= at[-1] else _Stack(samples[::-1], -at[::-1])
-
-
-def _along(sample: Sample) -> float:
-    """Position of a DICOM slice along its normal; 0 where that is not known, so that the order given stays."""
-    if sample.place is None or sample.place.position is None:
-        return 0.0
-    return float(np.dot(normal(sample.place), sample.place.position))
 
 
 def _positions(volume: Volume) -> np.ndarray:

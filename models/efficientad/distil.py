@@ -49,7 +49,7 @@ class Distillation(TrainedDetector):
 
     def build(self, shape: tuple[int, ...]) -> None:
         """The network, for grey images."""
-        self.standard = Standard(self.extractor.channels)
+        self.standard = Standard((self.extractor.channels, 1, 1))
         self.pdn = PDN(self.config.network, 1, self.extractor.channels)
 
     def before_training(self, batches: Iterator[StepBatch]) -> None:

@@ -1,26 +1,53 @@
 """The bench: every cell once, resumed after an interruption, failures recorded, the same tables whatever happened."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from anomalib_med import Preprocessing
-from anomalib_med.bench import runner as bench
+from anomalib_med import Detector, DetectorConfig, Preprocessing
 from anomalib_med.bench.baselines import MEAN_IMAGE, UNDIRECTED
 from anomalib_med.bench.cells import Cell, cell_path, read_cell
-from anomalib_med.bench.results import markdown, readme_table, replace_between_markers
-from anomalib_med.bench.runner import Plan, methods_of, run_bench
+from anomalib_med.bench.plan import EXAMPLES, Plan, limited, methods_of
+from anomalib_med.bench.results import write_outputs
+from anomalib_med.bench.runner import run_bench
+from anomalib_med.bench.sheet import markdown
 from anomalib_med.bench.summary import COMPARED, compare, given_away, rows_of
-from anomalib_med.bench.written import write_outputs
-from anomalib_med.datasets.benchmarks import Benchmark, open_benchmark
+from anomalib_med.datasets.benchmarks import open_benchmark
 from anomalib_med.errors import ConfigError, InputError, OutputError
 from tests.conftest import abnormal_picture, normal_picture
 
 SHARED = {"weights": "random", "bank_size": "100"}
+
+
+class Watched(Detector):
+    """Scores by brightness; counts its fits, and fails them on demand."""
+
+    name = "watched_by_a_test_of_the_bench"
+    title = "Brightness (test of the bench)"
+    Config = DetectorConfig
+    fits: ClassVar[int] = 0
+    broken: ClassVar[bool] = False
+
+    def fit(self, frames: object) -> None:
+        Watched.fits += 1
+        if Watched.broken:
+            raise RuntimeError("out of memory")
+
+    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(1)
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict]:
+        return {}, {}
+
+    def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, object]) -> None:
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +91,7 @@ def test_every_method_and_baseline_has_a_row(finished: Plan) -> None:
     for row in rows:
         number = row.numbers["auroc"]
         assert number.interval.low <= number.interval.value <= number.interval.high
-        assert number.spread.seeds == (1 if row.baseline else 2)
+        assert number.seeds == (1 if row.baseline else 2)
     detector = rows[-1]
     assert {"aupro@0.3", "sensitivity", "dice_img (oracle)"} <= set(detector.numbers)
     assert detector.mean_of("fit_s") > 0
@@ -79,12 +106,16 @@ def test_a_result_says_where_it_comes_from(finished: Plan) -> None:
     assert info["backbone"]["sha256"]  # type: ignore[index,call-overload]
 
 
-def test_finished_cells_are_not_run_again(finished: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "fit", lambda *a, **k: pytest.fail("a finished cell was run again"))
+def test_finished_cells_are_not_run_again(finished: Plan, tmp_path: Path) -> None:
     said: list[str] = []
     run_bench(finished, say=said.append)
     assert len(said) == 4
     assert all(line.endswith("done before") for line in said)
+    watched = replace(finished, out=tmp_path, methods=methods_of([Watched.name], {}), seeds=1)
+    before = Watched.fits
+    for _ in range(2):
+        run_bench(watched)
+    assert Watched.fits == before + 1
 
 
 def test_an_interrupted_bench_resumes_to_the_same_numbers(finished: Plan, tmp_path: Path) -> None:
@@ -119,15 +150,9 @@ def test_detectors_on_the_same_features_share_one_pass(finished: Plan) -> None:
 def test_a_failing_cell_is_recorded_and_the_rest_is_measured(
     finished: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit = bench.fit
-
-    def failing(detector, *args, **kwargs):  # type: ignore[no-untyped-def]
-        if detector.config.pooling == "max":
-            raise RuntimeError("out of memory")
-        return fit(detector, *args, **kwargs)
-
-    monkeypatch.setattr(bench, "fit", failing)
-    broken = replace(finished, out=tmp_path, seeds=1)
+    monkeypatch.setattr(Watched, "broken", True)
+    methods = methods_of(["patchcore", Watched.name], SHARED)
+    broken = replace(finished, out=tmp_path, seeds=1, methods=methods)
     cells = run_bench(broken)
     rows = rows_of(cells)
     assert rows[-1].error == "seed 0: RuntimeError: out of memory"
@@ -135,7 +160,7 @@ def test_a_failing_cell_is_recorded_and_the_rest_is_measured(
     write_outputs(tmp_path, cells)
     assert "RuntimeError: out of memory" in (tmp_path / "results.md").read_text()
     assert "RuntimeError: out of memory" in (tmp_path / "bench.html").read_text()
-    monkeypatch.setattr(bench, "fit", fit)
+    monkeypatch.setattr(Watched, "broken", False)
     assert not rows_of(run_bench(broken))[-1].error  # tried again
 
 
@@ -148,18 +173,30 @@ def test_a_set_that_is_not_there_does_not_stop_the_others(finished: Plan) -> Non
 
 
 @pytest.fixture(scope="module")
-def pixel_only(root: Path, finished: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, list[Cell]]:
-    """A set without test normals, judged by its maps alone."""
-
-    def opened(name: str, root: Path) -> Benchmark:
-        benchmark = open_benchmark(name, root)
-        abnormal = tuple(s for s in benchmark.test if s.label == 1)
-        return replace(benchmark, tasks=("pixel",), test=abnormal)
-
-    plan = replace(finished, out=tmp_path_factory.mktemp("pixel"), seeds=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench, "open_benchmark", opened)
-        return plan, run_bench(plan)
+def pixel_only(finished: Plan, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, list[Cell]]:
+    """A set without test normals, judged by its maps alone: of the layout "covid_cxr_lesions"."""
+    top = tmp_path_factory.mktemp("pixel")
+    normals, images, masks = (
+        top / name for name in ("nih_rsna_cxr", "covid_cxr_lesions/images", "covid_cxr_lesions/masks")
+    )
+    for folder in (normals, images, masks):
+        folder.mkdir(parents=True)
+    tables = {
+        "nih_rsna_cxr": ["group,path,patient,view"],
+        "covid_cxr_lesions": ["stem,lesion_frac,patient,finding,view"],
+    }
+    for i in range(24):
+        cv2.imwrite(str(normals / f"{i}.png"), normal_picture(i))
+        tables["nih_rsna_cxr"].append(f"train_normal,{i}.png,{i},PA")
+    for i in range(6):
+        picture, mask = abnormal_picture(900 + i)
+        cv2.imwrite(str(images / f"{i}.jpg"), picture)
+        cv2.imwrite(str(masks / f"{i}.png"), mask.astype(np.uint8) * 255)
+        tables["covid_cxr_lesions"].append(f"{i},0.1,{i},COVID-19,PA")
+    for name, lines in tables.items():
+        (top / name / "manifest.csv").write_text("\n".join(lines))
+    plan = replace(finished, root=top, datasets=("covid_cxr_lesions",), out=top / "bench", seeds=1)
+    return plan, run_bench(plan)
 
 
 def test_a_set_without_normals_is_judged_by_its_maps(pixel_only: tuple[Plan, list[Cell]]) -> None:
@@ -177,10 +214,6 @@ def test_outputs_of_a_set_without_normals(pixel_only: tuple[Plan, list[Cell]], f
     both = [*run_bench(finished), *(replace(cell, dataset="maps") for cell in found)]
     assert all(path.stat().st_size > 100 for path in write_outputs(tmp_path, both))
     assert {p.name for p in (tmp_path / "plots").iterdir()} == {"folder-roc.png", "folder-speed.png", "maps-speed.png"}
-    images, maps = (block.splitlines() for block in readme_table(tmp_path / "results.csv").split("\n\n"))
-    assert images[0] == "| Image AUROC | folder |"
-    assert maps[0] == "| Pixel AP | folder | maps |"
-    assert len(images) == len(maps) == 2 + 1 + 2  # heading, best baseline, methods
     header = (tmp_path / "results.md").read_text().partition("### maps")[2].partition("| Method | ")[2]
     assert header.startswith("Pixel AUROC | Pixel AP | ")
 
@@ -210,7 +243,7 @@ def test_tables_plots_and_page_are_written(finished: Plan) -> None:
     assert auroc[2]["value"] == pytest.approx((auroc[0]["value"] + auroc[1]["value"]) / 2)
     assert all(r["low"] <= r["value"] <= r["high"] for r in auroc)
     page = (finished.out / "bench.html").read_text()
-    assert page.count("data:image/jpeg") == 2 * bench.EXAMPLES
+    assert page.count("data:image/jpeg") == 2 * EXAMPLES
     assert page.count("data:image/png") == 2
     assert "<script" not in page
     assert "patchcore pooling=max" in page
@@ -248,22 +281,12 @@ def test_comparisons_are_paired_and_adjusted(finished: Plan) -> None:
         assert 0 <= c.p_value <= c.adjusted <= 1
 
 
-def test_the_table_of_the_readme_lies_between_its_markers(finished: Plan) -> None:
-    write_outputs(finished.out, run_bench(finished))
-    table = readme_table(finished.out / "results.csv")
-    assert all("| *best trivial baseline* | *" in block for block in table.split("\n\n"))
-    text = "before\n<!-- bench -->\nold\n<!-- /bench -->\nafter\n"
-    assert replace_between_markers(text, table) == f"before\n<!-- bench -->\n{table}\n<!-- /bench -->\nafter\n"
-    with pytest.raises(OutputError, match="no markers"):
-        replace_between_markers("nothing", table)
-
-
 def test_a_limited_set_says_so_in_its_protocol(root: Path, finished: Plan) -> None:
-    limited = bench.limited(open_benchmark("folder", root), replace(finished, max_train=10, max_test=6))
-    assert (len(limited.train), len(limited.test)) == (10, 6)
-    assert {s.label for s in limited.test} == {0, 1}
-    assert limited.protocol == "folder (limited)"
-    assert "not comparable" in limited.notes[-1]
+    few = limited(open_benchmark("folder", root), replace(finished, max_train=10, max_test=6))
+    assert (len(few.train), len(few.test)) == (10, 6)
+    assert {s.label for s in few.test} == {0, 1}
+    assert few.protocol == "folder (limited)"
+    assert "not comparable" in few.notes[-1]
 
 
 def test_methods_are_named_with_their_settings() -> None:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from anomalib_med.calibration import VolumeRule
 from anomalib_med.calibration.candidates import CandidateFinder
 from anomalib_med.records import Sample, Volume
 
@@ -16,7 +17,9 @@ def volume(slots, affine=None, length=None):
 
 
 def found(maps, slots=None, background=None, **options):
-    finder = CandidateFinder(volume(slots or range(len(maps)), **options), 0.5, background)
+    finder = CandidateFinder(
+        volume(slots or range(len(maps)), **options), VolumeRule(threshold=0.5, background=background)
+    )
     for k, map in zip(slots or range(len(maps)), maps, strict=True):
         finder.add(f"s{k}", map)
     return finder.found()
@@ -53,7 +56,7 @@ def test_a_missing_slice_parts_a_region():
 
 
 def test_nothing_above_the_threshold_is_no_candidate():
-    assert found(np.zeros((3, 5, 5), np.float32)) == []
+    assert found(np.zeros((3, 5, 5), np.float32)) == ()
 
 
 def hills(*hills, floor=0.0, shape=(9, 40, 60)):

@@ -14,9 +14,9 @@ import pytest
 from pydicom.pixels.decoders.base import JPEG2000LosslessDecoder
 from pydicom.uid import JPEG2000Lossless
 
-from anomalib_med import FittedModel
 from anomalib_med.datasets.folder import discover
 from anomalib_med.datasets.splits import split_by_patient
+from anomalib_med.preprocessing import Frames
 from tests.cli.command import SMALL_FIT, Outcome, anomed, assert_refused, rows
 from tests.conftest import normal_picture
 from tests.made_up_files import write_dicom, write_dicom_without_pixels, write_nifti, write_pictures, write_table
@@ -366,7 +366,7 @@ def test_an_output_folder_that_may_not_be_made_is_refused_before_the_work(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(Path, "mkdir", forbidden)
-    monkeypatch.setattr(FittedModel, "score_frames", forbidden)
+    monkeypatch.setattr(Frames, "outcomes", forbidden)  # no image may be read before
     arguments = (normals_folder, *SMALL_FIT) if verb == "fit" else (saved_model, normals_folder)
     outcome = anomed(verb, *arguments, "-o", tmp_path / "sub" / "out")
     assert_refused(outcome, r"sub/out: .*(Permission denied).*choose a")

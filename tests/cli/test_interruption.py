@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,14 @@ import torch
 from anomalib_med import load
 from anomalib_med.models.reconstruction.autoencoder import Autoencoder
 from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training.run import TrainingRun
 from anomalib_med.outputs.tables import read_scores
 from anomalib_med.outputs.writer import ResultWriter
 from anomalib_med.records import Result
 from tests.cli.command import SMALL_FIT, Outcome, anomed, assert_refused, contents, rows
 from tests.made_up_files import write_pictures
 
-Write = Callable[[ResultWriter, Result, object], Result]
+Write = Callable[..., Result]
 
 
 def interrupt_after(images: int, error: type[BaseException]) -> Write:
@@ -32,12 +34,12 @@ def interrupt_after(images: int, error: type[BaseException]) -> Write:
     written = 0
     original = ResultWriter.write
 
-    def write(self: ResultWriter, result: Result, display: object) -> Result:
+    def write(self: ResultWriter, result: Result, *pictures: object) -> Result:
         nonlocal written
         if written == images:
             raise error
         written += 1
-        return original(self, result, display)  # type: ignore[arg-type]
+        return original(self, result, *pictures)  # type: ignore[arg-type]
 
     return write
 
@@ -77,7 +79,7 @@ def test_ctrl_c_and_the_same_command_again_give_what_one_run_gives(
         patch.setattr(ResultWriter, "write", interrupt_after(images, KeyboardInterrupt))
         outcome = score(saved_model, images_folder, tmp_path)
     assert outcome.code == 130
-    assert "anomed: interrupted; anomed score, bench and a training go on from here when the same" in outcome.err
+    assert "anomed: interrupted: run the same command again to continue a training, anomed score or" in outcome.err
     assert "Traceback" not in outcome.err
     assert len(rows(tmp_path / "scores.csv")) == images
 
@@ -217,7 +219,8 @@ def test_ctrl_c_while_training_and_the_same_command_again_give_what_one_run_give
 ) -> None:
     assert anomed("fit", normals_folder, "-o", tmp_path / "whole", *TRAINED_FIT).code == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anomalib_med.models.training.trainer.CHECKPOINT_EVERY", 0.0)
+        # No option sets the time between checkpoints, and the minute of the default is too long for a test.
+        patch.setattr("anomalib_med.fitting.TrainingRun", partial(TrainingRun, checkpoint_every=0))
         original = Autoencoder.training_step
 
         def interrupted(self: Autoencoder, batch: StepBatch) -> dict[str, torch.Tensor]:

@@ -39,6 +39,7 @@ def lidc_series(folder: Path, prefix: str) -> None:
             pixels,
             Modality="CT",
             SOPInstanceUID=f"{prefix}.{index}",
+            SeriesInstanceUID=prefix,
             ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
             RescaleIntercept=-1000,
             RescaleSlope=1,

@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from anomalib_med.datasets import discover, read
+from anomalib_med.datasets.masks import read_mask
 from anomalib_med.errors import ConfigError, InputError, ReadError
 from anomalib_med.records import Sample
 
@@ -251,6 +252,16 @@ def test_frames_of_a_table_are_named_like_those_of_a_folder(tmp_path):
     assert ids(discover(tmp_path / "t.csv")) == [f"s.npy#00{k}" for k in range(4)]
 
 
+def test_a_table_may_cut_images_and_outline_lesions(tmp_path):
+    pixels = np.arange(20).reshape(4, 5)
+    cv2.imwrite(str(tmp_path / "a.png"), pixels.astype(np.uint8))
+    (tmp_path / "t.csv").write_text('path,crop,label,runs\na.png,"[1, 2, 2, 3]",1,1 3\na.png,"[0, 0, 2, 2]",0,\n')
+    one, two = discover(tmp_path / "t.csv")
+    assert [one.id, two.id] == ["a.png@1,2,2,3", "a.png@0,0,2,2"]
+    np.testing.assert_array_equal(read(one).pixels, pixels[1:3, 2:5])
+    np.testing.assert_array_equal(read_mask(one), [[True, True, False], [True, False, False]])
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -262,6 +273,7 @@ def test_frames_of_a_table_are_named_like_those_of_a_folder(tmp_path):
         ("path,frame\n1.png,-1\n", "line 2: frame '-1' is not a whole number"),
         ("path,boxes\n1.png,none\n", "line 2: boxes 'none' is not JSON"),
         ('path,boxes\n1.png,"[[1,2,3]]"\n', "line 2: boxes"),
+        ('path,crop\n1.png,"[1,2,3]"\n', "line 2: crop .* is not JSON like"),
         ("path,label\n1.png,0,9\n", "line 2: more cells than the header has columns"),
         ("path,a,a\n1.png,0,0\n", "two columns have the same name"),
         ("path\n1.png\nx.png\ny.png\n", r"no such file: .*x\.png \(2 of 3 are missing\)"),

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image as Pillow
 
 from anomalib_med.datasets import read, samples_from_array
-from anomalib_med.datasets.readers import count_frames, header, is_image
+from anomalib_med.datasets.readers import header, is_image
 from anomalib_med.errors import InputError, ReadError
 from anomalib_med.records import Sample
 
@@ -97,7 +97,7 @@ def test_each_page_of_a_tiff_is_a_frame(tmp_path, big):
     pages = [GREY, 255 - GREY, GREY[:12]]
     images = [Pillow.fromarray(page) for page in pages]
     images[0].save(tmp_path / "a.tif", save_all=True, append_images=images[1:], big_tiff=big)
-    assert count_frames(tmp_path / "a.tif") == 3
+    assert header(tmp_path / "a.tif").frames == 3
     for frame, page in enumerate(pages):
         np.testing.assert_array_equal(pixels_of(tmp_path / "a.tif", frame), page)
     with pytest.raises(ReadError, match=r"a\.tif: holds 3 pages, there is no frame 3"):
@@ -245,7 +245,7 @@ def test_npy_files_are_read_frame_by_frame(tmp_path):
     stack = np.random.default_rng(0).normal(size=(3, 9, 7)).astype(np.float32)
     np.save(tmp_path / "stack.npy", stack)
     np.save(tmp_path / "one.npy", stack[0])
-    assert (count_frames(tmp_path / "stack.npy"), count_frames(tmp_path / "one.npy")) == (3, 1)
+    assert (header(tmp_path / "stack.npy").frames, header(tmp_path / "one.npy").frames) == (3, 1)
     np.testing.assert_array_equal(pixels_of(tmp_path / "stack.npy", 2), stack[2])
     np.testing.assert_array_equal(pixels_of(tmp_path / "one.npy"), stack[0])
     with pytest.raises(ReadError, match="there is no frame 3"):

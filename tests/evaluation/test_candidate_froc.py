@@ -8,16 +8,15 @@ import pytest
 
 from anomalib_med import PatchCore, Preprocessing, fit, score_to_folder
 from anomalib_med.calibration import VolumeRule
-from anomalib_med.calibration.candidates import CANDIDATES
 from anomalib_med.datasets.benchmarks import open_benchmark
 from anomalib_med.datasets.folder import discover
-from anomalib_med.datasets.volumes import volumes_of
+from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.errors import InputError
 from anomalib_med.evaluation.candidate_froc import Lesion, candidate_froc, found_candidates, read_lesions
 from anomalib_med.evaluation.evaluate import evaluate_model
 from anomalib_med.evaluation.froc import MISSED
-from anomalib_med.outputs.tables import csv_record
-from anomalib_med.outputs.volume_tables import VOLUMES
+from anomalib_med.outputs.volume_tables import CANDIDATES, VOLUMES, read_volumes
+from anomalib_med.records import Candidate, VolumeResult
 from tests.cli.command import anomed
 from tests.datasets.layout_files import metaimage
 from tests.made_up_files import write_nifti, write_table
@@ -28,19 +27,30 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*held out")
 HEADER = "volume,x_mm,y_mm,z_mm,diameter_mm"
 
 
-def run(out: Path, candidates: list[tuple[str, float, float, float, float]], volumes: tuple[str, ...]) -> Path:
-    out.mkdir(exist_ok=True)
-    table = [csv_record(VOLUMES)] + [csv_record((v, f"p-{v}", *(None,) * (len(VOLUMES) - 2))) for v in volumes]
-    (out / "volumes.csv").write_bytes(b"".join(table))
-    found = [csv_record(CANDIDATES)]
-    found += [csv_record((v, f"p-{v}", 1, x, y, z, 1.0, peak, None, "s", 0, 0, 1)) for v, x, y, z, peak in candidates]
-    (out / "candidates.csv").write_bytes(b"".join(found))
+def scored(candidates: list[tuple[str, float, float, float, float]], volumes: tuple[str, ...]) -> list[VolumeResult]:
+    """Volumes with candidates ``(volume, x, y, z, peak)``."""
+    own = {
+        id: [
+            Candidate(id, f"p-{id}", 1, (x, y, z), 1.0, peak, None, ("s", 0, 0), 1)
+            for v, x, y, z, peak in candidates
+            if v == id
+        ]
+        for id in volumes
+    }
+    return [VolumeResult(id, f"p-{id}", "", 1, 1, 0.0, None, None, tuple(found)) for id, found in own.items()]
+
+
+def write_run(out: Path, volumes: list[VolumeResult]) -> Path:
+    """The tables of `anomed score` with these volumes."""
+    out.mkdir()
+    candidates = [CANDIDATES.line(c) for volume in volumes for c in volume.candidates]
+    (out / "volumes.csv").write_bytes(b"".join([VOLUMES.header, *map(VOLUMES.line, volumes)]))
+    (out / "candidates.csv").write_bytes(b"".join([CANDIDATES.header, *candidates]))
     return out
 
 
-def test_a_candidate_within_the_radius_hits_once_and_the_others_are_false(tmp_path: Path) -> None:
-    out = run(
-        tmp_path / "out",
+def test_a_candidate_within_the_radius_hits_once_and_the_others_are_false() -> None:
+    out = scored(
         [("a.nii.gz", 0, 0, 4, 3.0), ("a.nii.gz", 0, 3, 0, 2.0), ("a.nii.gz", 0, 0, 6, 9.0), ("b", 1, 1, 1, 5.0)],
         ("a.nii.gz", "b", "c"),
     )
@@ -58,7 +68,7 @@ def test_tables_of_luna16_are_turned_into_the_axes_of_candidates(tmp_path: Path)
     table = write_table(tmp_path / "annotations.csv", "seriesuid,coordX,coordY,coordZ,diameter_mm", "1.2.3,1,2,-3,4")
     assert read_lesions(table) == [Lesion("1.2.3", (-1, -2, -3), 4)]
     pseudonym = "ct/series-" + hashlib.sha256(b"1.2.3").hexdigest()[:12]
-    found, _ = found_candidates(run(tmp_path / "o", [(pseudonym, -1, -2, -2, 7)], (pseudonym,)), read_lesions(table))
+    found, _ = found_candidates(scored([(pseudonym, -1, -2, -2, 7)], (pseudonym,)), read_lesions(table))
     assert found[0].lesions.tolist() == [7.0]
 
 
@@ -71,11 +81,11 @@ def test_tables_of_luna16_are_turned_into_the_axes_of_candidates(tmp_path: Path)
     ],
 )
 def test_a_wrong_table_is_refused(tmp_path: Path, rows: tuple[str, ...], words: str) -> None:
-    out = run(tmp_path / "out", [], ("a",))
+    volumes = scored([], ("a",))
     table = write_table(tmp_path / "lesions.csv", *rows)
     with pytest.raises(InputError, match=words):
-        found_candidates(out, read_lesions(table))
-    outcome = anomed("froc", out, table)
+        found_candidates(volumes, read_lesions(table))
+    outcome = anomed("froc", write_run(tmp_path / "out", volumes), table)
     assert outcome.code == 2
     assert words in outcome.err
 
@@ -117,7 +127,9 @@ def test_luna16_runs_end_to_end(tmp_path: Path) -> None:
     outcome = anomed("froc", tmp_path / "out", tmp_path / "LUNA16/annotations.csv", "--replicates", "100")
     assert outcome.code == 0, outcome.err
     assert "2 lesions in 2 of 3 scans of 3 patients" in outcome.out
-    found, patients = found_candidates(tmp_path / "out", read_lesions(tmp_path / "LUNA16/annotations.csv"))
+    found, patients = found_candidates(
+        read_volumes(tmp_path / "out"), read_lesions(tmp_path / "LUNA16/annotations.csv")
+    )
     assert candidate_froc(found, patients, replicates=100)["sensitivity@1fp/scan"].value == 1.0
     assert isinstance(model.volume_rule, VolumeRule)
     assert all(volume.affine is not None for volume in volumes_of(discover(scans)))

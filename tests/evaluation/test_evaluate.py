@@ -9,8 +9,8 @@ import pytest
 
 from anomalib_med import FittedModel, Sample
 from anomalib_med.errors import InputError
+from anomalib_med.evaluation import image_auroc
 from anomalib_med.evaluation.evaluate import evaluate_model
-from anomalib_med.evaluation.image_metrics import image_auroc
 from anomalib_med.evaluation.pixel_metrics import PIXEL_METRICS, pixel_metrics
 from tests.conftest import abnormal_picture, normal_picture
 
@@ -89,6 +89,21 @@ def test_an_unreadable_image_is_left_out_and_named(
     evaluation = evaluate_model(small_model, [*samples, Sample("broken.png", broken, label=1)], replicates=20)
     assert list(evaluation.failures) == ["broken.png"]
     assert len(evaluation.ids) == len(samples)
+
+
+def test_a_map_whose_mask_is_unreadable_is_left_out_and_named(
+    small_model: FittedModel, samples: list[Sample], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not an image")
+    first = next(i for i, sample in enumerate(samples) if sample.label == 1)
+    others = [sample for i, sample in enumerate(samples) if i != first]
+    evaluation = evaluate_model(small_model, [*others, replace(samples[first], mask=broken)], replicates=20)
+    assert list(evaluation.failures) == [samples[first].id]
+    assert evaluation.failures[samples[first].id].startswith("left out of the metrics of maps: ")
+    assert len(evaluation.ids) == len(samples)
+    without = evaluate_model(small_model, others, replicates=20)
+    assert evaluation.metrics["pixel_auroc"].value == without.metrics["pixel_auroc"].value
 
 
 def test_what_cannot_be_evaluated_is_refused(small_model: FittedModel, samples: list[Sample]) -> None:

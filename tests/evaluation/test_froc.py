@@ -14,7 +14,6 @@ from anomalib_med.evaluation.froc import (
     found_by_overlap,
     found_by_peaks,
     froc_curve,
-    of_size,
     peaks,
     sensitivity_at,
 )
@@ -104,7 +103,7 @@ def test_between_points_the_curve_is_straight_and_beyond_it_flat() -> None:
 
 def test_lesions_of_a_size_keep_the_false_detections_of_the_image() -> None:
     found = Found(np.array([0.9, MISSED, 0.2]), np.array([10.0, 300.0, 50.0]), np.array([0.4]))
-    small, large = of_size(found, 0, 100), of_size(found, 100, np.inf)
+    small, large = found.of_size(0, 100), found.of_size(100, np.inf)
     assert (small.lesions.tolist(), small.sizes.tolist()) == ([0.9, 0.2], [10, 50])
     assert (large.lesions.tolist(), large.false.tolist()) == ([MISSED], [0.4])
 

@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from anomalib_med.errors import ConfigError
-from anomalib_med.evaluation.image_metrics import RANKING_METRICS
-from anomalib_med.evaluation.patients import aggregate, patient_metrics, prevalence_weights
+from anomalib_med.evaluation.curves import RANKING_METRICS, curve_of, values_of
+from anomalib_med.evaluation.patients import aggregate, prevalence_weights
 
 LABELS = [0, 0, 0, 1, 0, 1]
 SCORES = [0.1, 0.2, 0.6, 0.4, 0.3, 0.5]
@@ -23,14 +23,9 @@ PATIENTS = ["b", "b", "b", "a", "a", "c"]
     ],
 )
 def test_a_patient_has_one_score(how: str, expected: list[float]) -> None:
-    joined = aggregate(LABELS, SCORES, PATIENTS, how)
-    assert joined.patients == ["a", "b", "c"]
-    assert joined.labels.tolist() == [1, 0, 1]
-    assert joined.scores == pytest.approx(expected)
-
-
-def test_more_abnormal_images_can_be_asked_for() -> None:
-    assert aggregate([1, 0, 1, 1], [1.0, 2, 3, 4], list("aabb"), least=2).labels.tolist() == [0, 1]
+    labels, scores = aggregate(LABELS, SCORES, PATIENTS, how)
+    assert labels.tolist() == [1, 0, 1]
+    assert scores == pytest.approx(expected)
 
 
 def test_an_unknown_aggregation_is_refused() -> None:
@@ -50,10 +45,8 @@ def test_nine_normals_to_one_abnormal() -> None:
     scores = labels + rng.normal(size=90)
     weights = prevalence_weights(labels)
     assert weights[labels == 0].sum() == pytest.approx(9 * weights[labels == 1].sum())
-    patients = aggregate(labels, scores, [f"{i:03}" for i in range(90)])
     metrics = {name: RANKING_METRICS[name] for name in ("auroc", "ap")}
-    ptp = patient_metrics(patients, metrics, ratio=9, replicates=200)
-    plain = patient_metrics(patients, metrics, replicates=200)
-    assert ptp["ap"].value == pytest.approx(average_precision_score(labels, scores, sample_weight=weights))
-    assert ptp["ap"].low < ptp["ap"].value < ptp["ap"].high < plain["ap"].value
-    assert ptp["auroc"].value == pytest.approx(plain["auroc"].value)  # does not depend on the prevalence
+    plain, ptp = (values_of(metrics, curve_of(labels, scores, w)) for w in (None, weights))
+    assert ptp["ap"] == pytest.approx(average_precision_score(labels, scores, sample_weight=weights))
+    assert ptp["ap"] < plain["ap"]
+    assert ptp["auroc"] == pytest.approx(plain["auroc"])  # does not depend on the prevalence

@@ -1,6 +1,7 @@
 """The diffusion detectors: noise, schedules, the way back, what is particular to each. The rest: test_contract.py."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,15 +13,15 @@ from anomalib_med.errors import ConfigError
 from anomalib_med.models.inpainting.anoddpm import AnoDDPM
 from anomalib_med.models.inpainting.diffusion import (
     DenoisingUNet,
-    cosine_signal,
+    cosine_alpha_bar,
     denoised,
-    follow,
-    linear_signal,
+    linear_alpha_bar,
     noised,
-    waves,
+    sinusoidal_embedding,
+    update_average,
 )
 from anomalib_med.models.inpainting.holes import block_holes, seeded
-from anomalib_med.models.inpainting.noise import GRADIENTS, REPEAT, noise_like, octaves_of_noise, simplex
+from anomalib_med.models.inpainting.noise import GRADIENTS, REPEAT, octaves_of_noise, simplex
 from anomalib_med.models.inpainting.pddpm import PatchedDiffusion
 from anomalib_med.models.training.normals import StepBatch
 from anomalib_med.models.training.trainer import TrainedDetector
@@ -42,6 +43,10 @@ def trained(kind: type[TrainedDetector], **settings: object) -> TrainedDetector:
     ).detector
     assert isinstance(detector, kind)
     return detector
+
+
+def replace_output(module: nn.Module, network: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+    module.register_forward_hook(lambda _, arguments, __: network(*arguments))
 
 
 def images(count: int = 2, side: int = 32) -> torch.Tensor:
@@ -113,12 +118,12 @@ def test_a_seed_fixes_the_noise_and_training_draws_new() -> None:
 # Diffusion
 
 
-@pytest.mark.parametrize("signal", [linear_signal(), cosine_signal()])
-def test_the_signal_goes_from_nearly_all_to_nearly_none(signal: torch.Tensor) -> None:
-    assert signal.shape == (1000,)
-    assert signal[0] > 0.999
-    assert signal[-1] < 1e-4
-    assert (signal.diff() < 0).all()
+@pytest.mark.parametrize("alpha_bar", [linear_alpha_bar(), cosine_alpha_bar()])
+def test_the_image_s_share_goes_from_nearly_all_to_nearly_none(alpha_bar: torch.Tensor) -> None:
+    assert alpha_bar.shape == (1000,)
+    assert alpha_bar[0] > 0.999
+    assert alpha_bar[-1] < 1e-4
+    assert (alpha_bar.diff() < 0).all()
 
 
 def test_the_linear_schedule_is_that_of_ho_et_al() -> None:
@@ -126,14 +131,14 @@ def test_the_linear_schedule_is_that_of_ho_et_al() -> None:
     for t in range(1000):
         left *= 1 - (1e-4 + (0.02 - 1e-4) * t / 999)
         if t in (0, 249, 799):
-            assert math.isclose(left, float(linear_signal()[t]), rel_tol=1e-5)
+            assert math.isclose(left, float(linear_alpha_bar()[t]), rel_tol=1e-5)
 
 
 def test_noise_that_is_known_is_taken_out_in_any_number_of_steps() -> None:
-    x, noise, signal = 2 * images() - 1, octaves_of_noise(2, (32, 32), 8.0)[:, None], linear_signal()
-    start = noised(x, noise, signal[[249, 249]])
+    x, noise, alpha_bar = 2 * images() - 1, octaves_of_noise(2, (32, 32), 8.0)[:, None], linear_alpha_bar()
+    start = noised(x, noise, alpha_bar[[249, 249]])
     for times in ([249], [249, 100, 10], list(range(249, -1, -10))):
-        assert torch.allclose(denoised(lambda *_: noise, start, signal, times), x, atol=1e-4)
+        assert torch.allclose(denoised(lambda *_: noise, start, alpha_bar, times), x, atol=1e-4)
 
 
 def test_a_new_network_gives_nothing_and_one_that_learnt_knows_the_time() -> None:
@@ -146,29 +151,29 @@ def test_a_new_network_gives_nothing_and_one_that_learnt_knows_the_time() -> Non
     assert not torch.allclose(network(x, times), network(x, times + 100))
 
 
-def test_waves_tell_times_apart() -> None:
-    known = waves(torch.arange(1000), 32)
+def test_the_embedding_tells_times_apart() -> None:
+    known = sinusoidal_embedding(torch.arange(1000), 32)
     assert known.shape == (1000, 32)
     assert torch.pdist(known).min() > 0.01
     assert torch.equal(known[0], torch.cat([torch.ones(16), torch.zeros(16)]))
 
 
-def test_the_running_mean_follows_quickly_at_first() -> None:
+def test_the_moving_average_follows_quickly_at_first() -> None:
     network, average = nn.Linear(1, 1), nn.Linear(1, 1)
     with torch.no_grad():
         network.weight.fill_(1.0)
         average.weight.fill_(0.0)
-    follow(average, network, 0, 0.9999)
+    update_average(average, network, 0, 0.9999)
     assert math.isclose(average.weight.item(), 0.9, rel_tol=1e-5)
-    follow(average, network, 10**7, 0.99)
+    update_average(average, network, 10**7, 0.99)
     assert math.isclose(average.weight.item(), 0.9 + 0.1 * 0.01, rel_tol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_scores_is_the_running_mean(kind: type[TrainedDetector]) -> None:
+def test_what_scores_is_the_moving_average(kind: type[TrainedDetector]) -> None:
     detector = trained(kind, average=0.5)
     weights = detector.state()[0]
-    assert any(not torch.equal(weights[k], weights["unet" + k[4:]]) for k in weights if k.startswith("mean."))
+    assert any(not torch.equal(weights[k], weights["unet" + k[3:]]) for k in weights if k.startswith("ema."))
     before = detector.anomaly_map(images())
     with torch.no_grad():
         for weight in detector.unet.parameters():  # type: ignore[attr-defined]
@@ -177,21 +182,16 @@ def test_what_scores_is_the_running_mean(kind: type[TrainedDetector]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_noise_of_a_score_belongs_to_the_place_not_to_the_image(
-    kind: type[TrainedDetector], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[torch.Tensor] = []
-
-    def spied(*arguments: object) -> torch.Tensor:
-        drawn.append(noise_like(*arguments))  # type: ignore[arg-type]
-        return drawn[-1]
-
-    detector = trained(kind)
-    monkeypatch.setattr(f"{kind.__module__}.noise_like", spied)
-    detector.anomaly_map(images(3))
-    assert len(drawn) == 3
-    assert torch.equal(drawn[0], drawn[1])
-    assert torch.equal(drawn[0], drawn[2])
+def test_the_noise_of_a_score_belongs_to_the_place_not_to_the_image(kind: type[TrainedDetector]) -> None:
+    detector, x = trained(kind), images(2)
+    seen: list[torch.Tensor] = []
+    detector.ema.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0][0, 0]))  # type: ignore[attr-defined]
+    for image in x:
+        detector.anomaly_map(image[None])
+    first, second = seen[0], seen[len(seen) // 2]
+    share = linear_alpha_bar()[249] if kind is AnoDDPM else cosine_alpha_bar()[499]
+    noisy = slice(None) if kind is AnoDDPM else block_holes((32, 32), 2)[0]
+    assert torch.allclose((first - second)[noisy], (share.sqrt() * 2 * (x[0, 0] - x[1, 0]))[noisy], atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -203,7 +203,7 @@ def test_a_score_in_a_batch_is_that_of_the_image_alone(kind: type[TrainedDetecto
 # AnoDDPM
 
 
-def test_anoddpm_learns_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anoddpm_learns_the_noise() -> None:
     detector = trained(AnoDDPM, longest=300)
     assert isinstance(detector, AnoDDPM)
     seen: list[torch.Tensor] = []
@@ -211,16 +211,16 @@ def test_anoddpm_learns_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     def network(x: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
         assert int(times.max()) < 300
         seen.append(x)
-        left = linear_signal()[times][:, None, None, None]
+        left = linear_alpha_bar()[times][:, None, None, None]
         return (x - left.sqrt() * (2 * batch.x - 1)) / (1 - left).sqrt()  # what was added, exactly
 
     batch = StepBatch(images(4), torch.ones(4, 32, 32, dtype=torch.bool))
-    monkeypatch.setattr(detector.unet, "forward", network)
+    replace_output(detector.unet, network)
     assert detector.training_step(batch)["noise"] < 1e-4
     assert len(seen) == 1
 
 
-def test_anoddpm_goes_from_the_start_to_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anoddpm_goes_from_the_start_to_the_image() -> None:
     detector = trained(AnoDDPM, start=250, denoising_steps=10, draws=2)
     assert isinstance(detector, AnoDDPM)
     times: list[int] = []
@@ -230,7 +230,7 @@ def test_anoddpm_goes_from_the_start_to_the_image(monkeypatch: pytest.MonkeyPatc
         times.append(int(time[0]))
         return torch.zeros_like(x)
 
-    monkeypatch.setattr(detector.mean, "forward", network)
+    replace_output(detector.ema, network)
     detector.reconstruct(images(1))
     assert times[0] == 249
     assert len(times) == 10
@@ -254,7 +254,7 @@ def test_blocks_hide_every_pixel_exactly_once(parts: int) -> None:
     assert holes.flatten(1).any(1).all()
 
 
-def test_pddpm_noises_one_patch_and_sees_the_rest_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pddpm_noises_one_patch_and_sees_the_rest_as_it_is() -> None:
     detector = trained(PatchedDiffusion)
     assert isinstance(detector, PatchedDiffusion)
     seen: list[torch.Tensor] = []
@@ -264,7 +264,7 @@ def test_pddpm_noises_one_patch_and_sees_the_rest_as_it_is(monkeypatch: pytest.M
         assert (times == 499).all()
         return torch.zeros_like(x)
 
-    monkeypatch.setattr(detector.mean, "forward", network)
+    replace_output(detector.ema, network)
     x = images(1)
     y = detector.inpainted(x)
     assert seen[0].shape == (4, 1, 32, 32)
@@ -274,7 +274,7 @@ def test_pddpm_noises_one_patch_and_sees_the_rest_as_it_is(monkeypatch: pytest.M
         assert torch.allclose(y[0, 0][hole], (turn[0][hole].clamp(-1, 1) + 1) / 2)
 
 
-def test_pddpm_learns_from_the_patch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pddpm_learns_from_the_patch_alone() -> None:
     detector = trained(PatchedDiffusion)
     assert isinstance(detector, PatchedDiffusion)
     batch = StepBatch(images(4), torch.ones(4, 32, 32, dtype=torch.bool))
@@ -284,5 +284,5 @@ def test_pddpm_learns_from_the_patch_alone(monkeypatch: pytest.MonkeyPatch) -> N
         untouched = x == exact
         return torch.where(untouched, 100.0, exact - x)  # nonsense where nothing was noised
 
-    monkeypatch.setattr(detector.unet, "forward", network)
+    replace_output(detector.unet, network)
     assert detector.training_step(batch)["patch"] < 1e-3

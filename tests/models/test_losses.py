@@ -11,11 +11,11 @@ X, Y = torch.rand(2, 3, 20, 26, generator=torch.Generator().manual_seed(0)).spli
 
 def slow_ssim(x: np.ndarray, y: np.ndarray, window: int, sigma: float) -> np.ndarray:
     """Equation 13 of Wang et al. 2004, pixel by pixel."""
-    out, half = np.zeros_like(x), window // 2
+    out, margin = np.zeros_like(x), window // 2
     for row in range(x.shape[0]):
         for column in range(x.shape[1]):
-            r = np.arange(max(0, row - half), min(x.shape[0], row + half + 1))
-            c = np.arange(max(0, column - half), min(x.shape[1], column + half + 1))
+            r = np.arange(max(0, row - margin), min(x.shape[0], row + margin + 1))
+            c = np.arange(max(0, column - margin), min(x.shape[1], column + margin + 1))
             w = np.exp(-((r[:, None] - row) ** 2 + (c - column) ** 2) / (2 * sigma**2))
             w /= w.sum()
             a, b = x[np.ix_(r, c)], y[np.ix_(r, c)]
@@ -25,11 +25,10 @@ def slow_ssim(x: np.ndarray, y: np.ndarray, window: int, sigma: float) -> np.nda
     return out
 
 
-@pytest.mark.parametrize(("window", "sigma"), [(11, 1.5), (5, 1.5)])
-def test_ssim_is_that_of_the_paper(window: int, sigma: float) -> None:
-    found = ssim(X, Y, window=window, sigma=sigma)[0]
-    for a, b, c in zip(X[0], Y[0], found, strict=True):
-        assert np.abs(slow_ssim(a.double().numpy(), b.double().numpy(), window, sigma) - c.numpy()).max() < 1e-4
+@pytest.mark.parametrize("window", [11, 5])
+def test_ssim_is_that_of_the_paper(window: int) -> None:
+    for a, b, c in zip(X[0], Y[0], ssim(X, Y, window=window)[0], strict=True):
+        assert np.abs(slow_ssim(a.double().numpy(), b.double().numpy(), window, 1.5) - c.numpy()).max() < 1e-4
 
 
 def test_every_error_is_zero_for_equal_images_and_grows() -> None:

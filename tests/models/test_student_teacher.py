@@ -296,12 +296,16 @@ def test_mkd_leaves_invalid_cells_out_of_its_score() -> None:
     whole, half = torch.ones(64, 64, dtype=torch.bool), torch.ones(64, 64, dtype=torch.bool)
     half[:, 32:] = False
     with torch.no_grad():
-        (pairs,) = detector.pairs(x)
-        scores = [float(sum(detector.losses(inside(pairs, valid)).values())) for valid in (whole, half)]
+        (pair,) = detector.pairs(x)
+
+        def loss(valid: torch.Tensor) -> float:
+            return float(sum(detector.losses(*(inside(layers, valid) for layers in pair)).values()))
+
+        scores = [loss(valid) for valid in (whole, half)]
         assert [float(detector.image_score(x, torch.empty(0), valid[None])) for valid in (whole, half)] == scores
-        for t, _ in pairs:
+        for t in pair[0]:
             t[..., t.shape[3] // 2 :] += 9
-        odd = [float(sum(detector.losses(inside(pairs, valid)).values())) for valid in (whole, half)]
+        odd = [loss(valid) for valid in (whole, half)]
     assert scores[0] != odd[0] and scores[1] == odd[1]
 
 

@@ -3,7 +3,7 @@
 import nibabel
 import numpy as np
 
-from anomalib_med.datasets.volumes import volumes_of
+from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.records import Geometry, Result, Sample
 
 RANGE = (0.0, 2.0)

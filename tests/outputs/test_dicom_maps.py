@@ -10,7 +10,7 @@ import pytest
 from anomalib_med import FittedModel, PatchCore, Preprocessing, fit, score_to_folder
 from anomalib_med.datasets.folder import discover
 from anomalib_med.datasets.readers import read
-from anomalib_med.datasets.volumes import volumes_of
+from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.outputs.maps import png_scale
 from tests.made_up_files import write_nifti
 from tests.made_up_series import chest_volume, write_series

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from made_up_results import FINGERPRINT, RANGE, failed, grey, scored, volume, volumes_in
 
+from anomalib_med.calibration import VolumeJudge, VolumeRule
 from anomalib_med.errors import ConfigError, OutputError
 from anomalib_med.files import TEMPORARY, AppendFile
 from anomalib_med.outputs.tables import FAILURES, read_scores
@@ -24,9 +25,14 @@ def writer(out, **options):
 
 
 def put(target, results):
+    judge = VolumeJudge(VolumeRule(), 0.05, volumes_in(target.out.parent), target.volumes)
     for result in results:
         if result.id not in target.done:
             target.write(result, grey(result.geometry.original) if result.ok else None)
+            volume = judge.add(result)
+            if volume is not None:
+                target.write_volume(volume)
+    target.write_patients(judge.patients())
 
 
 def score(out, results, *, stop=None, **options):
@@ -240,11 +246,16 @@ def test_at_no_time_a_row_names_a_map_that_is_not_there(tmp_path):
 def test_memory_does_not_grow_with_the_slices_of_a_volume(tmp_path):
     shape = (256, 256)
     path, _ = volume(tmp_path, "v.nii", frames=60, shape=shape)
+    judge = VolumeJudge(VolumeRule(threshold=70.0), 0.05, volumes_in(tmp_path))
 
     def write(target, frames):
         for k in frames:
             result = scored(f"v.nii#{k}", shape=shape, path=str(path), frame=k)
-            target.write(replace(result, grid=np.full(shape, k, np.float32)), None)
+            result = replace(result, grid=np.full(shape, k, np.float32))
+            target.write(result, None)
+            judged = judge.add(result)
+            if judged is not None:
+                target.write_volume(judged)
 
     with writer(tmp_path / "out", maps="nifti", overlays=False) as target:
         write(target, range(10))

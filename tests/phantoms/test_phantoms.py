@@ -22,10 +22,9 @@ from anomalib_med.phantoms import (
     write_digit_anatomy,
 )
 from anomalib_med.phantoms.ct import CT_KINDS
-from anomalib_med.phantoms.digit_anatomy import CELL, _digits
+from anomalib_med.phantoms.digit_anatomy import CELL, handwriting
 from anomalib_med.phantoms.digit_anatomy import KINDS as DIGIT_KINDS
 from anomalib_med.phantoms.lesions import KINDS, MASK_SHARE
-from anomalib_med.phantoms.write import stored_to_hounsfield
 
 DENSE = tuple(kind for kind in KINDS if kind != "pneumothorax")
 
@@ -254,8 +253,8 @@ def test_each_digit_anomaly_is_what_its_name_says():
 
 def test_train_and_test_digits_are_disjoint_handwriting():
     for digit in range(10):
-        train = {image.tobytes() for image in _digits(digit, "train")}
-        test = {image.tobytes() for image in _digits(digit, "test")}
+        train = {image.tobytes() for image in handwriting(digit, "train")}
+        test = {image.tobytes() for image in handwriting(digit, "test")}
         assert len(train) > len(test) > 60
         assert not train & test
 
@@ -282,7 +281,13 @@ def contents(root):
 @pytest.mark.parametrize(("write", "kinds"), WRITERS)
 def test_a_data_set_has_its_layout_and_its_manifest(write, kinds, tmp_path):
     seen = []
-    write(tmp_path / "set", train=3, normal=2, abnormal=8, progress=lambda done, total: seen.append((done, total)))
+    write(
+        tmp_path / "set",
+        train=3,
+        normal=2,
+        abnormal=8,
+        progress=lambda _, done, total, *note: seen.append((done, total)),
+    )
     root = tmp_path / "set"
     rows = manifest(root)
     assert len(rows) == 13
@@ -336,7 +341,7 @@ def test_two_writers_at_once_leave_one_complete_data_set(tmp_path):
 
 
 def test_an_interrupted_run_leaves_nothing_that_looks_complete(tmp_path):
-    def stop(done, total):
+    def stop(stage, done, total, note=""):
         if done == 3:
             raise KeyboardInterrupt
 
@@ -398,7 +403,7 @@ def test_hounsfield_units_survive_the_png(tmp_path):
     write_ct_dataset(tmp_path / "set", train=1, normal=0, abnormal=0, size=96)
     stored = cv2.imread(str(tmp_path / "set/train/normal/00000.png"), cv2.IMREAD_UNCHANGED)
     assert stored.dtype == np.uint16
-    assert np.array_equal(stored_to_hounsfield(stored), ct_slice_phantom(0, 96).pixels)
+    assert np.array_equal(stored / 16 - 1024, ct_slice_phantom(0, 96).pixels)
 
 
 def test_the_difference_to_the_mean_image_does_not_find_the_lesions(tmp_path):

@@ -15,7 +15,7 @@ from anomalib_med.errors import InputError
 
 Row = dict[str, str]
 
-_FIELD = re.compile(r"\{([^{}\[\]]+)(?:\[:(\d+)\])?\}|\{([^{}]+)\}")
+_FIELD = re.compile(r"\{([^{}]+)\}")
 
 
 def read_rows(path: Path, keys: str = "") -> list[Row]:
@@ -78,34 +78,22 @@ def _json_rows(path: Path, text: str, keys: str) -> list[Row]:
 
 
 def _cells(item: JsonValue) -> Row:
-    if isinstance(item, dict):
-        return {key: cell if isinstance(cell, str) else json.dumps(cell) for key, cell in item.items()}
-    return {"item": item if isinstance(item, str) else json.dumps(item)}
+    cells = item if isinstance(item, dict) else {"item": item}
+    return {key: cell if isinstance(cell, str) else json.dumps(cell) for key, cell in cells.items()}
 
 
 def fields(template: str) -> set[str]:
     """Names in braces."""
-    return {match[1] or match[3] for match in _FIELD.finditer(template)}
+    return set(_FIELD.findall(template))
 
 
 def fill(template: str, row: Mapping[str, str]) -> str:
-    """Put the cells of a row in for the names in braces.
-
-    Raises
-    ------
-    KeyError
-        No such cell.
-    """
-
-    def cell(match: re.Match[str]) -> str:
-        text = row[match[1] or match[3]]
-        return text[: int(match[2])] if match[2] else text
-
-    return _FIELD.sub(cell, template)
+    """Put the cells of a row in for the names in braces; raises KeyError where there is no such cell."""
+    return _FIELD.sub(lambda match: row[match[1]], template)
 
 
 def check_columns(rows: list[Row], names: Iterable[str], path: Path) -> None:
-    """Every name is a column.
+    """Every name is a column, but for those of the file itself.
 
     Raises
     ------
@@ -120,16 +108,21 @@ def check_columns(rows: list[Row], names: Iterable[str], path: Path) -> None:
             raise InputError(f"{path}: no column named {name!r}; the columns are: {', '.join(sorted(known))}")
 
 
-def matches(row: Mapping[str, str], where: Mapping[str, re.Pattern[str]]) -> bool:
-    """Whether every cell matches as a whole."""
-    return all(pattern.fullmatch(row.get(column, "")) for column, pattern in where.items())
+class Condition:
+    """The regular expressions of a card's ``where``, each for a column or for text with columns in braces."""
 
+    def __init__(self, where: Mapping[str, str]) -> None:
+        self.text = ", ".join(f"{column} is {text}" for column, text in where.items())
+        self.columns = {name for column in where for name in fields(column) or {column}}
+        self._patterns = {column: re.compile(text, re.DOTALL) for column, text in where.items()}
+        self.groups = {name for pattern in self._patterns.values() for name in pattern.groupindex}
 
-def matches_any(row: Mapping[str, str], where: Mapping[str, re.Pattern[str]]) -> bool:
-    """Whether one cell matches as a whole."""
-    return any(pattern.fullmatch(row.get(column, "")) for column, pattern in where.items())
-
-
-def compiled(where: Mapping[str, str]) -> dict[str, re.Pattern[str]]:
-    """Regular expressions of a card."""
-    return {column: re.compile(text, re.DOTALL) for column, text in where.items()}
+    def matched(self, row: Row) -> Row | None:
+        """The row with the named groups as columns, or None where a cell does not match as a whole."""
+        for column, pattern in self._patterns.items():
+            match = pattern.fullmatch(fill(column, row) if "{" in column else row.get(column, ""))
+            if match is None:
+                return None
+            if groups := match.groupdict():
+                row = row | {name: text or "" for name, text in groups.items()}
+        return row

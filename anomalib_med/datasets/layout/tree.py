@@ -10,20 +10,14 @@ _MAGIC = frozenset("*?[")
 
 @dataclass
 class Tree:
-    """One data set on disk.
-
-    Parameters
-    ----------
-    root
-        Its top folder.
-    missing
-        What was expected and is not there, in words, as it is found out.
-    """
+    """One data set on disk."""
 
     root: Path
+    """Its top folder."""
     missing: list[str] = field(default_factory=list)
+    """What was expected and is not there, in words, as it is found out."""
     _files: dict[str, dict[str, str]] = field(default_factory=dict)
-    _tables: dict[str, list[Row]] = field(default_factory=dict)
+    _tables: dict[tuple[Path, str], list[Row]] = field(default_factory=dict)
 
     def glob(self, patterns: tuple[str, ...]) -> list[str]:
         """Files that match one of the globs, as sorted paths below the root; none is a missing part."""
@@ -52,9 +46,10 @@ class Tree:
             name, _, keys = alternative.partition("#")
             found = self.find((name,))
             if found is not None:
-                if f"{found}#{keys}" not in self._tables:
-                    self._tables[f"{found}#{keys}"] = read_rows(self.root / found, keys)
-                return self._tables[f"{found}#{keys}"], self.root / found
+                path = self.root / found
+                if (path, keys) not in self._tables:
+                    self._tables[path, keys] = read_rows(path, keys)
+                return self._tables[path, keys], path
         names = [str(self.root / alternative.partition("#")[0]) for alternative in alternatives]
         message = f"no table {' or '.join(names)}"
         if message not in self.missing:

@@ -1,6 +1,8 @@
 """Files to images: one door for every format, and one kind of error for every file that cannot be read."""
 
-import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -13,16 +15,7 @@ from anomalib_med.datasets.readers.nifti import write_volume
 from anomalib_med.errors import ReadError
 from anomalib_med.records import Image, Sample
 
-__all__ = [
-    "FORMATS",
-    "HeaderInfo",
-    "count_frames",
-    "header",
-    "is_image",
-    "read",
-    "samples_from_array",
-    "write_volume",
-]
+__all__ = ["FORMATS", "HeaderInfo", "header", "is_image", "read", "samples_from_array", "write_volume"]
 
 FORMATS = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage, .npy"
 
@@ -50,14 +43,9 @@ def read(sample: Sample) -> Image:
         raise ReadError(f"{path}: set aside: {sample.aside}")
     if sample.frame is not None and sample.frame < 0:
         raise ReadError(f"{path}: there is no frame {sample.frame}: frames count from 0")
-    try:
-        reader = _reader(path)
-        if reader is None:
-            raise ReadError(f"{path}: not an image: {FORMATS} are read")
+    with _reader(path) as reader:
         image: Image = reader.read(sample, path)
         return _cropped(_finished(image, str(path)))
-    except Exception as error:  # a damaged file makes the decoders raise anything
-        raise _read_error(error, path) from error
 
 
 def header(path: Path, *, keep_patient_ids: bool = False) -> HeaderInfo:
@@ -75,26 +63,10 @@ def header(path: Path, *, keep_patient_ids: bool = False) -> HeaderInfo:
     ReadError
         Not an image, or its header is damaged.
     """
-    try:
-        reader = _reader(path)
-        if reader is None:
-            raise ReadError(f"{path}: not an image: {FORMATS} are read")
+    with _reader(path) as reader:
         if reader is dicom:
             return dicom.header(path, keep_patient_ids=keep_patient_ids)
         return HeaderInfo(frames=reader.count_frames(path))
-    except Exception as error:  # a damaged file makes the decoders raise anything
-        raise _read_error(error, path) from error
-
-
-def count_frames(path: Path) -> int:
-    """Images in a file: slices of a volume, frames of a DICOM, pages of a TIFF; no pixel is read.
-
-    Raises
-    ------
-    ReadError
-        Not an image, or its header is damaged.
-    """
-    return header(path).frames
 
 
 def is_image(path: Path) -> bool:
@@ -103,12 +75,34 @@ def is_image(path: Path) -> bool:
     A file that may not be opened counts as one, so that it is listed and its reading says why it failed.
     """
     try:
-        return _reader(path) is not None
+        return _reader_of(path) is not None
     except PermissionError:
         return True
 
 
-def _reader(path: Path) -> ModuleType | None:
+@contextmanager
+def _reader(path: Path) -> Iterator[ModuleType]:
+    """The reader of a file; whatever goes wrong in the block is a ReadError that names the file and the remedy."""
+    try:
+        reader = _reader_of(path)
+        if reader is None:
+            raise ReadError(f"{path}: not an image: {FORMATS} are read")
+        yield reader
+    except ReadError:
+        raise
+    except FileNotFoundError as error:
+        text = f"{path}: no such file: it was moved or deleted, or the path has a typing error"
+        raise ReadError(text) from error
+    except OSError as error:
+        said = error.strerror or error
+        raise ReadError(f"{path}: cannot be opened ({said}): check the permissions and the disk") from error
+    except Exception as error:  # a damaged file makes the decoders raise anything
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        text = f"{path}: damaged, or of an unsupported kind ({said}): copy or export it again"
+        raise ReadError(text) from error
+
+
+def _reader_of(path: Path) -> ModuleType | None:
     name = path.name.lower()
     for reader in (raster, nifti, metaimage, array, dicom):
         if name.endswith(reader.SUFFIXES):
@@ -122,19 +116,8 @@ def _cropped(image: Image) -> Image:
     if image.sample.crop is None:
         return image
     top, left, height, width = image.sample.crop
-    missing = None if image.missing is None else image.missing[top : top + height, left : left + width]
-    return dataclasses.replace(image, pixels=image.pixels[top : top + height, left : left + width], missing=missing)
-
-
-def _read_error(error: Exception, path: Path) -> ReadError:
-    if isinstance(error, ReadError):
-        return error
-    if isinstance(error, FileNotFoundError):
-        return ReadError(f"{path}: no such file: it was moved or deleted, or the path has a typing error")
-    if isinstance(error, OSError):
-        return ReadError(f"{path}: cannot be opened ({error.strerror or error}): check the permissions and the disk")
-    said = " ".join(f"{type(error).__name__}: {error}".split())
-    return ReadError(f"{path}: damaged, or of an unsupported kind ({said}): copy or export it again")
+    part = np.s_[top : top + height, left : left + width]
+    return replace(image, pixels=image.pixels[part], missing=None if image.missing is None else image.missing[part])
 
 
 def _finished(image: Image, name: str) -> Image:
@@ -152,4 +135,4 @@ def _finished(image: Image, name: str) -> Image:
         holes = np.asarray(~np.atleast_3d(measured).all(axis=2))
         missing = holes if missing is None else missing | holes
         pixels = np.where(measured, pixels, pixels[measured].min())
-    return dataclasses.replace(image, pixels=pixels, missing=missing)
+    return replace(image, pixels=pixels, missing=missing)

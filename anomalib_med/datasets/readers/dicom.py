@@ -60,16 +60,8 @@ _EXTRA = 'pip install "anomalib-med[dicom]"'
 class HeaderInfo:
     """What the header of a file says without its pixels; "" where it does not say, as for every format but DICOM.
 
-    Parameters
-    ----------
-    frames
-        Images in the file.
-    patient, study, series
-        Pseudonyms (``dicom-``, ``study-``, ``series-`` and 12 hexadecimal digits), or the identifiers if asked for.
-    modality, view, sex
-        DICOM's codes: Modality, ViewPosition, PatientSex.
-    place
-        Of a DICOM file with one image, None for every other.
+    Patient, study and series are pseudonyms (``dicom-``, ``study-``, ``series-`` and 12 hexadecimal digits), or the
+    identifiers if asked for. Modality, view and sex are DICOM's codes. `place` is known of DICOM files with one image.
     """
 
     frames: int = 1
@@ -106,19 +98,13 @@ def header(path: Path, *, keep_patient_ids: bool = False) -> HeaderInfo:
             return value
         return f"{prefix}-{hashlib.sha256(value.encode()).hexdigest()[:12]}"
 
+    whose = (named(keyword, "dicom") for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"))
+    series = named("SeriesInstanceUID", "series")
     frames = min(_frames(tags), path.stat().st_size)  # a damaged number must not become a billion samples
-    return HeaderInfo(
-        frames=frames,
-        patient=named("PatientID", "dicom")
-        or named("StudyInstanceUID", "dicom")
-        or named("SeriesInstanceUID", "dicom"),
-        study=named("StudyInstanceUID", "study"),
-        series=named("SeriesInstanceUID", "series"),
-        modality=str(tags.get("Modality") or ""),
-        view=str(tags.get("ViewPosition") or ""),
-        sex=str(tags.get("PatientSex") or ""),
-        place=_place(tags, named("SeriesInstanceUID", "series")) if frames == 1 else None,
-    )
+    modality, view, sex = (str(tags.get(keyword) or "") for keyword in ("Modality", "ViewPosition", "PatientSex"))
+    place = _place(tags, series) if frames == 1 else None
+    study = named("StudyInstanceUID", "study")
+    return HeaderInfo(frames, next(filter(None, whose), ""), study, series, modality, view, sex, place)
 
 
 def read(sample: Sample, path: Path) -> Image:
@@ -176,29 +162,20 @@ def _place(tags: Dataset, series: str) -> Place:
     else:
         kind = "slice"
     position, axes = _finite(tags, "ImagePositionPatient", 3), _finite(tags, "ImageOrientationPatient", 6)
-    return Place(
-        kind,
-        position if axes else None,
-        axes if position else None,
-        _spacing(tags, 0),
-        (int(tags.get("Rows") or 0), int(tags.get("Columns") or 0)),
-        int(tags.get("InstanceNumber") or 0),
-        int(tags.get("AcquisitionNumber") or 0),
-        str(tags.get("Modality") or ""),
-        series,
-    )
+    if position is None or axes is None:
+        position = axes = None
+    keywords = ("Rows", "Columns", "InstanceNumber", "AcquisitionNumber")
+    rows, columns, instance, acquisition = (int(tags.get(keyword) or 0) for keyword in keywords)
+    modality = str(tags.get("Modality") or "")
+    return Place(kind, position, axes, _spacing(tags, 0), (rows, columns), instance, acquisition, modality, series)
 
 
 def _finite(tags: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
     """A tag of `count` finite numbers, not all of them zero where they are directions; None for anything else."""
     values = _numbers(tags, 0, "", keyword)
-    if (
-        len(values) != count
-        or not np.isfinite(values).all()
-        or (count == 6 and abs(np.linalg.norm(values) - 2**0.5) > 0.1)
-    ):
-        return None
-    return tuple(values)
+    right = len(values) == count and bool(np.isfinite(values).all())
+    directions = count != 6 or abs(np.linalg.norm(values) - 2**0.5) <= 0.1
+    return tuple(values) if right and directions else None
 
 
 def _flips(tags: Dataset, modality: str) -> tuple[bool, bool]:
@@ -227,10 +204,8 @@ def _decoded(path: Path, tags: Dataset, frame: int) -> np.ndarray:
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
-        raise ReadError(
-            f"{path}: the transfer syntax {syntax.name} ({syntax}) cannot be decoded: convert it to "
-            "Explicit VR Little Endian"
-        ) from error
+        text = f"{path}: the transfer syntax {syntax.name} ({syntax}) cannot be decoded"
+        raise ReadError(f"{text}: convert it to Explicit VR Little Endian") from error
     if not decoder.is_available:
         raise ReadError(f"{path}: compressed as {syntax.name} ({syntax}), which needs a decoder: {_EXTRA}")
     try:
@@ -240,13 +215,11 @@ def _decoded(path: Path, tags: Dataset, frame: int) -> np.ndarray:
     except Exception as error:  # the plug-ins raise what they like
         said = " ".join(str(error).split())
         if "no 'Pixel Data'" in said:
-            raise ReadError(
-                f"{path}: a DICOM object without pixel data: leave it out, or export the image again"
-            ) from error
+            text = f"{path}: a DICOM object without pixel data: leave it out, or export the image again"
+            raise ReadError(text) from error
         also = f", or {_EXTRA}" if syntax.is_encapsulated else ""
-        raise ReadError(
-            f"{path}: the pixel data ({syntax.name}, {syntax}) is cut short or damaged ({said}): export it again{also}"
-        ) from error
+        text = f"{path}: the pixel data ({syntax.name}, {syntax}) is cut short or damaged ({said})"
+        raise ReadError(f"{text}: export it again{also}") from error
 
 
 def _assumed_syntax(tags: Dataset) -> UID:
@@ -281,8 +254,9 @@ def _modality_values(stored: np.ndarray, tags: Dataset, frame: int) -> tuple[np.
         return _looked_up(stored, tags.ModalityLUTSequence[0], tags)
     bits, signed = int(tags.BitsStored), bool(tags.get("PixelRepresentation"))
     low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
-    slope = (_numbers(tags, frame, "PixelValueTransformationSequence", "RescaleSlope") or [1.0])[0]
-    intercept = (_numbers(tags, frame, "PixelValueTransformationSequence", "RescaleIntercept") or [0.0])[0]
+    rescale = "PixelValueTransformationSequence"
+    slope = (_numbers(tags, frame, rescale, "RescaleSlope") or [1.0])[0]
+    intercept = (_numbers(tags, frame, rescale, "RescaleIntercept") or [0.0])[0]
     ends = sorted((low * slope + intercept, high * slope + intercept))
     return stored.astype(np.float64) * slope + intercept, (ends[0], ends[1])
 

@@ -30,13 +30,7 @@ _LOCK = threading.Lock()
 
 
 def count_frames(path: Path) -> int:
-    """Axial slices of a volume; only the header is read.
-
-    Raises
-    ------
-    ReadError
-        Not a NIfTI file, or not one volume.
-    """
+    """Number of axial slices, from the header; raises ReadError where the file is not one NIfTI volume."""
     volume = _open(path)
     return int(volume.shape[_axial(_orientation(volume))])
 
@@ -69,13 +63,7 @@ def read(sample: Sample, path: Path) -> Image:
 
 
 def read_volume(path: Path) -> np.ndarray:
-    """All axial slices of a volume, ``(frames, H, W)``, each as `read` gives it.
-
-    Raises
-    ------
-    ReadError
-        As `read`.
-    """
+    """All axial slices of a volume, ``(frames, H, W)``, each as `read` gives it; raises ReadError as `read` does."""
     try:
         volume = _open(path)
     except FileNotFoundError:
@@ -86,13 +74,7 @@ def read_volume(path: Path) -> np.ndarray:
 
 
 def slice_affine(path: Path) -> np.ndarray:
-    """The affine ``(4, 4)`` from ``(column, row, slice)``, as `read` gives them, to mm in the patient (RAS).
-
-    Raises
-    ------
-    ReadError
-        As `count_frames`.
-    """
+    """The affine ``(4, 4)`` from ``(column, row, slice)``, as `read` gives them, to mm in the patient (RAS)."""
     volume = _open(path)
     orientation = _orientation(volume)
     canonical = volume.affine @ inv_ornt_aff(orientation, volume.shape[:3])
@@ -104,7 +86,7 @@ def slice_affine(path: Path) -> np.ndarray:
 
 
 def write_slices(maps: np.ndarray, affine: np.ndarray, out: Path) -> None:
-    """Write maps ``(slices, H, W)`` of a scan that is no NIfTI file, with the affine of `slice_affine`'s kind.
+    """Write maps ``(slices, H, W)`` of a scan that is no NIfTI file, with an affine as from `slice_affine`.
 
     Raises
     ------

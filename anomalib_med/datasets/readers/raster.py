@@ -30,13 +30,7 @@ _Page = dict[int, tuple[int, ...]]
 
 
 def count_frames(path: Path) -> int:
-    """Pages of a TIFF, 1 for every other format. Only the directories of a TIFF are read, and nothing of the others.
-
-    Raises
-    ------
-    ReadError
-        Where the directory of a TIFF is damaged.
-    """
+    """Pages of a TIFF, 1 for every other format. Only the directories of a TIFF are read, and nothing of the others."""
     if path.suffix.lower() not in (".tif", ".tiff"):
         return 1
     data = _mapped(path)
@@ -120,11 +114,9 @@ def _read_tiff(data: np.ndarray, path: Path, frame: int) -> np.ndarray:
     if frame >= len(pages):
         raise ReadError(f"{path}: holds {len(pages)} pages, there is no frame {frame}: correct the frame asked for")
     page = pages[frame]
-    for offsets, lengths in _PIECES:
-        if any(
-            start + size > data.size for start, size in zip(page.get(offsets, ()), page.get(lengths, ()), strict=False)
-        ):
-            raise ReadError(f"{path}: {_CUT_SHORT}")
+    pieces = [zip(page.get(offsets, ()), page.get(lengths, ()), strict=False) for offsets, lengths in _PIECES]
+    if any(start + size > data.size for piece in pieces for start, size in piece):
+        raise ReadError(f"{path}: {_CUT_SHORT}")
     try:
         found, decoded = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED, range=(frame, frame + 1))
     except cv2.error as error:

@@ -9,14 +9,15 @@ from collections.abc import Iterator
 
 import torch
 from pydantic import Field, model_validator
+from torch.optim import AdamW, Optimizer
 
-from anomalib_med.models.inpainting.diffusion import TIMES, DenoisingUNet, denoised, follow, linear_signal, noised
+from anomalib_med.models.filters import mean_filter
+from anomalib_med.models.inpainting import diffusion
+from anomalib_med.models.inpainting.diffusion import TIMES, DenoisingUNet, DiffusionConfig
 from anomalib_med.models.inpainting.holes import seeded
-from anomalib_med.models.inpainting.noise import noise_like
-from anomalib_med.models.inpainting.residuals import NormalResiduals, mean_filter
+from anomalib_med.models.inpainting.residuals import NormalResiduals, Window
 from anomalib_med.models.losses import squared_error
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.schedule import TrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 
@@ -30,50 +31,23 @@ class AnoDDPM(TrainedDetector):
     name = "anoddpm"
     title = "AnoDDPM, diffusion with simplex noise (Wyatt et al., CVPR Workshops 2022)"
     input_size = 64
-    at_once = 0
 
-    class Config(TrainingConfig):
-        """Settings of AnoDDPM.
+    class Config(DiffusionConfig):
+        """Settings of AnoDDPM; defaults are those of the official code unless something else is said."""
 
-        Parameters
-        ----------
-        start
-            Time from 1 to 1000 to which an image is noised: the higher, the larger the lesion that goes, and the more
-            of the image with it.
-        longest
-            Training noises to times below this.
-        denoising_steps
-            From there back.
-        draws
-            Noises over which the denoised image is averaged.
-        period
-            Of the coarsest noise, as a part of the shorter side.
-        octaves, persistence
-            See :func:`anomalib_med.models.inpainting.noise.octaves_of_noise`.
-        window
-            Side of the square over which the map is averaged, in pixels, odd.
-        relative
-            Whether the map counts in deviations above what normals have at that place; False: as in the paper.
-        widths
-            Channels of the U-Net at each resolution, finest first.
-        average
-            Decay of the running mean of the weights, which is what scores.
-        """
-
-        pooling: str = "mean"
         steps: int = Field(50_000, ge=0)
         batch_size: int = Field(16, ge=1)
-        learning_rate: float = Field(1e-4, gt=0)
         clip_norm: float = Field(1.0, ge=0)
         start: int = Field(250, ge=1, le=TIMES)
         longest: int = Field(800, ge=1, le=TIMES)
+        """Training noises to times below this, from 1 to 1000."""
         denoising_steps: int = Field(10, ge=1)
+        """Steps from `start` back to the image. The official code takes every time; ours are fewer for speed."""
         draws: int = Field(5, ge=1)
+        """How many noises the denoised image is averaged over."""
         period: float = Field(0.25, gt=0)
-        octaves: int = Field(6, ge=1)
-        persistence: float = Field(0.8, gt=0)
-        window: int = Field(5, ge=1)
-        relative: bool = True
+        window: Window = 5
+        """Side of the square over which the map is averaged, in pixels, odd; ours."""
         widths: tuple[int, ...] = Field((64, 64, 128, 256), min_length=2)
         average: float = Field(0.9999, ge=0, lt=1)
 
@@ -81,40 +55,33 @@ class AnoDDPM(TrainedDetector):
         def _fitting(self) -> "AnoDDPM.Config":
             if not self.denoising_steps <= self.start <= self.longest:
                 raise ValueError("denoising_steps must not exceed start, nor start longest: that was never trained")
-            if self.window % 2 == 0:
-                raise ValueError("the window must be odd, to have a middle")
             return self
-
-        @property
-        def multiple(self) -> int:
-            """The sides are halved between the resolutions of the U-Net."""
-            return 1 << (len(self.widths) - 1)
 
     config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
-        """The U-Net and the running mean of its weights, for images ``(C, H, W)``."""
+        """Build the U-Net and the moving average of its weights."""
         self.unet = DenoisingUNet(shape[0], self.config.widths)
-        self.mean = copy.deepcopy(self.unet).requires_grad_(False)
-        self.normal = NormalResiduals((shape[1], shape[2]))
+        self.ema = copy.deepcopy(self.unet).requires_grad_(False)
+        self.normal = NormalResiduals(shape, relative=self.config.relative)
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+    def optimizers(self) -> dict[str, Optimizer]:
         """AdamW as in the paper."""
         c = self.config
-        return {"all": torch.optim.AdamW(self.unet.parameters(), c.learning_rate, weight_decay=c.weight_decay)}
+        return {"all": AdamW(self.unet.parameters(), c.learning_rate, weight_decay=c.weight_decay)}
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Squared error of the noise, at random times."""
         if self.unet.training:
-            follow(self.mean, self.unet, batch.step, self.config.average)
+            diffusion.update_average(self.ema, self.unet, batch.step, self.config.average)
         x = 2 * batch.x - 1
         times = torch.randint(self.config.longest, (len(x),))
-        noise = noise_like(x, len(x), self.config)
-        found = self.unet(noised(x, noise, linear_signal()[times]), times.to(x.device))
-        return {"noise": squared_error(noise, found).mean()}
+        noise = diffusion.noise_like(x, len(x), self.config)
+        predicted = self.unet(diffusion.noised(x, noise, diffusion.linear_alpha_bar()[times]), times.to(x.device))
+        return {"noise": squared_error(noise, predicted).mean()}
 
     def after_training(self, batches: Iterator[StepBatch]) -> None:
-        """What residuals of normals are like."""
+        """Learn what residuals of normals are like."""
         self.normal.learn(self.residual(batch.x) for batch in batches)
 
     def noised(self, x: torch.Tensor) -> torch.Tensor:
@@ -122,21 +89,25 @@ class AnoDDPM(TrainedDetector):
         and beyond.
         """
         c = self.config
-        noise = noise_like(x, c.draws, c, seeded(c.seed))
-        return noised((2 * x - 1).expand(c.draws, -1, -1, -1), noise, linear_signal()[[c.start - 1]])
+        noise = diffusion.noise_like(x, c.draws, c, seeded(c.seed))
+        return diffusion.noised(
+            (2 * x - 1).expand(c.draws, -1, -1, -1), noise, diffusion.linear_alpha_bar()[[c.start - 1]]
+        )
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` noised and denoised, the mean over the noises."""
-        c, signal = self.config, linear_signal()
+        c, alpha_bar = self.config, diffusion.linear_alpha_bar()
         times = torch.linspace(c.start - 1, 0, c.denoising_steps + 1).round().int().tolist()[:-1]
-        images = [denoised(self.mean, self.noised(image[None]), signal, times).mean(0) for image in x.to(self.device)]
+        images = [
+            diffusion.denoised(self.ema, self.noised(image[None]), alpha_bar, times).mean(0)
+            for image in x.to(self.device)
+        ]
         return (torch.stack(images) + 1) / 2
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
         """Squared difference ``(B, H, W)``, averaged over channels and over `window`."""
-        return mean_filter(squared_error(x.to(self.device), self.reconstruct(x)).mean(1), self.config.window)
+        return mean_filter(squared_error(x, self.reconstruct(x)).mean(1), self.config.window)
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """The residual ``(B, H, W)``, relative to those of normals or as it is."""
-        residual = self.residual(x)
-        return self.normal(residual) if self.config.relative else residual
+        return self.normal.relate(self.residual(x))

@@ -14,11 +14,17 @@ from pydantic import Field
 from torch import nn
 
 from anomalib_med.models.blocks import Norm, norm_layer
-from anomalib_med.models.inpainting.holes import inpaint_everywhere, lattice_holes, shape_holes, smooth_fill
-from anomalib_med.models.inpainting.residuals import NormalResiduals, grow, mean_filter
+from anomalib_med.models.filters import mean_filter
+from anomalib_med.models.inpainting.holes import (
+    inpaint_everywhere,
+    inpaint_holes,
+    lattice_holes,
+    shape_holes,
+    smooth_fill,
+)
+from anomalib_med.models.inpainting.residuals import NormalResiduals, ResidualConfig, grow
 from anomalib_med.models.losses import absolute_error
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.schedule import TrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 WINDOW = 5  # pixels over which a residual is averaged
@@ -35,41 +41,29 @@ class AutoPaint(TrainedDetector):
     name = "autopaint"
     title = "AutoPaint, self-inpainting with partial convolutions (Astaraki et al., 2023)"
     input_size = 128
-    at_once = 0
 
-    class Config(TrainingConfig):
-        """Settings of AutoPaint.
-
-        Parameters
-        ----------
-        cell
-            Side of the squares that are hidden in turn in the first round, in pixels.
-        rounds
-            How often what differs is marked and in-painted anew; 0: the first round alone.
-        threshold
-            What differs by more than so many deviations of normals at that place is marked.
-        margin
-            By how many pixels what is marked is grown.
-        hole_weight, smooth_weight
-            Of the loss inside the holes and of total variation around them; outside the holes it is 1.
-        relative
-            Whether the map counts in deviations above what normals have at that place; False: as in the paper.
-        width
-            Channels of the U-Net at the first of five halvings; they double three times.
-        """
+    class Config(ResidualConfig):
+        """Settings of AutoPaint."""
 
         pooling: str = "top1%"
         epochs: int = Field(50, ge=1)
         batch_size: int = Field(16, ge=1)
         learning_rate: float = Field(2e-4, gt=0)
         cell: int = Field(16, ge=1)
+        """Side of the squares that are hidden in turn in the first round, in pixels; ours."""
         rounds: int = Field(3, ge=0)
+        """How often what differs is marked and in-painted anew; with 0 there is the first round alone. The paper does
+        it repeatedly."""
         threshold: float = Field(2.0, gt=0)
+        """What differs by more than so many deviations of normals at that place is marked; ours."""
         margin: int = Field(5, ge=0)
+        """Number of pixels by which what is marked is grown before it is in-painted; ours."""
         hole_weight: float = Field(6.0, gt=0)
+        """Weight of the error inside the holes, as in Liu et al.; outside of them it is 1."""
         smooth_weight: float = Field(0.1, ge=0)
-        relative: bool = True
+        """Weight of the total variation around the holes, as in Liu et al."""
         width: int = Field(32, ge=1)
+        """Channels of the U-Net at the first of five halvings; they double three times. Liu et al. have 64."""
 
         @property
         def multiple(self) -> int:
@@ -79,9 +73,9 @@ class AutoPaint(TrainedDetector):
     config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
-        """The U-Net, for images ``(C, H, W)``."""
+        """Build the U-Net."""
         self.unet = PartialUNet(shape[0], tuple(self.config.width * n for n in WIDTHS))
-        self.normal = NormalResiduals((shape[1], shape[2]))
+        self.normal = NormalResiduals(shape, relative=self.config.relative)
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Absolute error inside and outside of random holes, and total variation around them."""
@@ -101,38 +95,33 @@ class AutoPaint(TrainedDetector):
         return losses
 
     def after_training(self, batches: Iterator[StepBatch]) -> None:
-        """What residuals of normals are like after the first round."""
-        self.normal.learn(self.each(lambda x: _residual(x, self._first(x)), batch.x) for batch in batches)
+        """Learn what residuals of normals are like after the first round."""
+        self.normal.learn(self.each(lambda x: _residual(x, self.first_round(x)), batch.x) for batch in batches)
 
     def inpaint(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
         """Fill holes, bool ``(B, H, W)``, of images ``(B, C, H, W)``; outside them the images stay as they are."""
-        x, holes = x.to(self.device), holes.to(self.device)
-        hidden = holes[:, None]
-        return torch.where(hidden, self._network(torch.where(hidden, 0.0, x), holes), x)
+        return inpaint_holes(self._network, x.to(self.device), holes.to(self.device))
+
+    def first_round(self, x: torch.Tensor) -> torch.Tensor:
+        """Images ``(B, C, H, W)`` in-painted everywhere."""
+        return inpaint_everywhere(self._network, x, lattice_holes((x.shape[2], x.shape[3]), self.config.cell))
 
     def inpainted(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Images ``(B, C, H, W)`` as in-painted after all rounds, and what was marked last, bool ``(B, H, W)``."""
-        y = self._first(x)
+        y = self.first_round(x)
         holes = torch.zeros(len(x), *x.shape[2:], dtype=torch.bool, device=x.device)
         # Always all rounds: where a mark is stable another one changes nothing, and no image waits for another.
         for _ in range(self.config.rounds):
-            holes = self._marked(x, y)
+            deviations = self.normal(_residual(x, y))
+            # Something must be left to in-paint from.
+            least = deviations.flatten(1).quantile(1 - MOST, dim=1).clamp_min(self.config.threshold)
+            holes = grow(deviations > least[:, None, None], self.config.margin)
             y = torch.where(holes[:, None], self.inpaint(x, holes), y)
         return y, holes
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Absolute difference ``(B, H, W)`` to what was in-painted, relative to that of normals or as it is."""
-        residual = self.each(lambda one: _residual(one, self.inpainted(one)[0]), x)
-        return self.normal(residual) if self.config.relative else residual
-
-    def _first(self, x: torch.Tensor) -> torch.Tensor:
-        return inpaint_everywhere(self._network, x, lattice_holes((x.shape[2], x.shape[3]), self.config.cell))
-
-    def _marked(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        deviations = self.normal(_residual(x, y))
-        # Something must be left to in-paint from.
-        least = deviations.flatten(1).quantile(1 - MOST, dim=1).clamp_min(self.config.threshold)
-        return grow(deviations > least[:, None, None], self.config.margin)
+        return self.normal.relate(_residual(x, self.inpainted(x)[0]))
 
     def _network(self, masked: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
         # The network adds to a smooth fill, from which it starts.
@@ -169,20 +158,15 @@ class PartialConv(nn.Module):
         The same two of the output: ``(B, outputs, ...)`` and ``(B, 1, ...)``, the latter 0 or 1.
         """
         share = F.avg_pool2d(known, *self.window)
-        found = (share > 0).float()
+        known = (share > 0).float()
         y = self.after(self.conv(x) / share.clamp_min(1e-6) + self.bias)
-        return y * found, found
+        return y * known, known
 
 
 class PartialUNet(nn.Module):
-    """U-Net of partial convolutions that fills what is unknown in an image.
+    """U-Net of partial convolutions that fills what is unknown in an image of `channels` channels.
 
-    Parameters
-    ----------
-    channels
-        Of an image.
-    widths
-        At each halving; sides are multiples of ``2 ** len(widths)``.
+    It has one halving for each width, so sides are multiples of ``2 ** len(widths)``.
     """
 
     def __init__(self, channels: int, widths: tuple[int, ...]) -> None:

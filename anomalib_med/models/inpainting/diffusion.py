@@ -11,9 +11,12 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import nn
 
 from anomalib_med.models.blocks import norm_layer
+from anomalib_med.models.inpainting.noise import octaves_of_noise
+from anomalib_med.models.inpainting.residuals import ResidualConfig
 
 TIMES = 1000
 HEADS = 4
@@ -21,36 +24,74 @@ HEADS = 4
 Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def linear_signal() -> torch.Tensor:
-    """Share of the variance that is still the image's after each of 1000 times, float32: Ho et al. 2020."""
+class DiffusionConfig(ResidualConfig):
+    """Settings of a detector that noises images with simplex noise and denoises them."""
+
+    pooling: str = "mean"
+    learning_rate: float = Field(1e-4, gt=0)
+    start: int = Field(ge=1, le=TIMES)
+    """Time from 1 to 1000 to which an image is noised for its score: the later, the larger the lesion that goes, and
+    the more of the image with it.
+    """
+    period: float = Field(gt=0)
+    """Period of the coarsest noise, as a part of the shorter side."""
+    octaves: int = Field(6, ge=1)
+    """How many octaves of noise are summed, each half as coarse as the one before; those finer than two pixels are left
+    out. The default is that of the official code.
+    """
+    persistence: float = Field(0.8, gt=0)
+    """Amplitude of each octave as a part of the one before. The default is that of the official code."""
+    widths: tuple[int, ...] = Field(min_length=2)
+    """Channels of the U-Net at each resolution, finest first."""
+    average: float = Field(ge=0, lt=1)
+    """Decay of the exponential moving average of the weights, which is what scores; with 0 the last weights do."""
+
+    @property
+    def multiple(self) -> int:
+        """The sides are halved between the resolutions of the U-Net."""
+        return 1 << (len(self.widths) - 1)
+
+
+def linear_alpha_bar() -> torch.Tensor:
+    """Cumulative product of alpha, the share of the image in the variance, at 1000 times, float32: Ho et al. 2020."""
     return (1 - torch.linspace(1e-4, 0.02, TIMES, dtype=torch.float64)).cumprod(0).float()
 
 
-def cosine_signal() -> torch.Tensor:
+def cosine_alpha_bar() -> torch.Tensor:
     """The same with the cosine of Nichol & Dhariwal 2021, equation 17; betas are at most 0.999."""
     f = torch.cos((torch.arange(TIMES + 1, dtype=torch.float64) / TIMES + 0.008) / 1.008 * math.pi / 2) ** 2
     return (f[1:] / f[:-1]).clamp_min(0.001).cumprod(0).float()
 
 
-def noised(x: torch.Tensor, noise: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
-    """Images ``(B, C, H, W)`` at a time at which `signal`, ``(B,)``, of their variance is left."""
-    left = signal.to(x.device)[:, None, None, None]
-    return left.sqrt() * x + (1 - left).sqrt() * noise
+def noise_like(
+    x: torch.Tensor, count: int, c: DiffusionConfig, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Noise ``(count, C, H, W)`` for images ``(B, C, H, W)``, alike in each channel; see :func:`octaves_of_noise`."""
+    shape = x.shape[2], x.shape[3]
+    period = c.period * min(shape)
+    fields = octaves_of_noise(count, shape, period, c.octaves, c.persistence, generator=generator, device=x.device)
+    return fields[:, None].expand(-1, x.shape[1], -1, -1)
 
 
-def denoised(predict: Predict, x: torch.Tensor, signal: torch.Tensor, times: Sequence[int]) -> torch.Tensor:
+def noised(x: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
+    """Images ``(B, C, H, W)`` at times with this cumulative alpha, ``(B,)``."""
+    share = alpha_bar.to(x.device)[:, None, None, None]
+    return share.sqrt() * x + (1 - share).sqrt() * noise
+
+
+def denoised(predict: Predict, x: torch.Tensor, alpha_bar: torch.Tensor, times: Sequence[int]) -> torch.Tensor:
     """Take the noise out of images step by step, without drawing any (DDIM with eta 0, Song et al. 2021, equation 12).
 
     Parameters
     ----------
     predict
-        The noise in images ``(B, C, H, W)`` at times ``(B,)``.
+        Gives the noise in images ``(B, C, H, W)`` at times ``(B,)``.
     x
         Images at the first of the times.
-    signal
-        Of every time, ``(1000,)``.
+    alpha_bar
+        Cumulative alpha of every time, ``(1000,)``.
     times
-        Falling; the step after the last leads to the image without noise.
+        Falling times; the step after the last leads to the image without noise.
 
     Returns
     -------
@@ -58,13 +99,13 @@ def denoised(predict: Predict, x: torch.Tensor, signal: torch.Tensor, times: Seq
     """
     for now, after in pairwise((*times, -1)):
         noise = predict(x, torch.full((len(x),), now, device=x.device))
-        image = ((x - (1 - signal[now]).sqrt() * noise) / signal[now].sqrt()).clamp(-1, 1)
-        x = image if after < 0 else signal[after].sqrt() * image + (1 - signal[after]).sqrt() * noise
+        image = ((x - (1 - alpha_bar[now]).sqrt() * noise) / alpha_bar[now].sqrt()).clamp(-1, 1)
+        x = image if after < 0 else alpha_bar[after].sqrt() * image + (1 - alpha_bar[after]).sqrt() * noise
     return x
 
 
-def follow(average: nn.Module, network: nn.Module, step: int, decay: float) -> None:
-    """Move the running mean of a network's weights on; in the first steps it forgets faster than `decay` says."""
+def update_average(average: nn.Module, network: nn.Module, step: int, decay: float) -> None:
+    """Update the exponential moving average of a network's weights; in the first steps it forgets faster."""
     kept = min(decay, (1 + step) / (10 + step))
     with torch.no_grad():
         for mean, weight in zip(average.parameters(), network.parameters(), strict=True):
@@ -77,31 +118,25 @@ class DenoisingUNet(nn.Module):
     Parameters
     ----------
     channels
-        Of an image.
+        Channels of an image.
     widths
-        Of each resolution, finest first; sides must be multiples of ``2 ** (len(widths) - 1)``.
+        Channels at each resolution, finest first; sides must be multiples of ``2 ** (len(widths) - 1)``.
     """
 
     def __init__(self, channels: int, widths: Sequence[int]) -> None:
         super().__init__()
-        self.width, known = widths[0], 4 * widths[0]
+        self.width, known, deep = widths[0], 4 * widths[0], widths[-1]
         self.time = nn.Sequential(nn.Linear(widths[0], known), nn.SiLU(), nn.Linear(known, known), nn.SiLU())
         self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
-        inputs = (widths[0], *widths[:-1])
-        self.down = nn.ModuleList(TimedBlock(i, o, known) for i, o in zip(inputs, widths, strict=True))
-        self.middle = nn.ModuleList(
-            [
-                TimedBlock(widths[-1], widths[-1], known),
-                Attention(widths[-1]),
-                TimedBlock(widths[-1], widths[-1], known),
-            ]
-        )
-        self.up = nn.ModuleList(TimedBlock(2 * o, i, known) for i, o in zip(inputs[::-1], widths[::-1], strict=True))
-        self.last = nn.Sequential(norm_layer("group", widths[0]), nn.SiLU(), _empty(widths[0], channels))
+        pairs = list(pairwise((widths[0], *widths)))
+        self.down = nn.ModuleList(TimedBlock(i, o, known) for i, o in pairs)
+        self.middle = nn.ModuleList([TimedBlock(deep, deep, known), Attention(deep), TimedBlock(deep, deep, known)])
+        self.up = nn.ModuleList(TimedBlock(2 * o, i, known) for i, o in reversed(pairs))
+        self.last = nn.Sequential(norm_layer("group", widths[0]), nn.SiLU(), zero_conv(widths[0], channels))
 
     def forward(self, x: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` and times ``(B,)``, from 0 to 999, to ``(B, C, H, W)``."""
-        time = self.time(waves(times, self.width).to(x.dtype))
+        time = self.time(sinusoidal_embedding(times, self.width).to(x.dtype))
         x = self.first(x)
         across = []
         for number, block in enumerate(self.down):
@@ -124,7 +159,7 @@ class TimedBlock(nn.Module):
         self.first = nn.Sequential(norm_layer("group", inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1))
         self.time = nn.Linear(known, 2 * outputs)
         self.norm = norm_layer("group", outputs)
-        self.second = nn.Sequential(nn.SiLU(), _empty(outputs, outputs))
+        self.second = nn.Sequential(nn.SiLU(), zero_conv(outputs, outputs))
         self.passed = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
@@ -135,34 +170,34 @@ class TimedBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every place looks at every other, and adds what it found."""
+    """Self-attention between all places, added to the input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.heads = HEADS if channels % HEADS == 0 else 1
         self.norm = norm_layer("group", channels)
-        self.looking = nn.Conv2d(channels, 3 * channels, 1)
-        self.found = _empty(channels, channels, 1)
+        self.query_key_value = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zero_conv(channels, channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, H, W)`` to the same shape."""
         query, key, value = (
             v.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)
-            for v in self.looking(self.norm(x)).chunk(3, dim=1)
+            for v in self.query_key_value(self.norm(x)).chunk(3, dim=1)
         )
-        found = F.scaled_dot_product_attention(query, key, value).transpose(2, 3).reshape(x.shape)
-        return x + cast(torch.Tensor, self.found(found))
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(2, 3).reshape(x.shape)
+        return x + cast(torch.Tensor, self.out(attended))
 
 
-def waves(times: torch.Tensor, width: int) -> torch.Tensor:
+def sinusoidal_embedding(times: torch.Tensor, width: int) -> torch.Tensor:
     """Cosines and sines of times, ``(B, width)``, from fast to slow (Vaswani et al. 2017)."""
-    half = width // 2
-    rates = torch.exp(-math.log(10_000) * torch.arange(half, device=times.device) / half)
+    pairs = width // 2
+    rates = torch.exp(-math.log(10_000) * torch.arange(pairs, device=times.device) / pairs)
     angles = times.float()[:, None] * rates
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2))
 
 
-def _empty(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
+def zero_conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
     """A convolution that gives 0 until it has learnt."""
     conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
     nn.init.zeros_(conv.weight)

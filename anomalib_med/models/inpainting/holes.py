@@ -22,24 +22,14 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def cell_holes(shape: tuple[int, int], cell: int, parts: int, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Split an image at random into `parts` sets of square cells; each set is one hole.
+    """Split an image ``(H, W)`` at random into `parts` sets of square cells; each set is one hole.
 
-    Zavrtanik et al., "Reconstruction by inpainting for visual anomaly detection", Pattern Recognition 2021.
-
-    Parameters
-    ----------
-    shape
-        Rows and columns, multiples of `cell`.
-    cell
-        Side of a cell in pixels.
-    parts
-        Number of sets; their sizes differ by at most one cell.
-    generator
-        Of the split; None: that of torch, as in training.
+    Zavrtanik et al., "Reconstruction by inpainting for visual anomaly detection", Pattern Recognition 2021. Without a
+    generator the split is drawn by that of torch, as in training.
 
     Returns
     -------
-    bool ``(parts, H, W)`` on the CPU; every pixel is hidden in exactly one of them.
+    bool ``(parts, H, W)`` on the CPU; every pixel is hidden in exactly one, and sizes differ by at most one cell.
     """
     rows, columns = shape[0] // cell, shape[1] // cell
     if rows * cell != shape[0] or columns * cell != shape[1]:
@@ -100,21 +90,11 @@ def shape_holes(count: int, shape: tuple[int, int], generator: torch.Generator |
 
 
 def smooth_fill(x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
-    """Fill holes smoothly from their rims: what a network adds to starts from here.
+    """Fill holes, bool ``(B, H, W)``, of images ``(B, C, H, W)`` smoothly from their rims.
 
     What is known is averaged down a pyramid; what is missing at a level is taken from the next coarser one, and then
     each missing pixel becomes the mean of its four neighbours, a few times (nearly the solution of Laplace's equation).
-
-    Parameters
-    ----------
-    x
-        ``(B, C, H, W)``; what is in the holes does not matter.
-    holes
-        bool ``(B, H, W)``.
-
-    Returns
-    -------
-    ``(B, C, H, W)``, outside the holes as it was; 0 where nothing is known.
+    Outside the holes images stay as they were; where nothing is known the fill is 0.
     """
     known = (~holes)[:, None].to(x.dtype)
     x = x * known
@@ -134,8 +114,14 @@ def smooth_fill(x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def inpaint_holes(inpaint: Inpaint, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
+    """Fill holes, bool ``(B, H, W)``, of images ``(B, C, H, W)``; outside them the images stay as they are."""
+    hidden = holes[:, None]
+    return torch.where(hidden, inpaint(torch.where(hidden, 0.0, x), holes), x)
+
+
 def inpaint_everywhere(inpaint: Inpaint, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
-    """Each pixel as it is in-painted where it is hidden; the mean where that is more than once.
+    """Each pixel of images ``(B, C, H, W)`` as it is in-painted where it is hidden; the mean where it is so repeatedly.
 
     Parameters
     ----------
@@ -143,13 +129,9 @@ def inpaint_everywhere(inpaint: Inpaint, x: torch.Tensor, holes: torch.Tensor) -
         From images ``(N, C, H, W)`` and holes bool ``(N, H, W)`` to in-painted images ``(N, C, H, W)``. The pixels
         inside the holes are 0: nothing can leak.
     x
-        ``(B, C, H, W)``.
+        Images.
     holes
         bool ``(P, H, W)``; every pixel is hidden in at least one.
-
-    Returns
-    -------
-    ``(B, C, H, W)``, no pixel of which was seen by what in-painted it.
     """
     times = holes.sum(0)
     if not bool((times > 0).all()):

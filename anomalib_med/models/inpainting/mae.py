@@ -9,21 +9,19 @@ abstract leaves open is as in Cornia et al., "Meshed-Memory Transformer for Imag
 
 import math
 from collections.abc import Iterator
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import nn
 
-from anomalib_med.models.inpainting.holes import cell_holes, inpaint_everywhere, seeded, smooth_fill
-from anomalib_med.models.inpainting.residuals import NormalResiduals, mean_filter
-from anomalib_med.models.losses import absolute_error, squared_error, ssim_error
+from anomalib_med.models.filters import mean_filter
+from anomalib_med.models.inpainting.holes import cell_holes, inpaint_everywhere, inpaint_holes, seeded, smooth_fill
+from anomalib_med.models.inpainting.residuals import NormalResiduals, ResidualConfig, Window
+from anomalib_med.models.losses import PixelError, pixel_error, squared_error
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.schedule import TrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
-
-ERRORS = {"l1": absolute_error, "l2": squared_error, "ssim": ssim_error}
 
 
 class MaskedAutoencoder(TrainedDetector):
@@ -35,35 +33,9 @@ class MaskedAutoencoder(TrainedDetector):
     name = "mae"
     title = "Masked autoencoder, with memory and multi-level cross attention (MemMC-MAE, Tian et al., MLMI 2023)"
     input_size = 128
-    at_once = 0
 
-    class Config(TrainingConfig):
-        """Settings of the masked autoencoder.
-
-        Parameters
-        ----------
-        memory
-            Learnt keys and values that every attention of the encoder has beside those of the image; 0: none.
-        multilevel
-            Whether each block of the decoder looks at all levels of the encoder; False: the plain masked autoencoder's
-            decoder.
-        patch
-            Side of a patch in pixels.
-        parts
-            Patches are split in so many sets; one is seen at a time, and the others are hidden.
-        repeats
-            Splits over which the in-painted image is averaged.
-        score
-            Error that makes the map: "l1", "l2" or "ssim".
-        window
-            Side of the square over which the map is averaged, in pixels, odd.
-        relative
-            Whether the map counts in deviations above what normals have at that place; False: as in the paper.
-        width, depth, heads
-            Of the encoder.
-        decoder_width, decoder_depth
-            Of the decoder.
-        """
+    class Config(ResidualConfig):
+        """Settings of the masked autoencoder."""
 
         pooling: str = "top1%"
         epochs: int = Field(400, ge=1)
@@ -73,25 +45,38 @@ class MaskedAutoencoder(TrainedDetector):
         schedule: Literal["constant", "cosine"] = "cosine"
         warmup: float = Field(0.05, ge=0, lt=1)
         memory: int = Field(64, ge=0)
+        """How many learnt keys and values every attention of the encoder has beside those of the image; with 0 there
+        are none. The number is ours."""
         multilevel: bool = True
+        """Whether each block of the decoder looks at all levels of the encoder, as in MemMC-MAE. Otherwise the decoder
+        is that of the plain masked autoencoder."""
         patch: int = Field(8, ge=1)
+        """Side of a patch in pixels. The papers have 16, at 224 pixels."""
         parts: int = Field(4, ge=2)
+        """How many sets the patches are split into. One is seen at a time and the others are hidden: 75 %, as in the
+        papers."""
         repeats: int = Field(2, ge=1)
-        score: Literal["l1", "l2", "ssim"] = "ssim"
-        window: int = Field(9, ge=1)
+        """Over how many splits the in-painted image is averaged; ours."""
+        score: PixelError = "ssim"
+        """Error that the map shows: "l2", "l1" or "ssim", the default of Georgescu."""
+        window: Window = 9
+        """Side of the square over which the map is averaged, in pixels, odd; ours."""
         relative: bool = False
         width: int = Field(192, ge=4, multiple_of=4)
+        """Width of the encoder, a multiple of 4 and of `heads`. These sizes are ours; Georgescu has a ViT-Base."""
         depth: int = Field(6, ge=1)
+        """How many blocks the encoder has."""
         heads: int = Field(3, ge=1)
+        """How many heads each attention has."""
         decoder_width: int = Field(96, ge=4, multiple_of=4)
+        """Width of the decoder, a multiple of 4 and of `heads`."""
         decoder_depth: int = Field(2, ge=1)
+        """How many blocks the decoder has."""
 
         @model_validator(mode="after")
         def _fitting(self) -> "MaskedAutoencoder.Config":
             if self.width % self.heads or self.decoder_width % self.heads:
                 raise ValueError("width and decoder_width must be multiples of heads")
-            if self.window % 2 == 0:
-                raise ValueError("the window must be odd, to have a middle")
             return self
 
         @property
@@ -102,12 +87,9 @@ class MaskedAutoencoder(TrainedDetector):
     config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
-        """The transformer, for images ``(C, H, W)``."""
-        c = self.config
-        self.transformer = MaskedTransformer(
-            shape, c.patch, (c.width, c.depth), (c.decoder_width, c.decoder_depth), c.heads, c.memory, c.multilevel
-        )
-        self.normal = NormalResiduals((shape[1], shape[2]))
+        """Build the transformer."""
+        self.transformer = MaskedTransformer(shape, self.config)
+        self.normal = NormalResiduals(shape, relative=self.config.relative)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """AdamW as for masked autoencoders; vectors (biases, norms) do not decay."""
@@ -130,39 +112,31 @@ class MaskedAutoencoder(TrainedDetector):
         return {"hidden": (error * hidden).sum() / hidden.sum()}
 
     def after_training(self, batches: Iterator[StepBatch]) -> None:
-        """What residuals of normals are like."""
-        self.normal.learn(self.residual(batch.x) for batch in batches)
+        """Learn what residuals of normals are like."""
+        self.normal.learn(self.each(self.residual, batch.x) for batch in batches)
 
     def inpaint(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
         """Fill holes, bool ``(B, H, W)``, of images ``(B, C, H, W)``; outside them the images stay as they are.
 
         A patch that a hole touches is hidden as a whole.
         """
-        x, holes = x.to(self.device), holes.to(self.device)
-        return torch.where(holes[:, None], self._network(x, holes), x)
+        return inpaint_holes(self._network, x.to(self.device), holes.to(self.device))
 
     def inpainted(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` in-painted everywhere, each pixel from passes in which it was hidden."""
-        c = self.config
-        grid = x.shape[2] // c.patch, x.shape[3] // c.patch
-        generator = seeded(c.seed)
-        seen = torch.cat([cell_holes(grid, 1, c.parts, generator) for _ in range(c.repeats)])
+        c, generator = self.config, seeded(self.config.seed)
+        seen = torch.cat([cell_holes(self.transformer.grid, 1, c.parts, generator) for _ in range(c.repeats)])
         holes = (~seen).repeat_interleave(c.patch, 1).repeat_interleave(c.patch, 2)
         return inpaint_everywhere(self._network, x, holes)
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
         """Error ``(B, H, W)`` of the in-painted image, averaged over channels and over `window`."""
         c = self.config
-
-        def difference(one: torch.Tensor) -> torch.Tensor:
-            return mean_filter(ERRORS[c.score](one, self.inpainted(one)).mean(1), c.window)
-
-        return self.each(difference, x)
+        return mean_filter(pixel_error(c.score, x, self.inpainted(x)).mean(1), c.window)
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """The residual ``(B, H, W)``, relative to those of normals or as it is."""
-        residual = self.residual(x)
-        return self.normal(residual) if self.config.relative else residual
+        return self.normal.relate(self.residual(x))
 
     def _network(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
         touched = F.max_pool2d(holes[:, None].float(), self.config.patch).flatten(1) > 0
@@ -171,68 +145,41 @@ class MaskedAutoencoder(TrainedDetector):
         if len(set(counts)) == 1:
             added = self.transformer(x, order[:, : counts[0]])
         else:
-            each = [self.transformer(x[i, None], order[i, None, :count]) for i, count in enumerate(counts)]
-            added = torch.cat(each)
+            pairs = enumerate(counts)
+            added = torch.cat([self.transformer(x[i, None], order[i, None, :count]) for i, count in pairs])
         # The transformer adds to a smooth fill, from which it starts.
         y: torch.Tensor = smooth_fill(x, self._pixels(touched)) + added
         return y
 
     def _pixels(self, patches: torch.Tensor) -> torch.Tensor:
         """Patches ``(B, N)`` as pixels ``(B, H, W)``."""
-        grid = patches.reshape(-1, *self.transformer.grid)
-        size = self.config.patch
-        pixels: torch.Tensor = grid.repeat_interleave(size, 1).repeat_interleave(size, 2)
-        return pixels
+        grid, size = patches.reshape(-1, *self.transformer.grid), self.config.patch
+        return grid.repeat_interleave(size, 1).repeat_interleave(size, 2)
 
 
 class MaskedTransformer(nn.Module):
-    """Transformer that gives a whole image from some of its patches.
+    """Transformer that gives a whole image ``(C, H, W)`` from some of its patches."""
 
-    Parameters
-    ----------
-    shape
-        Of an image, ``(C, H, W)``.
-    patch
-        Side of a patch in pixels.
-    encoder, decoder
-        Width and depth.
-    heads
-        Of every attention.
-    memory
-        Slots of every attention of the encoder.
-    multilevel
-        Whether the decoder looks at all levels of the encoder.
-    """
-
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        patch: int,
-        encoder: tuple[int, int],
-        decoder: tuple[int, int],
-        heads: int,
-        memory: int,
-        multilevel: bool,
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], c: MaskedAutoencoder.Config) -> None:
         super().__init__()
-        self.channels, self.patch = shape[0], patch
-        self.grid = shape[1] // patch, shape[2] // patch
-        self.patches = self.grid[0] * self.grid[1]
-        self.embed = nn.Linear(shape[0] * patch**2, encoder[0])
-        self.encoder = nn.ModuleList(Block(encoder[0], heads, memory=memory) for _ in range(encoder[1]))
-        self.norms = nn.ModuleList(nn.LayerNorm(encoder[0]) for _ in range(encoder[1]))
-        self.narrow = nn.Linear(encoder[0], decoder[0])
-        self.hidden = nn.Parameter(torch.zeros(1, 1, decoder[0]))
-        levels, width = (encoder[1], encoder[0]) if multilevel else (0, 0)
+        self.patch, self.grid = c.patch, (shape[1] // c.patch, shape[2] // c.patch)
+        self.patches, flat = math.prod(self.grid), shape[0] * c.patch**2
+        self.embed = nn.Linear(flat, c.width)
+        self.encoder = nn.ModuleList(Block(c.width, c.heads, memory=c.memory) for _ in range(c.depth))
+        self.norms = nn.ModuleList(nn.LayerNorm(c.width) for _ in range(c.depth))
+        self.narrow = nn.Linear(c.width, c.decoder_width)
+        self.hidden = nn.Parameter(torch.zeros(1, 1, c.decoder_width))
+        levels = c.depth if c.multilevel else 0
         self.decoder = nn.ModuleList(
-            Block(decoder[0], heads, levels=levels, level_width=width) for _ in range(decoder[1])
+            Block(c.decoder_width, c.heads, levels=levels, level_width=c.width) for _ in range(c.decoder_depth)
         )
-        self.last = nn.Sequential(nn.LayerNorm(decoder[0]), nn.Linear(decoder[0], shape[0] * patch**2))
-        nn.init.zeros_(cast(nn.Linear, self.last[1]).weight)
+        last = nn.Linear(c.decoder_width, flat)
+        nn.init.zeros_(last.weight)
+        self.last = nn.Sequential(nn.LayerNorm(c.decoder_width), last)
         self.place: torch.Tensor
         self.decoder_place: torch.Tensor
-        self.register_buffer("place", positions(self.grid, encoder[0]), persistent=False)
-        self.register_buffer("decoder_place", positions(self.grid, decoder[0]), persistent=False)
+        self.register_buffer("place", positional_embedding(self.grid, c.width), persistent=False)
+        self.register_buffer("decoder_place", positional_embedding(self.grid, c.decoder_width), persistent=False)
 
     def cut(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` to patches ``(B, N, C * patch ** 2)``."""
@@ -240,7 +187,8 @@ class MaskedTransformer(nn.Module):
 
     def forward(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` and numbers ``(B, V)`` of the patches to be seen, to images ``(B, C, H, W)``."""
-        tokens = self.embed(_taken(self.cut(x), seen)) + self.place[seen]
+        patches = self.cut(x)
+        tokens = self.embed(patches.gather(1, seen[:, :, None].expand(-1, -1, patches.shape[2]))) + self.place[seen]
         levels = []
         for block, norm in zip(self.encoder, self.norms, strict=True):
             tokens = block(tokens)
@@ -251,9 +199,7 @@ class MaskedTransformer(nn.Module):
         everything = everything + self.decoder_place
         for block in self.decoder:
             everything = block(everything, levels)
-        patches = self.last(everything).float().transpose(1, 2)
-        size = self.grid[0] * self.patch, self.grid[1] * self.patch
-        return F.fold(patches, size, self.patch, stride=self.patch)
+        return F.fold(self.last(everything).float().transpose(1, 2), x.shape[2:], self.patch, stride=self.patch)
 
 
 class Block(nn.Module):
@@ -278,11 +224,11 @@ class Block(nn.Module):
             query = self.cross_norm(x)
             total = torch.zeros_like(query)
             for gate, level in zip(self.gates, levels, strict=True):
-                found = self.cross(query, level)
-                total = total + gate(torch.cat([query, found], dim=2)).sigmoid() * found
+                attended = self.cross(query, level)
+                total = total + gate(torch.cat([query, attended], dim=2)).sigmoid() * attended
             x = x + total / math.sqrt(len(levels))
-        x = x + self.mlp(x)
-        return x
+        y: torch.Tensor = x + self.mlp(x)
+        return y
 
 
 class Attention(nn.Module):
@@ -308,15 +254,10 @@ class Attention(nn.Module):
         return y
 
 
-def positions(grid: tuple[int, int], width: int) -> torch.Tensor:
+def positional_embedding(grid: tuple[int, int], width: int) -> torch.Tensor:
     """Sines and cosines of row and column, ``(rows * columns, width)``; width is a multiple of 4."""
     rates = 10_000 ** (-torch.arange(width // 4) / (width // 4))
     rows, columns = (torch.arange(side)[:, None] * rates for side in grid)
-    waves = [torch.cat([angle.sin(), angle.cos()], dim=1) for angle in (rows, columns)]
-    down = waves[0][:, None].expand(-1, grid[1], -1)
-    across = waves[1][None].expand(grid[0], -1, -1)
+    of_row, of_column = (torch.cat([angle.sin(), angle.cos()], dim=1) for angle in (rows, columns))
+    down, across = of_row[:, None].expand(-1, grid[1], -1), of_column[None].expand(grid[0], -1, -1)
     return torch.cat([down, across], dim=2).flatten(0, 1)
-
-
-def _taken(tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return tokens.gather(1, rows[:, :, None].expand(-1, -1, tokens.shape[2]))

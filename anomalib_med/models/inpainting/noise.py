@@ -3,8 +3,6 @@
 Perlin, "Noise hardware", 2001; in the form of OpenSimplex, K. Spencer 2014, as in AnoDDPM (Wyatt et al. 2022).
 """
 
-from typing import Protocol
-
 import torch
 
 REPEAT = 64  # lattice points after which a table of gradients starts anew
@@ -15,36 +13,6 @@ STRETCH = (3**-0.5 - 1) / 2  # and the way back
 # Lattice points, counted from that below, that can lie within the reach of sqrt(2).
 NEAR = ((0, 0), (1, 0), (0, 1), (1, 1), (1, -1), (-1, 1), (2, 0), (0, 2))
 FINEST = 2.0  # pixels; finer octaves are left out
-
-
-class NoiseSettings(Protocol):
-    """`period` of the coarsest octave as a part of the shorter side; `octaves` and `persistence` as for the fields."""
-
-    @property
-    def period(self) -> float: ...  # noqa: D102
-
-    @property
-    def octaves(self) -> int: ...  # noqa: D102
-
-    @property
-    def persistence(self) -> float: ...  # noqa: D102
-
-
-def noise_like(
-    x: torch.Tensor, count: int, settings: NoiseSettings, generator: torch.Generator | None = None
-) -> torch.Tensor:
-    """Noise ``(count, C, H, W)`` for images ``(B, C, H, W)``, alike in each channel; see :func:`octaves_of_noise`."""
-    shape = x.shape[2], x.shape[3]
-    fields = octaves_of_noise(
-        count,
-        shape,
-        settings.period * min(shape),
-        octaves=settings.octaves,
-        persistence=settings.persistence,
-        generator=generator,
-        device=x.device,
-    )
-    return fields[:, None].expand(-1, x.shape[1], -1, -1)
 
 
 def simplex(table: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -84,9 +52,9 @@ def octaves_of_noise(
     count: int,
     shape: tuple[int, int],
     period: float,
-    *,
     octaves: int = 6,
     persistence: float = 0.8,
+    *,
     generator: torch.Generator | None = None,
     device: torch.device | None = None,
 ) -> torch.Tensor:
@@ -95,19 +63,19 @@ def octaves_of_noise(
     Parameters
     ----------
     count
-        Fields, each drawn anew.
+        Number of fields, each drawn anew.
     shape
         Rows and columns of a field.
     period
-        Of the coarsest octave, in pixels: the "frequency" of AnoDDPM's code.
+        Period of the coarsest octave, in pixels: the "frequency" of AnoDDPM's code.
     octaves
         How many are summed; those finer than two pixels are left out.
     persistence
         Amplitude of each octave as a part of the one before; that of the first is 1.
     generator
-        Of the draw, on the CPU; None: that of torch, as in training.
+        Generator of the draw, on the CPU; by default that of torch, as in training.
     device
-        On which the noise is made of what was drawn, the same on each but for rounding; None: the CPU.
+        Device on which the noise is made of what was drawn, the same on each but for rounding; by default the CPU.
 
     Returns
     -------

@@ -1,14 +1,72 @@
 """Residuals of in-painting: how an image differs from what was in-painted, as a map, for training and for scoring."""
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from pydantic import AfterValidator, Field
+
+from anomalib_med.models.filters import mean_filter
+from anomalib_med.models.standard import Standard, moments
+from anomalib_med.models.training.schedule import TrainingConfig
 
 GMS_C = 0.0026  # Xue et al. 2014, for values between 0 and 1
 LEVELS = 4
 AROUND = 9  # pixels over which the deviation of normals is averaged
+
+
+def _odd(window: int) -> int:
+    if window % 2 == 0:
+        raise ValueError("the window must be odd, to have a middle")
+    return window
+
+
+Window = Annotated[int, Field(ge=1), AfterValidator(_odd)]
+
+
+class ResidualConfig(TrainingConfig):
+    """Settings of a detector whose map is a residual."""
+
+    relative: bool = True
+    """Whether the map counts in deviations above what normals have at that place. Edges of the heart, ribs and vessels
+    are in-painted badly in every image; the papers do not account for it.
+    """
+
+
+class NormalResiduals(Standard):
+    """What residuals of normals are like, place by place; ours.
+
+    Parameters
+    ----------
+    shape
+        Shape of an image, ``(C, H, W)``.
+    relative
+        Whether :meth:`relate` takes residuals relative to those of normals or leaves them as they are.
+
+    Attributes
+    ----------
+    mean, deviation
+        ``(H, W)``: mean over the normals; their standard deviation, averaged over 9 x 9 pixels, and half of its mean
+        added, so that no place counts for too much.
+    """
+
+    def __init__(self, shape: tuple[int, ...], *, relative: bool = True) -> None:
+        super().__init__(shape[1:])
+        self.relative = relative
+
+    @torch.no_grad()
+    def learn(self, batches: Iterable[torch.Tensor]) -> None:
+        """Take the residuals of normals, ``(B, H, W)`` at a time."""
+        mean, deviation = moments(batches, self.shape)
+        smooth = mean_filter(deviation[None], AROUND)[0] + deviation.mean() / 2
+        self.mean.copy_(mean)
+        self.deviation.copy_(smooth.clamp_min(self.least))
+
+    def relate(self, residual: torch.Tensor) -> torch.Tensor:
+        """Residuals ``(B, H, W)``, in deviations above the mean of normals at that place where that was asked for."""
+        related: torch.Tensor = self(residual) if self.relative else residual
+        return related
 
 
 def gradient_error(x: torch.Tensor, y: torch.Tensor, levels: int = LEVELS) -> torch.Tensor:
@@ -39,47 +97,6 @@ def gradient_error(x: torch.Tensor, y: torch.Tensor, levels: int = LEVELS) -> to
     return total / levels
 
 
-def mean_filter(maps: torch.Tensor, window: int) -> torch.Tensor:
-    """Mean of ``(B, h, w)`` over a square of `window` pixels, an odd number, cut at the border."""
-    return F.avg_pool2d(maps[:, None], window, 1, window // 2, count_include_pad=False)[:, 0]
-
-
-class NormalResiduals(nn.Module):
-    """What residuals of normals are like, place by place; a residual is then taken relative to that.
-
-    Edges of the heart, ribs and vessels are in-painted badly in every normal image too. Ours.
-
-    Attributes
-    ----------
-    mean, deviation
-        ``(H, W)``: mean over the normals; their standard deviation, averaged over 9 x 9 pixels, and half of its mean
-        added, so that no place counts for too much.
-    """
-
-    def __init__(self, shape: tuple[int, int]) -> None:
-        super().__init__()
-        self.mean: torch.Tensor
-        self.deviation: torch.Tensor
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("deviation", torch.ones(shape))
-
-    def learn(self, residuals: Iterable[torch.Tensor]) -> None:
-        """Take the residuals of normals, ``(B, H, W)`` at a time."""
-        total, squares, count = torch.zeros(()), torch.zeros(()), 0
-        for each in residuals:
-            values = each.detach().cpu().double()
-            total, squares, count = total + values.sum(0), squares + values.square().sum(0), count + len(values)
-        mean = total / count
-        deviation = (squares / count - mean**2).clamp_min(0).sqrt()
-        smooth = mean_filter(deviation[None], AROUND)[0] + deviation.mean() / 2
-        self.mean.copy_(mean)
-        self.deviation.copy_(smooth.clamp_min(1e-6))
-
-    def forward(self, residual: torch.Tensor) -> torch.Tensor:
-        """``(B, H, W)`` in deviations above the mean of normals at that place."""
-        return (residual - self.mean) / self.deviation
-
-
 def grow(holes: torch.Tensor, pixels: int) -> torch.Tensor:
     """Holes bool ``(B, H, W)`` and all within so many pixels of them, row- and column-wise."""
     return F.max_pool2d(holes[:, None].float(), 2 * pixels + 1, 1, pixels)[:, 0] > 0
@@ -88,6 +105,7 @@ def grow(holes: torch.Tensor, pixels: int) -> torch.Tensor:
 def _gradient(x: torch.Tensor) -> torch.Tensor:
     """Prewitt magnitude ``(B, 1, H, W)`` after a median of 3 x 3; the edge is continued."""
     height, width = x.shape[-2:]
+    # Not filters.median_filter: where values are equal it would pass the gradient to another of them.
     around = F.unfold(F.pad(x, (1, 1, 1, 1), "replicate"), 3).reshape(len(x), 9, height, width)
     x = F.pad(around.median(1, keepdim=True).values, (1, 1, 1, 1), "replicate")
     rows = (x[:, :, :-2] + x[:, :, 1:-1] + x[:, :, 2:]) / 3

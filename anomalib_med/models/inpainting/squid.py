@@ -12,12 +12,14 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from torch.optim import Adam, Optimizer
 
-from anomalib_med.models.inpainting.residuals import NormalResiduals, mean_filter
+from anomalib_med.models.filters import mean_filter
+from anomalib_med.models.inpainting.residuals import NormalResiduals, ResidualConfig
 from anomalib_med.models.inpainting.squid_parts import Discriminator, SquidNetwork
 from anomalib_med.models.losses import absolute_error, squared_error
+from anomalib_med.models.standard import Standard
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.schedule import TrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 WINDOW = 5  # pixels over which the residual is averaged
@@ -34,34 +36,10 @@ class Squid(TrainedDetector):
     name = "squid"
     title = "SQUID, in-painting of features from space-aware memory queues (Xiang et al., CVPR 2023)"
     input_size = 128
-    at_once = 0
+    at_once = 0  # what was in-painted of a batch is kept between its map and its scores
 
-    class Config(TrainingConfig):
-        """Settings of SQUID.
-
-        Parameters
-        ----------
-        score
-            Image score: "discriminator", as published, or "residual", the map pooled.
-        relative
-            Whether the map counts in deviations above what normals have at that place; False: as it is.
-        memory
-            "queue" of features of recent normals, or "matrix", learnt, as in SimSID.
-        patches
-            Rows and columns that the image is cut into.
-        slots
-            Of each memory.
-        topk
-            Slots that are read at once.
-        shortcut
-            Share of places at which, in training, what was not in-painted passes.
-        distillation
-            Weight of the difference between the decoders of student and teacher.
-        critic
-            Steps of the discriminator for each step of the generator.
-        width
-            Channels at the first resolution; they double four times.
-        """
+    class Config(ResidualConfig):
+        """Settings of SQUID; defaults are those of the official code."""
 
         epochs: int = Field(200, ge=1)
         batch_size: int = Field(16, ge=1)
@@ -70,15 +48,23 @@ class Squid(TrainedDetector):
         schedule: Literal["constant", "cosine"] = "cosine"
         augment: bool = True
         score: Literal["discriminator", "residual"] = "discriminator"
-        relative: bool = True
+        """What gives the score of an image: the discriminator, as published, or the map, pooled ("residual")."""
         memory: Literal["queue", "matrix"] = "queue"
+        """Memory of the encoder: a "queue" of features of recent normals, or a learnt "matrix", as in SimSID."""
         patches: int = Field(2, ge=1)
+        """Rows and columns of patches that an image is cut into."""
         slots: int = Field(200, ge=1)
+        """How many slots each memory has."""
         topk: int = Field(5, ge=1)
+        """How many slots are read at once."""
         shortcut: float = Field(0.05, ge=0, le=1)
+        """Share of places at which, in training, what was not in-painted passes; 0 in SimSID."""
         distillation: float = Field(0.001, ge=0)
+        """Weight of the difference between the decoders of student and teacher."""
         critic: int = Field(2, ge=1)
+        """Steps of the discriminator for each step of the generator."""
         width: int = Field(32, ge=8, multiple_of=8)
+        """Channels at the first resolution, a multiple of 8; they double four times. 8 costs a sixteenth of 32."""
 
         @property
         def multiple(self) -> int:
@@ -93,23 +79,24 @@ class Squid(TrainedDetector):
         self._made: torch.Tensor | None = None  # by the generator in this step
 
     def build(self, shape: tuple[int, ...]) -> None:
-        """Generator and discriminator, for images ``(C, H, W)``."""
+        """Build generator and discriminator."""
         c = self.config
         self._known = None
         self.network = SquidNetwork(
             shape, c.width, c.patches, slots=c.slots, topk=c.topk, shortcut=c.shortcut, learnt=c.memory == "matrix"
         )
         self.discriminator = Discriminator(shape)
-        self.normal = NormalResiduals((shape[1], shape[2]))
+        self.judged = Standard(())
+        self.normal = NormalResiduals(shape, relative=c.relative)
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+    def optimizers(self) -> dict[str, Optimizer]:
         """Adam for the generator and for the discriminator."""
         c = self.config
         return {
-            "generator": torch.optim.Adam(
+            "generator": Adam(
                 self.network.parameters(), c.learning_rate, (0.5, 0.999), eps=1e-7, weight_decay=c.weight_decay
             ),
-            "discriminator": torch.optim.Adam(self.discriminator.parameters(), c.learning_rate, (0.5, 0.999)),
+            "discriminator": Adam(self.discriminator.parameters(), c.learning_rate, (0.5, 0.999)),
         }
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
@@ -133,7 +120,7 @@ class Squid(TrainedDetector):
         }
 
     def after_training(self, batches: Iterator[StepBatch]) -> None:
-        """Over the normals: the discriminator's values, and what residuals are like."""
+        """Learn from the normals what the discriminator says of them, and what residuals are like."""
         values: list[torch.Tensor] = []
 
         def residuals() -> Iterator[torch.Tensor]:
@@ -143,8 +130,8 @@ class Squid(TrainedDetector):
 
         self.normal.learn(residuals())
         judged = torch.cat(values)
-        self.discriminator.mean.copy_(judged.mean())
-        self.discriminator.deviation.copy_(judged.std(correction=0).clamp_min(1e-6))
+        self.judged.mean.copy_(judged.mean())
+        self.judged.deviation.copy_(judged.std(correction=0).clamp_min(1e-6))
 
     def inpainted(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` made of in-painted features; those of the last inputs are kept."""
@@ -154,12 +141,11 @@ class Squid(TrainedDetector):
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
         """Absolute difference ``(B, H, W)`` to what was in-painted, averaged over channels and 5 x 5 pixels."""
-        return mean_filter(absolute_error(x.to(self.device), self.inpainted(x)).mean(1), WINDOW)
+        return mean_filter(absolute_error(x, self.inpainted(x)).mean(1), WINDOW)
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """The residual ``(B, H, W)``, relative to those of normals or as it is."""
-        residual = self.residual(x)
-        return self.normal(residual) if self.config.relative else residual
+        return self.normal.relate(self.residual(x))
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """``1 - sigmoid((D(y) - mean) / deviation)`` of the in-painted image y, in double; or the map pooled.
@@ -169,7 +155,7 @@ class Squid(TrainedDetector):
         if self.config.score == "residual":
             return super().image_score(x, maps, valid)
         judged = self.each(self.discriminator.judge, self.inpainted(x)).double()
-        return torch.sigmoid((self.discriminator.mean - judged) / self.discriminator.deviation)
+        return torch.sigmoid(-self.judged(judged))
 
     def to(self, device: torch.device) -> "Squid":
         """Move the networks, and forget the last inputs."""
@@ -178,7 +164,7 @@ class Squid(TrainedDetector):
         return self
 
     def _fakes(self, x: torch.Tensor) -> torch.Tensor:
-        """What the generator made of `x` in its turn of this step; where it had none, anew."""
+        """What the generator made of `x` for its own optimizer in this step; anew where it made nothing."""
         made, self._made = self._made, None
         if made is None:
             with torch.no_grad():

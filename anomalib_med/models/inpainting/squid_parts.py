@@ -4,13 +4,15 @@ Sizes and order as in the official code, tiangexiang/SQUID.
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from anomalib_med.models.blocks import ConvBlock
 
 HALVINGS = 4
 HEADS = 8
@@ -31,18 +33,10 @@ def join(x: torch.Tensor, parts: int) -> torch.Tensor:
 
 
 class Memory(nn.Module):
-    """For each place so many slots; a query is answered with the mean of the slots most like it.
+    """For each place so many slots; a query is answered with the mean of the `topk` slots most like it.
 
-    Parameters
-    ----------
-    places
-        Patches of an image.
-    slots, size
-        Slots of each place, and numbers in a slot.
-    topk
-        Slots that are read at once, weighted by their softmax; its gradient is that of all of them.
-    learnt
-        Whether the slots are weights; else a queue of what was seen last.
+    They are weighted by their softmax, whose gradient is that of all slots. The slots are `learnt`, or a queue of what
+    was seen last.
     """
 
     def __init__(self, places: int, slots: int, size: int, topk: int, *, learnt: bool) -> None:
@@ -92,18 +86,10 @@ class DecoderMemory(nn.Module):
 
 
 class Inpainting(nn.Module):
-    """In-paints the features of each patch from the memories of the patches around it.
+    """In-paints the features ``(C, h, w)`` of each patch from the memories of the patches around it.
 
-    Parameters
-    ----------
-    shape
-        Of the features of a patch, ``(C, h, w)``.
-    parts
-        Rows and columns of patches.
-    slots, topk, learnt
-        See :class:`Memory`.
-    shortcut
-        Share of places where, in training, the features themselves pass.
+    There are ``parts x parts`` patches; `shortcut` is the share of places where, in training, the features themselves
+    pass. The other settings are those of :class:`Memory`.
     """
 
     def __init__(
@@ -114,9 +100,7 @@ class Inpainting(nn.Module):
         self.parts, self.shortcut, self.learnt = parts, shortcut, learnt
         self.size, places = channels // 4 * height * width, parts**2
         self.last: torch.Tensor | None = None
-        self.down = nn.Sequential(
-            nn.Conv2d(channels, channels // 4, 1, bias=False), nn.BatchNorm2d(channels // 4), nn.ReLU()
-        )
+        self.down = ConvBlock(channels, channels // 4, 1, activation=nn.ReLU)
         self.memory = Memory(places, slots, self.size, topk, learnt=learnt)
         self.attention = nn.MultiheadAttention(self.size, HEADS, batch_first=True)
         self.norms = nn.ModuleList([nn.LayerNorm(self.size), nn.LayerNorm(self.size)])
@@ -137,8 +121,8 @@ class Inpainting(nn.Module):
         around = F.unfold(grid, 3, padding=1).reshape(len(read), self.size, 9, places).permute(0, 3, 2, 1)
         around = around[:, :, [0, 1, 2, 3, 5, 6, 7, 8]].flatten(0, 1)  # the patch itself is not among them
         flat = read.flatten(0, 1)
-        found = self.attention(query.flatten(0, 1)[:, None], around, around, need_weights=False)[0][:, 0]
-        y = F.relu(self.norms[0](found) + flat)
+        attended = self.attention(query.flatten(0, 1)[:, None], around, around, need_weights=False)[0][:, 0]
+        y = F.relu(self.norms[0](attended) + flat)
         y = F.relu(self.norms[1](self.linear(y)) + y).reshape(low.shape)
         y = self.up(torch.cat([y, self._places(y)], dim=1))
         return passed(y, x, self.shortcut) if self.training else y
@@ -157,17 +141,13 @@ class Inpainting(nn.Module):
 
 
 class DoubleConv(nn.Module):
-    """A convolution, and two more around which it is passed."""
+    """A convolution, and two more with a skip connection around them."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
-        self.first = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
-        )
+        self.first = ConvBlock(inputs, outputs, 3, stride, activation=nn.ReLU)
         self.more = nn.Sequential(
-            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
+            *ConvBlock(outputs, outputs, activation=nn.ReLU),
             nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
             nn.BatchNorm2d(outputs),
         )
@@ -205,28 +185,19 @@ class UpDecoder(nn.Module):
         return self.last(x).float().sigmoid(), levels
 
 
-@dataclass
-class Generated:
+class Generated(NamedTuple):
     """In-painted images, and in training those of the teacher and features of student and teacher, level by level."""
 
     image: torch.Tensor
     taught: torch.Tensor
-    levels: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    levels: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()
 
 
 class SquidNetwork(nn.Module):
     """The generator: encoder, in-painting, and the decoders of student and teacher.
 
-    Parameters
-    ----------
-    shape
-        Of an image, ``(C, H, W)``; sides are multiples of ``16 * parts``.
-    width
-        Channels at the first resolution.
-    parts
-        Rows and columns of patches.
-    slots, topk, shortcut, learnt
-        See :class:`Inpainting`.
+    The sides of an image ``(C, H, W)`` are multiples of ``16 * parts``; `width` are the channels at the first
+    resolution. The other settings are those of :class:`Inpainting`.
     """
 
     def __init__(
@@ -262,20 +233,10 @@ class SquidNetwork(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Five halvings and one number: high for images that look real.
-
-    Attributes
-    ----------
-    mean, deviation
-        Of that number for in-painted normals.
-    """
+    """Five halvings and one number: high for images that look real."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.mean: torch.Tensor
-        self.deviation: torch.Tensor
-        self.register_buffer("mean", torch.tensor(0.0))
-        self.register_buffer("deviation", torch.tensor(1.0))
         layers: list[nn.Module] = []
         for number, (i, o) in enumerate(((shape[0], 16), (16, 32), (32, 64), (64, 128), (128, 128))):
             layers += [nn.Conv2d(i, o, 5, 2, 2), *([nn.BatchNorm2d(o)] if number else []), nn.LeakyReLU(0.2)]

@@ -10,7 +10,7 @@ import torch
 
 from anomalib_med.models.blocks import DenseAutoencoder
 from anomalib_med.models.losses import squared_error
-from anomalib_med.models.reconstruction.settings import CodeConfig
+from anomalib_med.models.reconstruction.code_config import CodeConfig
 from anomalib_med.models.training.normals import StepBatch
 from anomalib_med.models.training.trainer import TrainedDetector
 
@@ -28,41 +28,37 @@ class UncertaintyAutoencoder(TrainedDetector):
     input_size = 64
 
     class Config(CodeConfig):
-        """Settings of the uncertainty autoencoder.
-
-        Parameters
-        ----------
-        score
-            The map: the squared error divided by the predicted variance ("uncertainty"), or the error alone ("l2").
-        """
+        """Settings of the uncertainty autoencoder."""
 
         score: Literal["uncertainty", "l2"] = "uncertainty"
+        """What the map shows: the squared error divided by the predicted variance, as in the paper ("uncertainty"), or
+        the error alone ("l2")."""
 
     config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
-        """The autoencoder, for images ``(C, H, W)``."""
+        """Build the autoencoder."""
         c = self.config
         self.autoencoder = DenseAutoencoder(shape, c.widths, c.latent, c.hidden, outputs=2 * shape[0])
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Gaussian negative log-likelihood, up to a factor and a constant."""
-        reconstructed, log_variance = self._passed(batch.x)
+        reconstructed, log_variance = self.predict(batch.x)
         return {"likelihood": (_weighted(batch.x, reconstructed, log_variance) + log_variance).mean()}
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)``."""
-        return self.each(lambda one: self._passed(one)[0], x)
+        return self.each(lambda one: self.predict(one)[0], x)
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Error over predicted variance ``(B, H, W)``, mean over channels; about 1 where an image is normal."""
-        reconstructed, log_variance = self._passed(x)
+        reconstructed, log_variance = self.predict(x)
         if self.config.score == "l2":
             return squared_error(x, reconstructed).mean(1)
         return _weighted(x, reconstructed, log_variance).mean(1)
 
-    def _passed(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Reconstruction, and the logarithm of the variance for values in [-1, 1]."""
+    def predict(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reconstruction and logarithm of the variance, ``(B, C, H, W)`` each, the latter for values in [-1, 1]."""
         reconstructed, raised = self.autoencoder(x).float().chunk(2, dim=1)
         return reconstructed, (2 * raised - 1).clamp(-BOUND, BOUND)
 

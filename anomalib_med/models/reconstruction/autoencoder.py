@@ -12,14 +12,15 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from anomalib_med.models.base import BackboneConfig
 from anomalib_med.models.blocks import DenseAutoencoder
-from anomalib_med.models.losses import absolute_error, perceptual_error, squared_error, ssim_error
+from anomalib_med.models.losses import PixelError, perceptual_error, pixel_error, squared_error
+from anomalib_med.models.reconstruction.code_config import CodeConfig
 from anomalib_med.models.standard import Standard
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.schedule import FeatureTrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
-Error = Literal["l2", "l1", "ssim", "perceptual"]
+Error = Literal[PixelError, "perceptual"]
 
 
 class Autoencoder(TrainedDetector):
@@ -33,65 +34,39 @@ class Autoencoder(TrainedDetector):
     title = "Autoencoder with l2, l1, SSIM or perceptual loss (Cai et al., MedIAnomaly, MedIA 2025)"
     input_size = 64
 
-    class Config(FeatureTrainingConfig):
-        """Settings of the autoencoder. Those of the backbone matter to "perceptual" only.
+    class Config(CodeConfig, BackboneConfig):
+        """Settings of the autoencoder. Those of the backbone matter to the perceptual error only."""
 
-        Parameters
-        ----------
-        loss
-            What is minimised: "l2", "l1", "ssim" or "perceptual".
-        score
-            The same choice for the map; "loss": as trained.
-        latent
-            Numbers that an image is reconstructed from.
-        widths
-            Channels of the encoder at each halving of the image.
-        hidden
-            Width of the layer between the feature map and the latent numbers.
-        bottleneck
-            "dense": `latent` numbers for the whole image; "spatial": so many for each cell of the coarsest feature map.
-        constraint
-            Weight of the squared difference between the latent numbers of an image and of its reconstruction.
-        """
-
-        neighbourhood: int = Field(1, ge=1)
-        pooling: str = "mean"
-        epochs: int = Field(250, ge=1)
-        batch_size: int = Field(64, ge=1)
         loss: Error = "perceptual"
-        score: Error | Literal["loss"] = "loss"
-        latent: int = Field(16, ge=1)
-        widths: tuple[int, ...] = Field((16, 32, 64, 64), min_length=1)
-        hidden: int = Field(1024, ge=1)
+        """Error that is minimised: "l2", "l1", "ssim" or "perceptual", which is the best of MedIAnomaly."""
+        score: Literal[Error, "loss"] = "loss"
+        """Error that the map shows, one of the same four; "loss" is the one that was minimised."""
         bottleneck: Literal["dense", "spatial"] = "dense"
+        """Whether there are `latent` numbers for the whole image ("dense") or for each cell of the coarsest feature map
+        ("spatial")."""
         constraint: float = Field(0.0, ge=0)
-
-        @property
-        def multiple(self) -> int:
-            """The sides are halved once for each width."""
-            return 1 << len(self.widths)
+        """Weight of the squared difference between the latent numbers of an image and of its reconstruction. It is 1 in
+        the constrained autoencoder."""
 
     config: Config
 
     @property
     def uses_features(self) -> bool:
-        """Whether the error of the loss or of the map is the "perceptual" one."""
+        """Whether the error of the loss or of the map is the perceptual one."""
         return "perceptual" in (self.config.loss, self.config.score)
 
     def build(self, shape: tuple[int, ...]) -> None:
-        """The autoencoder, for images ``(C, H, W)``."""
+        """Build the autoencoder."""
         c = self.config
         spatial = c.bottleneck == "spatial"
         self.autoencoder = DenseAutoencoder(shape, c.widths, c.latent, c.hidden, spatial=spatial)
         if self.uses_features:
-            self.standard = Standard(self.extractor.backbone.channels[0])
+            self.standard = Standard((self.extractor.backbone.channels[0], 1, 1))
 
     def before_training(self, batches: Iterator[StepBatch]) -> None:
-        """Mean and standard deviation of each channel of the frozen features over the normals."""
-        if not self.uses_features:
-            return
-        layers = self.extractor.layers
-        self.standard.learn(layers(batch.x)[0] for batch in batches)
+        """Learn the scale of the frozen features from the normals."""
+        if self.uses_features:
+            self.standard.learn(self.extractor.layers(batch.x)[0] for batch in batches)
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """The error of the reconstruction, and of its latent numbers where that is asked for."""
@@ -111,18 +86,9 @@ class Autoencoder(TrainedDetector):
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Error ``(B, h, w)``, averaged over channels; h and w are those of the input, or of the frozen features."""
         c = self.config
-        kind: Error = c.loss if c.score == "loss" else c.score
-        return self._error(kind, x, self.autoencoder(x)).mean(1)
+        return self._error(c.loss if c.score == "loss" else c.score, x, self.autoencoder(x)).mean(1)
 
     def _error(self, kind: Error, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        if kind == "l2":
-            return squared_error(x, y)
-        if kind == "l1":
-            return absolute_error(x, y)
-        if kind == "ssim":
-            return ssim_error(x, y)
-        return perceptual_error(self._standardised(x), self._standardised(y))
-
-    def _standardised(self, x: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.standard(self.extractor.layers(x)[0])
-        return features
+        if kind != "perceptual":
+            return pixel_error(kind, x, y)
+        return perceptual_error(*(self.standard(self.extractor.layers(image)[0]) for image in (x, y)))

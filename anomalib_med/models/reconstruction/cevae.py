@@ -6,6 +6,7 @@ Compact Context-encoding Variational Autoencoder", Computers in Biology and Medi
 https://arxiv.org/abs/2201.13271.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import cv2
@@ -14,10 +15,11 @@ import torch
 from pydantic import Field
 
 from anomalib_med.models.blocks import DenseAutoencoder, leaky
-from anomalib_med.models.losses import absolute_error, gaussian_blur, squared_error
+from anomalib_med.models.filters import gaussian_blur
+from anomalib_med.models.losses import absolute_error, squared_error
 from anomalib_med.models.pooling import pool
 from anomalib_med.models.reconstruction import latent
-from anomalib_med.models.reconstruction.settings import CodeConfig
+from anomalib_med.models.reconstruction.code_config import CodeConfig
 from anomalib_med.models.training.normals import StepBatch
 from anomalib_med.models.training.trainer import TrainedDetector
 
@@ -37,22 +39,7 @@ class ContextEncodingVAE(TrainedDetector):
     input_size = 128
 
     class Config(CodeConfig):
-        """Settings of the context-encoding variational autoencoder.
-
-        Parameters
-        ----------
-        beta
-            Weight of the divergence from the prior.
-        context
-            Weight of the painted images in the loss; the others have the rest.
-        score
-            What the map shows: "reconstruction", "gradient" or "combined".
-        image
-            Where the image's score comes from: its loss ("elbo") or its map, pooled ("map").
-        min_area
-            Keep of a map only what lies above its own Otsu threshold in connected pieces of at least so many pixels; 0:
-            keep all.
-        """
+        """Settings of the context-encoding variational autoencoder; defaults are those of the official code."""
 
         epochs: int = Field(100, ge=1)
         batch_size: int = Field(16, ge=1)
@@ -60,16 +47,24 @@ class ContextEncodingVAE(TrainedDetector):
         latent: int = Field(128, ge=1)
         widths: tuple[int, ...] = Field((16, 64, 256, 1024), min_length=1)
         hidden: int = Field(0, ge=0)
+        """Width of the layer between the feature map and the latent numbers; with 0 there is none."""
         beta: float = Field(0.01, ge=0)
+        """Weight of the divergence from the prior."""
         context: float = Field(0.5, ge=0, le=1)
+        """Weight of the painted images in the loss; the others have the rest."""
         score: Literal["reconstruction", "gradient", "combined"] = "reconstruction"
+        """What the map shows: the squared error ("reconstruction"), the gradient of the loss at each pixel
+        ("gradient"), or the error times the gradient of the divergence ("combined")."""
         image: Literal["elbo", "map"] = "elbo"
+        """What gives the score of an image: its loss ("elbo") or its map, pooled ("map")."""
         min_area: int = Field(0, ge=0)
+        """Pixels of the smallest connected piece above its own Otsu threshold that a map keeps; 0 keeps everything. In
+        StRegA it is 256, at 256 pixels."""
 
     config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
-        """The autoencoder, without norms, for images ``(C, H, W)``."""
+        """Build the autoencoder, which has no norms."""
         c = self.config
         self.autoencoder = DenseAutoencoder(shape, c.widths, c.latent, c.hidden, heads=2, norm="none", activation=leaky)
 
@@ -89,38 +84,39 @@ class ContextEncodingVAE(TrainedDetector):
         """Reconstructions ``(B, C, H, W)``."""
         return self.each(lambda one: self._passed(one)[0], x)
 
+    def elbo(self, x: torch.Tensor) -> torch.Tensor:
+        """Loss of each image ``(B,)``: mean absolute error, as in [-1, 1], and weighted divergence."""
+        reconstructed, divergence = self._passed(x)
+        return 2 * absolute_error(x, reconstructed).mean((1, 2, 3)) + self.config.beta * divergence
+
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """The map that `score` names, ``(B, H, W)``, mean over channels."""
-        maps = self._map(x)
-        return keep_large(maps, self.config.min_area) if self.config.min_area else maps
+        c = self.config
+
+        def slope(loss: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+            return gaussian_blur(latent.input_gradient(loss, x), WINDOW, SIGMA)
+
+        if c.score == "gradient":
+            maps = slope(self.elbo)
+        else:
+            maps = squared_error(x, self._passed(x)[0])
+            if c.score == "combined":
+                maps = maps * slope(lambda one: self._passed(one)[1])
+        return keep_large(maps.mean(1), c.min_area) if c.min_area else maps.mean(1)
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """The loss of each image over its valid area, or its pooled map."""
         if self.config.image == "map":
-            return pool(maps, valid, self.config.pooling)
-
+            return super().image_score(x, maps, valid)
         x = x.to(self.device)
         error = 2 * absolute_error(x, self.reconstruct(x)).mean(1)
         divergence = self.each(lambda one: self._passed(one)[1], x)
         return pool(error, valid, "mean") + self.config.beta * divergence
 
-    def _map(self, x: torch.Tensor) -> torch.Tensor:
-        score = self.config.score
-        if score == "reconstruction":
-            return squared_error(x, self._passed(x)[0]).mean(1)
-        slope = latent.input_gradient(self._loss if score == "gradient" else lambda one: self._passed(one)[1], x)
-        slope = gaussian_blur(slope, WINDOW, SIGMA)
-        return (slope if score == "gradient" else slope * squared_error(x, self._passed(x)[0])).mean(1)
-
-    def _loss(self, x: torch.Tensor) -> torch.Tensor:
-        reconstructed, divergence = self._passed(x)
-        return 2 * absolute_error(x, reconstructed).mean((1, 2, 3)) + self.config.beta * divergence
-
     def _passed(self, x: torch.Tensor, *, draw: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Reconstruction, and the divergence of each image per latent number, ``(B,)``."""
-        mean, log_variance = latent.gaussian(self.autoencoder.encode(x))
-        z = latent.sample_gaussian(mean, log_variance) if draw else mean
-        return self.autoencoder.decode(z), latent.gaussian_kl(mean, log_variance).mean(1)
+        z, divergence = latent.gaussian(self.autoencoder.encode(x), draw=draw)
+        return self.autoencoder.decode(z), divergence.mean(1)
 
 
 def paint_squares(x: torch.Tensor) -> torch.Tensor:
@@ -147,14 +143,7 @@ def paint_squares(x: torch.Tensor) -> torch.Tensor:
 def keep_large(maps: torch.Tensor, min_area: int) -> torch.Tensor:
     """Keep of each map what lies above its Otsu threshold in connected pieces of so many pixels; the rest becomes 0.
 
-    The post-processing of StRegA, without its fixed threshold.
-
-    Parameters
-    ----------
-    maps
-        ``(B, H, W)``, at least 0.
-    min_area
-        Pixels of the smallest piece that is kept.
+    The post-processing of StRegA, without its fixed threshold. Maps are ``(B, H, W)``, at least 0.
     """
     kept = [_large_pieces(one, min_area) for one in maps.float().cpu().numpy()]
     return maps * torch.from_numpy(np.stack(kept)).to(maps.device)

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 
 from anomalib_med.models.blocks import UNet
-from anomalib_med.models.losses import absolute_error, median_filter, squared_error
+from anomalib_med.models.filters import mean_filter, median_filter
+from anomalib_med.models.losses import absolute_error, squared_error
 from anomalib_med.models.pooling import pool
 from anomalib_med.models.training.normals import StepBatch
 from anomalib_med.models.training.schedule import TrainingConfig
@@ -34,19 +35,7 @@ class DenoisingAutoencoder(TrainedDetector):
     input_size = 128
 
     class Config(TrainingConfig):
-        """Settings of the denoising autoencoder.
-
-        Parameters
-        ----------
-        noise
-            Standard deviation, where the image lies in [0, 1].
-        noise_grid
-            Side of the square of random numbers that is enlarged to the image: the smaller, the coarser the noise.
-        noise_offset
-            Mean of the noise; -0.5 is that of MedIAnomaly's code.
-        widths
-            Channels of the U-Net at each resolution, finest first.
-        """
+        """Settings of the denoising autoencoder; defaults are those of the paper, but for its 67,200 steps."""
 
         pooling: str = "mean"
         steps: int = Field(10_000, ge=0)
@@ -56,9 +45,13 @@ class DenoisingAutoencoder(TrainedDetector):
         schedule: Literal["constant", "cosine"] = "cosine"
         clip_norm: float = Field(0.5, ge=0)
         noise: float = Field(0.2, gt=0)
+        """Standard deviation of the noise, where the image lies in [0, 1]."""
         noise_grid: int = Field(16, ge=2)
+        """Side of the square of random numbers that is enlarged to the image: the smaller, the coarser the noise."""
         noise_offset: float = 0.0
+        """Mean of the noise. It is -0.5 in MedIAnomaly's code."""
         widths: tuple[int, ...] = Field((64, 128, 256, 512), min_length=2)
+        """Channels of the U-Net at each resolution, finest first."""
 
         @property
         def multiple(self) -> int:
@@ -68,20 +61,18 @@ class DenoisingAutoencoder(TrainedDetector):
     config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
-        """The U-Net, for images ``(C, H, W)``."""
-        self.unet = UNet(shape[0], shape[0], self.config.widths, activation=nn.SiLU, standardised=True)
+        """Build the U-Net."""
+        self.unet = UNet(shape[0], self.config.widths, activation=nn.SiLU, standardised=True)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """The paper's Adam, with AMSGrad."""
         c = self.config
-        return {
-            "all": torch.optim.Adam(self.unet.parameters(), c.learning_rate, weight_decay=c.weight_decay, amsgrad=True)
-        }
+        return {"all": Adam(self.unet.parameters(), c.learning_rate, weight_decay=c.weight_decay, amsgrad=True)}
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Squared error of the denoised image, over the valid area."""
         area = batch.valid[:, None].float()
-        denoised = self.unet(batch.x + self._noise(batch.x) * area)
+        denoised = self.unet(batch.x + self.noise(batch.x) * area)
         return {"error": (squared_error(batch.x, denoised) * area).mean()}
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
@@ -94,10 +85,9 @@ class DenoisingAutoencoder(TrainedDetector):
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """The map pooled where a window around a pixel is valid: the rim of the body is no finding."""
-        share = F.avg_pool2d(valid[:, None].float(), WINDOW, 1, WINDOW // 2, count_include_pad=False)[:, 0]
-        return pool(maps, share > ERODED, self.config.pooling)
+        return pool(maps, mean_filter(valid.float(), WINDOW) > ERODED, self.config.pooling)
 
-    def _noise(self, x: torch.Tensor) -> torch.Tensor:
+    def noise(self, x: torch.Tensor) -> torch.Tensor:
         """Coarse noise in the shape of the images, rolled by random numbers of pixels."""
         c = self.config
         grid = torch.randn(*x.shape[:2], c.noise_grid, c.noise_grid, device=x.device) * c.noise + c.noise_offset

@@ -4,6 +4,7 @@ Meissen et al., "Unsupervised Anomaly Localization with Structural Feature-Autoe
 https://arxiv.org/abs/2208.10992.
 """
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -11,14 +12,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from anomalib_med.models.blocks import Decoder, Encoder
+from anomalib_med.models.blocks import Encoder, UpBlock
 from anomalib_med.models.losses import squared_error, ssim_error
 from anomalib_med.models.training.normals import StepBatch
 from anomalib_med.models.training.schedule import FeatureTrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
-Error = Literal["ssim", "mse"]
-WINDOW, SIGMA = 5, 1.5
+WINDOW = 5  # pixels of the grid, of SSIM
 
 
 class FeatureAutoencoder(TrainedDetector):
@@ -30,45 +30,38 @@ class FeatureAutoencoder(TrainedDetector):
     name = "fae"
     title = "FAE, structural feature autoencoder (Meissen et al., BrainLes 2022)"
     input_size = 128
-    at_once = 0
+    at_once = 0  # the frozen network is given the whole batch: alone, an image costs it twice as much
 
     class Config(FeatureTrainingConfig):
-        """Settings of the feature autoencoder.
-
-        Parameters
-        ----------
-        loss
-            "ssim", the paper's, or "mse".
-        score
-            The same choice for the map; "loss": as trained.
-        grid
-            Side of the square of feature vectors that is reconstructed, a multiple of 16.
-        widths
-            Channels of the encoder at each halving of the grid.
-        dropout
-            Share of the channels that are left out while training.
-        """
+        """Settings of the feature autoencoder."""
 
         neighbourhood: int = Field(1, ge=1)
         pooling: str = "mean"
         steps: int = Field(2000, ge=0)
         batch_size: int = Field(32, ge=1)
         learning_rate: float = Field(5e-4, gt=0)
-        loss: Error = "ssim"
-        score: Error | Literal["loss"] = "loss"
+        loss: Literal["ssim", "mse"] = "ssim"
+        """Error that is minimised: structural similarity ("ssim"), as in the paper, or the squared error ("mse")."""
+        score: Literal["ssim", "mse", "loss"] = "loss"
+        """Error that the map shows, one of the same two; "loss" is the one that was minimised."""
         grid: int = Field(32, ge=16, multiple_of=16)
+        """Side of the square of feature vectors that is reconstructed, a multiple of 16, which costs a quarter of 32.
+        In the official code it is a quarter of the input, which has 128 pixels."""
         widths: tuple[int, int, int, int] = (100, 150, 200, 300)
+        """Channels of the encoder at each halving of the grid, as in the official code."""
         dropout: float = Field(0.1, ge=0, lt=1)
+        """Share of the channels that are left out while training, as in the official code."""
 
     config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
-        """The autoencoder, for features ``(D, grid, grid)``."""
-        c = self.config
+        """Build the autoencoder, for features ``(D, grid, grid)``."""
+        c, channels = self.config, shape[0]
+        ups = (UpBlock(i, o, 6, dropout=c.dropout) for i, o in pairwise((*reversed(c.widths), c.widths[0])))
         self.autoencoder = nn.Sequential(
-            Encoder(shape[0], c.widths, 5, dropout=c.dropout),
+            Encoder(channels, c.widths, 5, dropout=c.dropout),
             nn.Conv2d(c.widths[-1], c.widths[-1], 5, padding=2),
-            Decoder(shape[0], c.widths, 6, dropout=c.dropout),
+            nn.Sequential(*ups, nn.Conv2d(c.widths[0], channels, 1)),
         )
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
@@ -80,25 +73,20 @@ class FeatureAutoencoder(TrainedDetector):
                 return features
             return F.interpolate(features.float(), (side, side), mode="bilinear", align_corners=False).half()
 
-        # Image by image: in a batch the interpolation rounds differently.
-        return torch.cat([resized(features[None]) for features in self.features(x)])
+        return self.each(resized, self.features(x))
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """The error of the reconstruction."""
-        return {self.config.loss: _error(self.config.loss, batch.x, self.autoencoder(batch.x)).mean()}
+        return {self.config.loss: self._error(self.config.loss, batch.x).mean()}
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Error ``(B, grid, grid)``, averaged over the channels of the features."""
         c = self.config
-        kind: Error = c.loss if c.score == "loss" else c.score
+        kind = c.loss if c.score == "loss" else c.score
+        return self.each(lambda features: self._error(kind, features).mean(1), self.prepare(x).float())
 
-        def errors(features: torch.Tensor) -> torch.Tensor:
-            return _error(kind, features, self.autoencoder(features)).mean(1)
-
-        return self.each(errors, self.prepare(x).float())
-
-
-def _error(kind: Error, features: torch.Tensor, reconstructed: torch.Tensor) -> torch.Tensor:
-    if kind == "mse":
-        return squared_error(features, reconstructed)
-    return ssim_error(features, reconstructed, window=WINDOW, sigma=SIGMA)
+    def _error(self, kind: Literal["ssim", "mse"], features: torch.Tensor) -> torch.Tensor:
+        reconstructed = self.autoencoder(features)
+        if kind == "mse":
+            return squared_error(features, reconstructed)
+        return ssim_error(features, reconstructed, window=WINDOW)

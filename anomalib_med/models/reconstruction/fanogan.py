@@ -5,6 +5,7 @@ Analysis 2019, https://doi.org/10.1016/j.media.2019.01.010; the generator as in 
 Wasserstein GANs", NeurIPS 2017, https://arxiv.org/abs/1704.00028.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
@@ -14,11 +15,10 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Adam, Optimizer
 
-from anomalib_med.models.blocks import ConvBlock, ResidualBlock, leaky, norm_layer
+from anomalib_med.models.blocks import ConvBlock, ResidualBlock, VectorEncoder, halved, leaky, norm_layer
 from anomalib_med.models.losses import absolute_error, squared_error
-from anomalib_med.models.pooling import pool
+from anomalib_med.models.reconstruction.code_config import LatentConfig
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.schedule import TrainingConfig
 from anomalib_med.models.training.trainer import TrainedDetector
 
 ENCODER_EVERY = 10  # steps in which the GAN learns too
@@ -35,55 +35,38 @@ class FAnoGan(TrainedDetector):
     title = "f-AnoGAN, Wasserstein GAN and encoder (Schlegl et al., MedIA 2019)"
     input_size = 64
 
-    class Config(TrainingConfig):
-        """Settings of f-AnoGAN.
+    class Config(LatentConfig):
+        """Settings of f-AnoGAN."""
 
-        Parameters
-        ----------
-        latent
-            Numbers that an image is drawn from.
-        widths
-            Channels of the critic at each halving of the image.
-        gan_share
-            Share of the steps in which generator and critic learn; then the encoder alone, from networks that stand
-            still. Before, it learns at every tenth step, so that a training that is cut short has one.
-        critic_steps
-            Steps of the critic for each step of the generator.
-        penalty
-            Weight of the gradient penalty.
-        kappa
-            Weight of the critic's features, for the encoder's loss and for the score.
-        image
-            Where the image's score comes from: image and features ("features") or the map, pooled ("map").
-        """
-
-        pooling: str = "mean"
         epochs: int = Field(200, ge=1)
         learning_rate: float = Field(2e-4, gt=0)
+        schedule: Literal["constant"] = "constant"
+        """The rate is constant: a falling one would leave nothing to the encoder, which learns last."""
         latent: int = Field(128, ge=1)
         widths: tuple[int, ...] = Field((32, 64, 128, 128), min_length=1)
         gan_share: float = Field(0.5, ge=0, le=1)
+        """Share of the steps in which generator and critic learn; then the encoder learns alone, from networks that
+        stand still. Before, it learns at every tenth step, so that a training that is cut short has one."""
         critic_steps: int = Field(5, ge=1)
+        """Steps of the critic for each step of the generator, as in Gulrajani et al."""
         penalty: float = Field(10.0, ge=0)
+        """Weight of the gradient penalty, as in Gulrajani et al."""
         kappa: float = Field(1.0, ge=0)
+        """Weight of the critic's features, for the encoder's loss and for the score."""
         image: Literal["features", "map"] = "features"
-
-        @property
-        def multiple(self) -> int:
-            """The sides are halved once for each width."""
-            return 1 << len(self.widths)
+        """What gives the score of an image: image and features ("features") or the map, pooled ("map")."""
 
     config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
-        """Encoder, critic and generator, for images ``(C, H, W)``."""
+        """Build encoder, critic and generator."""
         c = self.config
-        self.encoder = ResidualEncoder(shape, c.widths, c.latent)
-        self.critic = ResidualEncoder(shape, c.widths, 1)
+        self.encoder = residual_encoder(shape, c.widths, c.latent)
+        self.critic = residual_encoder(shape, c.widths, 1)
         self.generator = Generator(shape, c.widths, c.latent)
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """One each; the encoder's is the first, as its loss is the one that tells of a plateau."""
+        """One Adam for each network; the encoder's is the first, as its loss is the one that tells of a plateau."""
         c = self.config
 
         def adam(network: nn.Module, beta: float) -> Optimizer:
@@ -121,12 +104,12 @@ class FAnoGan(TrainedDetector):
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Absolute difference ``(B, H, W)``, mean over channels."""
-        return absolute_error(x, self.reconstruct(x)).mean(1)
+        return absolute_error(x, self.generator(self.encoder(x))).mean(1)
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Error of the image plus `kappa` times that of the features, or the pooled map."""
         if self.config.image == "map":
-            return pool(maps, valid, self.config.pooling)
+            return super().image_score(x, maps, valid)
 
         def score(one: torch.Tensor) -> torch.Tensor:
             error, feature_error = self._errors(one)
@@ -142,88 +125,46 @@ class FAnoGan(TrainedDetector):
         return 4 * squared_error(x, drawn).mean((1, 2, 3)), features
 
 
-class Generator(nn.Module):
-    """Latent numbers ``(B, latent)`` to images ``(B, C, H, W)`` in [0, 1].
-
-    Parameters
-    ----------
-    shape
-        Of an image, ``(C, H, W)``; sides are multiples of ``2 ** len(widths)``.
-    widths
-        Of the encoder, in its order.
-    latent
-        Length of the vector.
-    """
+class Generator(nn.Sequential):
+    """Latent numbers ``(B, latent)`` to images ``(B, C, H, W)`` in [0, 1]; `widths` are in the order of the encoder."""
 
     def __init__(self, shape: tuple[int, ...], widths: Sequence[int], latent: int) -> None:
-        super().__init__()
-        channels, height, width = shape
-        coarse = (widths[-1], height >> len(widths), width >> len(widths))
-        self.layers = nn.Sequential(
-            nn.Linear(latent, coarse[0] * coarse[1] * coarse[2]),
+        coarse = halved(shape, widths)
+        super().__init__(
+            nn.Linear(latent, math.prod(coarse)),
             nn.Unflatten(1, coarse),
             *(ResidualBlock(i, o, "up") for i, o in pairwise(reversed(widths))),
             norm_layer("group", widths[0]),
             leaky(),
             nn.Upsample(scale_factor=2.0),  # a transposed convolution would leave a grid of pixels
-            nn.Conv2d(widths[0], channels, 3, padding=1),
+            nn.Conv2d(widths[0], shape[0], 3, padding=1),
         )
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """``(B, latent)`` to ``(B, C, H, W)``."""
-        return torch.sigmoid(self.layers(z).float())
+        return torch.sigmoid(super().forward(z).float())  # type: ignore[no-untyped-call]
 
 
-class ResidualEncoder(nn.Module):
+def residual_encoder(shape: tuple[int, ...], widths: Sequence[int], outputs: int) -> VectorEncoder:
     """Residual blocks and a linear layer, without batch norms: a critic, or an encoder into the latent space.
 
-    Parameters
-    ----------
-    shape
-        Of an image, ``(C, H, W)``; sides are multiples of ``2 ** len(widths)``.
-    widths
-        Channels at each halving.
-    outputs
-        Length of the vector.
+    For images ``(C, H, W)``, which are halved once for each width.
     """
-
-    def __init__(self, shape: tuple[int, ...], widths: Sequence[int], outputs: int) -> None:
-        super().__init__()
-        channels, height, width = shape
-        self.layers = nn.Sequential(
-            ConvBlock(channels, widths[0], 4, 2, norm="none"),
-            *(ResidualBlock(i, o, "down") for i, o in pairwise(widths)),
-            norm_layer("group", widths[-1]),
-            leaky(),
-            nn.Flatten(),
-        )
-        self.last = nn.Linear(widths[-1] * (height >> len(widths)) * (width >> len(widths)), outputs)
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Images ``(B, C, H, W)`` to ``(B, F)``, what the last layer sees."""
-        features: torch.Tensor = self.layers(2 * x - 1)
-        return features
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images ``(B, C, H, W)`` to ``(B, outputs)``."""
-        y: torch.Tensor = self.last(self.features(x))
-        return y
+    layers = nn.Sequential(
+        ConvBlock(shape[0], widths[0], 4, 2, norm="none"),
+        *(ResidualBlock(i, o, "down") for i, o in pairwise(widths)),
+        norm_layer("group", widths[-1]),
+        leaky(),
+        nn.Flatten(),
+    )
+    return VectorEncoder(layers, math.prod(halved(shape, widths)), outputs)
 
 
 def gradient_penalty(critic: nn.Module, real: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
     """Mean squared deviation from 1 of the critic's slope between images and drawn ones, Gulrajani et al., equation 3.
 
-    Parameters
-    ----------
-    critic
-        From images to ``(B, 1)``; each output must depend on its own image only, so without batch norms.
-    real, drawn
-        ``(B, C, H, W)``.
-
-    Returns
-    -------
-    torch.Tensor
-        A scalar that can be differentiated by the critic's weights.
+    The critic takes images ``(B, C, H, W)`` to ``(B, 1)``; each output must depend on its own image only, so it has no
+    batch norm. The scalar can be differentiated by its weights.
     """
     share = torch.rand(len(real), 1, 1, 1, device=real.device)
     between = (share * real + (1 - share) * drawn).detach().requires_grad_()

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch.optim import Adam, Optimizer
 
-from anomalib_med.models.blocks import DenseAutoencoder, VectorEncoder
+from anomalib_med.models.blocks import DenseAutoencoder, dense_encoder
 from anomalib_med.models.losses import absolute_error, squared_error
-from anomalib_med.models.pooling import pool
-from anomalib_med.models.reconstruction.settings import CodeConfig
+from anomalib_med.models.reconstruction.code_config import CodeConfig
 from anomalib_med.models.training.normals import StepBatch
 from anomalib_med.models.training.trainer import TrainedDetector
 
@@ -31,31 +30,26 @@ class Ganomaly(TrainedDetector):
     input_size = 64
 
     class Config(CodeConfig):
-        """Settings of GANomaly.
-
-        Parameters
-        ----------
-        adversarial, context, encoder
-            Weights of the three losses: that the discriminator's features of image and reconstruction agree, that
-            their pixels do, and that their codes do.
-        image
-            Where the image's score comes from: the codes ("latent") or the map, pooled ("map").
-        """
+        """Settings of GANomaly; the weights of the losses are those of the paper."""
 
         learning_rate: float = Field(2e-4, gt=0)
         adversarial: float = Field(1.0, ge=0)
+        """Weight of the loss by which the discriminator's features of image and reconstruction agree."""
         context: float = Field(50.0, ge=0)
+        """Weight of the loss by which the pixels of image and reconstruction agree."""
         encoder: float = Field(1.0, ge=0)
+        """Weight of the loss by which the codes of image and reconstruction agree."""
         image: Literal["latent", "map"] = "latent"
+        """What gives the score of an image: the codes, as in the paper ("latent"), or the map, pooled ("map")."""
 
     config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
-        """Generator, second encoder and discriminator, for images ``(C, H, W)``."""
+        """Build generator, second encoder and discriminator."""
         c = self.config
         self.generator = DenseAutoencoder(shape, c.widths, c.latent, c.hidden)
-        self.encoder = VectorEncoder(shape, c.widths, c.hidden, c.latent)
-        self.discriminator = VectorEncoder(shape, c.widths, c.hidden, 1)
+        self.encoder = dense_encoder(shape, c.widths, c.hidden, c.latent)
+        self.discriminator = dense_encoder(shape, c.widths, c.hidden, 1)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One for generator and second encoder, one for the discriminator."""
@@ -99,7 +93,7 @@ class Ganomaly(TrainedDetector):
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Mean squared difference of the two codes, or the pooled map."""
         if self.config.image == "map":
-            return pool(maps, valid, self.config.pooling)
+            return super().image_score(x, maps, valid)
 
         def distance(one: torch.Tensor) -> torch.Tensor:
             z = self.generator.encode(one)

@@ -8,67 +8,59 @@ import torch.nn.functional as F
 LEAST = 1e-4  # of a concentration: the gamma function has no value at 0
 
 
-def gaussian(code: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and log-variance ``(B, D)`` from an encoder's ``(B, 2 D)``, float32."""
-    mean, log_variance = code.float().chunk(2, dim=1)
-    return mean, log_variance
-
-
-def sample_gaussian(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
-    """A draw that passes gradients, ``(B, D)``."""
-    return mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-
-
-def gaussian_kl(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
-    """Divergence from the standard normal of each dimension, ``(B, D)``, at least 0.
+def gaussian(code: torch.Tensor, *, draw: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latent numbers of a Gaussian, and its divergence from the standard normal in each dimension, at least 0.
 
     Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, appendix B.
-    """
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
-
-
-def concentrations(code: torch.Tensor) -> torch.Tensor:
-    """Concentrations of a Dirichlet distribution ``(B, D)`` from an encoder's output, float32, above 0."""
-    return F.softplus(code.float()) + LEAST
-
-
-def sample_dirichlet(concentration: torch.Tensor) -> torch.Tensor:
-    """A draw that passes gradients, ``(B, D)``; each row sums to 1."""
-    draw: torch.Tensor = torch.distributions.Dirichlet(concentration).rsample()
-    return draw
-
-
-def dirichlet_mean(concentration: torch.Tensor) -> torch.Tensor:
-    """``(B, D)``; each row sums to 1."""
-    return concentration / concentration.sum(1, keepdim=True)
-
-
-def dirichlet_kl(concentration: torch.Tensor, prior: float) -> torch.Tensor:
-    """Divergence of each row of ``(B, D)`` from the symmetric Dirichlet distribution, ``(B,)``, at least 0.
 
     Parameters
     ----------
-    concentration
-        Of the posterior.
+    code
+        Output of an encoder, ``(B, 2 D)``: mean and logarithm of the variance.
+    draw
+        Draw the numbers, in a way that passes gradients, instead of taking the mean.
+
+    Returns
+    -------
+    Both float32 ``(B, D)``.
+    """
+    mean, log_variance = code.float().chunk(2, dim=1)
+    z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp() if draw else mean
+    return z, 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+
+
+def dirichlet(code: torch.Tensor, prior: float, *, draw: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latent numbers of a Dirichlet distribution, and its divergence from a symmetric one, at least 0.
+
+    Parameters
+    ----------
+    code
+        Output of an encoder, ``(B, D)``; its softplus are the concentrations.
     prior
         Concentration of the prior in each dimension; 1 is uniform.
+    draw
+        Draw the numbers, in a way that passes gradients, instead of taking the mean.
+
+    Returns
+    -------
+    Float32 ``(B, D)``, each row of which sums to 1, and ``(B,)``.
     """
+    concentration = F.softplus(code.float()) + LEAST
+    if draw:
+        z: torch.Tensor = torch.distributions.Dirichlet(concentration).rsample()
+    else:
+        z = concentration / concentration.sum(1, keepdim=True)
     other = torch.full_like(concentration, prior)
     total, total_other = concentration.sum(1), other.sum(1)
     norms = total.lgamma() - concentration.lgamma().sum(1) - total_other.lgamma() + other.lgamma().sum(1)
     expected = concentration.digamma() - total.digamma()[:, None]
-    return norms + ((concentration - other) * expected).sum(1)
+    return z, norms + ((concentration - other) * expected).sum(1)
 
 
 def input_gradient(loss: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """Size of the gradient of a loss at the images, ``(B, C, H, W)``; also in inference mode.
+    """Size of the gradient of a loss at images ``(B, C, H, W)``, the same shape; also in inference mode.
 
-    Parameters
-    ----------
-    loss
-        Of images ``(B, C, H, W)``, ``(B,)``: one number for each, of that image alone.
-    x
-        Images.
+    The loss takes images to ``(B,)``: one number for each, of that image alone.
     """
     with torch.inference_mode(False), torch.enable_grad():
         x = x.clone().requires_grad_()

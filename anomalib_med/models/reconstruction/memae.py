@@ -11,7 +11,7 @@ from torch import nn
 
 from anomalib_med.models.blocks import DenseAutoencoder
 from anomalib_med.models.losses import PixelError, pixel_error, pixel_loss
-from anomalib_med.models.reconstruction.settings import CodeConfig
+from anomalib_med.models.reconstruction.code_config import CodeConfig
 from anomalib_med.models.training.normals import StepBatch
 from anomalib_med.models.training.trainer import TrainedDetector
 
@@ -30,24 +30,16 @@ class MemoryAutoencoder(TrainedDetector):
     input_size = 64
 
     class Config(CodeConfig):
-        """Settings of the memory-augmented autoencoder.
-
-        Parameters
-        ----------
-        loss
-            Error of the reconstruction, minimised and shown: "l2", "l1" or "ssim".
-        slots
-            Codes that are remembered.
-        shrink
-            Shares of a mixture below this are taken as 0.
-        entropy
-            Weight of the mixtures' entropy in the loss: the higher, the fewer codes in a mixture.
-        """
+        """Settings of the memory-augmented autoencoder; defaults are those of MedIAnomaly."""
 
         loss: PixelError = "l2"
+        """Error of the reconstruction that is minimised and shown: "l2", "l1" or "ssim"."""
         slots: int = Field(25, ge=2)
+        """How many codes are remembered."""
         shrink: float = Field(0.0025, ge=0, lt=1)
+        """Shares of a mixture below this are taken as 0."""
         entropy: float = Field(0.0002, ge=0)
+        """Weight of the mixtures' entropy in the loss: the higher it is, the fewer codes are in a mixture."""
 
         @model_validator(mode="after")
         def _something_remains(self) -> "MemoryAutoencoder.Config":
@@ -58,17 +50,17 @@ class MemoryAutoencoder(TrainedDetector):
     config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
-        """The autoencoder, for images ``(C, H, W)``, and its memory."""
+        """Build the autoencoder and its memory."""
         c = self.config
         self.autoencoder = DenseAutoencoder(shape, c.widths, c.latent, c.hidden)
         self.memory = Memory(c.slots, c.latent, c.shrink)
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Error of the reconstruction, and the weighted entropy of the mixtures."""
+        c = self.config
         shares = self.memory.shares(self.autoencoder.encode(batch.x))
         reconstructed = self.autoencoder.decode(self.memory.mixture(shares))
         entropy = -(shares * (shares + EPS).log()).sum(1).mean()
-        c = self.config
         return {"error": pixel_loss(c.loss, batch.x, reconstructed), "entropy": c.entropy * entropy}
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
@@ -77,24 +69,16 @@ class MemoryAutoencoder(TrainedDetector):
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Error ``(B, H, W)``, mean over channels."""
-        kind = self.config.loss
-        return pixel_error(kind, x, self._reconstructed(x)).mean(1)
+        return pixel_error(self.config.loss, x, self._reconstructed(x)).mean(1)
 
     def _reconstructed(self, x: torch.Tensor) -> torch.Tensor:
         return self.autoencoder.decode(self.memory(self.autoencoder.encode(x)))
 
 
 class Memory(nn.Module):
-    """Remembered codes, and mixtures of them that look like a given one.
+    """So many remembered codes of one length, and mixtures of them that look like a given one.
 
-    Parameters
-    ----------
-    slots
-        Number of codes.
-    length
-        Of each.
-    shrink
-        Shares up to this become 0; the others then sum to one again.
+    Shares of a mixture up to `shrink` become 0; the others then sum to one again.
     """
 
     def __init__(self, slots: int, length: int, shrink: float) -> None:

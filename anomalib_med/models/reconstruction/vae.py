@@ -15,7 +15,7 @@ from pydantic import Field
 from anomalib_med.models.blocks import DenseAutoencoder
 from anomalib_med.models.losses import PixelError, pixel_error, pixel_loss
 from anomalib_med.models.reconstruction import latent
-from anomalib_med.models.reconstruction.settings import CodeConfig
+from anomalib_med.models.reconstruction.code_config import CodeConfig
 from anomalib_med.models.training.normals import StepBatch
 from anomalib_med.models.training.trainer import TrainedDetector
 
@@ -34,36 +34,27 @@ class VariationalAutoencoder(TrainedDetector):
     input_size = 64
 
     class Config(CodeConfig):
-        """Settings of the variational autoencoder.
-
-        Parameters
-        ----------
-        loss
-            Error of the reconstruction, minimised and shown: "l2", "l1" or "ssim".
-        prior
-            "gaussian" or "dirichlet": latent numbers that are shares and sum to one.
-        concentration
-            Of the Dirichlet prior in each dimension; below 1 few shares are large, 1 is uniform.
-        beta
-            Weight of the divergence from the prior.
-        capacity
-            Divergence that costs nothing: what is minimised is the distance from it.
-        score
-            What the map shows: the error ("reconstruction"), the gradient at each pixel of the mean error, of
-            the divergence or of the whole loss, or ("combined") the error times the divergence's gradient.
-        """
+        """Settings of the variational autoencoder; defaults are those of MedIAnomaly."""
 
         loss: PixelError = "l2"
+        """Error of the reconstruction that is minimised and shown: "l2", "l1" or "ssim"."""
         prior: Literal["gaussian", "dirichlet"] = "gaussian"
+        """Distribution that the latent numbers are held close to: a "gaussian", or a "dirichlet", where they are shares
+        that sum to one."""
         concentration: float = Field(1.0, gt=0)
+        """Concentration of the Dirichlet prior in each dimension; 1 is uniform, and below 1 few shares are large."""
         beta: float = Field(0.005, ge=0)
+        """Weight of the divergence from the prior, a mean over the latent numbers."""
         capacity: float = Field(0.0, ge=0)
+        """Divergence that costs nothing: what is minimised is the distance from it."""
         score: Score = "reconstruction"
+        """What the map shows: the error ("reconstruction"), the gradient at each pixel of the mean error, of the
+        divergence or of the whole loss, or the error times the gradient of the divergence ("combined")."""
 
     config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
-        """The autoencoder, for images ``(C, H, W)``."""
+        """Build the autoencoder."""
         c = self.config
         heads = 2 if c.prior == "gaussian" else 1
         self.autoencoder = DenseAutoencoder(shape, c.widths, c.latent, c.hidden, heads=heads)
@@ -101,14 +92,9 @@ class VariationalAutoencoder(TrainedDetector):
 
     def _passed(self, x: torch.Tensor, *, draw: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Reconstruction, and the divergence of each image per latent number, ``(B,)``."""
-        c = self.config
-        code = self.autoencoder.encode(x)
+        c, code = self.config, self.autoencoder.encode(x)
         if c.prior == "gaussian":
-            mean, log_variance = latent.gaussian(code)
-            z = latent.sample_gaussian(mean, log_variance) if draw else mean
-            divergence = latent.gaussian_kl(mean, log_variance).mean(1)
-        else:
-            concentration = latent.concentrations(code)
-            z = latent.sample_dirichlet(concentration) if draw else latent.dirichlet_mean(concentration)
-            divergence = latent.dirichlet_kl(concentration, c.concentration) / c.latent
-        return self.autoencoder.decode(z), divergence
+            z, divergences = latent.gaussian(code, draw=draw)
+            return self.autoencoder.decode(z), divergences.mean(1)
+        z, divergence = latent.dirichlet(code, c.concentration, draw=draw)
+        return self.autoencoder.decode(z), divergence / c.latent

@@ -44,6 +44,7 @@ class Dinomaly(TrainedDetector):
         """Settings of Dinomaly."""
 
         pooling: str = "top1%"
+        """How the map becomes the image score: max, mean, top<q>% or power<p>. The default is the official one."""
         batch_size: int = Field(16, ge=1)
         learning_rate: float = Field(2e-3, gt=0)
         weight_decay: float = Field(1e-4, ge=0)
@@ -122,17 +123,9 @@ class Dinomaly(TrainedDetector):
 class Restorer(nn.Module):
     """From groups of features through the bottleneck and the decoder to the same groups.
 
-    Each group is the mean of some of the decoder's blocks, of the last ones for the first group.
-
-    Parameters
-    ----------
-    groups
-        Channels of each group.
-    width, blocks, dropout
-        Channels and blocks of the decoder, and the dropout of the bottleneck.
-    averaged
-        The bottleneck sees the mean of the groups, as in the paper, and what the decoder gives is not changed. Else
-        linear layers lead in and out.
+    Each group is the mean of some of the decoder's blocks, of the last ones for the first group. Where `averaged`, the
+    bottleneck sees the mean of the groups, as in the paper, and what the decoder gives is not changed; else linear
+    layers lead in and out.
     """
 
     def __init__(self, groups: list[int], width: int, blocks: int, dropout: float, *, averaged: bool) -> None:

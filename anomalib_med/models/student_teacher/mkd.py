@@ -19,6 +19,7 @@ from anomalib_med.models.student_teacher.teaching import (
     distance_maps,
     flat_cosine_distance,
     fold,
+    summed,
     teacher_layers,
     unfold,
 )
@@ -27,7 +28,7 @@ from anomalib_med.models.training.schedule import Schedule
 from anomalib_med.models.training.trainer import TrainedDetector
 
 MEAN, STD = 0.5, 0.25  # of the cloner's input
-Pair = tuple[torch.Tensor, torch.Tensor]  # a layer of the teacher and of the cloner
+Pair = tuple[list[torch.Tensor], list[torch.Tensor]]  # layers of the teacher and of the cloner
 
 
 class MKD(TrainedDetector):
@@ -45,29 +46,28 @@ class MKD(TrainedDetector):
         """Settings of MKD."""
 
         pooling: str = "power8"
+        """How the map becomes the image score where `score` is map: max, mean, top<q>% or power<p>."""
         batch_size: int = Field(32, ge=2)
         schedule: Schedule = "constant"
         value_weight: float = Field(0.01, ge=0)
         """Weight of the mean squared difference of the values beside the distance of the directions, that of the
         official code."""
         width: int = Field(16, ge=1)
-        """Number of channels of the cloner between the layers that it clones, that of the official code's small cloner."""
+        """Number of channels of the cloner between the layers that it clones, that of the small official cloner."""
         score: Literal["flat", "map"] = "flat"
-        """What the image score is: "flat", the paper's loss of the image over its valid cells, for which `pooling` is
-        of no use, or "map", the map pooled as `pooling` says."""
+        """What the image score is: the loss of the image over its valid cells, each layer as one flat vector, as in the
+        paper, or the pooled map."""
 
     config: Config
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
-        self._last_pairs: tuple[torch.Tensor, list[list[Pair]]] | None = None  # maps, and what they were made from
+        self._last_pairs: tuple[torch.Tensor, list[Pair]] | None = None  # maps, and what they were made from
 
     def build(self, shape: tuple[int, ...]) -> None:
         """The cloner."""
-        b = self.extractor.backbone
-        folded = sum(c * (b.strides[-1] // s) ** 2 for c, s in zip(b.channels, b.strides, strict=True))
-        image = (shape[0] - folded) // b.strides[-1] ** 2
-        self.cloner = Cloner(image, b.channels, b.strides, self.config.width)
+        b, image = self.extractor.backbone, unfold(torch.empty(1, *shape), self.extractor)[0]
+        self.cloner = Cloner(image.shape[1], b.channels, b.strides, self.config.width)
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
         """Images and the teacher's layers of them, see :func:`fold`."""
@@ -76,13 +76,12 @@ class MKD(TrainedDetector):
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Distance of the directions and of the values, summed over the layers, mean over the images."""
         image, *given = unfold(batch.x, self.extractor)
-        pairs = list(zip(given, self.cloner(image), strict=True))
-        return {key: loss.mean() for key, loss in self.losses(pairs).items()}
+        return {key: loss.mean() for key, loss in self.losses(given, self.cloner(image)).items()}
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Summed distances ``(B, h, w)`` of the directions, on the grid of the finest layer."""
         pairs = self.pairs(x)
-        maps = torch.cat([distance_maps(*zip(*each, strict=True)).sum(0) for each in pairs])
+        maps = torch.cat([distance_maps(*pair).sum(0) for pair in pairs])
         self._last_pairs = maps, pairs
         return maps
 
@@ -92,39 +91,30 @@ class MKD(TrainedDetector):
             return super().image_score(x, maps, valid)
         kept = self._last_pairs  # map and score of one batch cost one pass
         pairs = kept[1] if kept is not None and kept[0] is maps else self.pairs(x.to(self.device))
-        losses = [self.losses(inside(each, area)) for each, area in zip(pairs, valid, strict=True)]
-        return torch.cat([each["direction"] + each["value"] for each in losses])
+        masked = [[inside(layers, area) for layers in pair] for pair, area in zip(pairs, valid, strict=True)]
+        return torch.cat([torch.stack(list(self.losses(*pair).values())).sum(0) for pair in masked])
 
-    def losses(self, pairs: Sequence[Pair]) -> dict[str, torch.Tensor]:
+    def losses(self, given: Sequence[torch.Tensor], cloned: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Distances of the directions and of the values of each image ``(B,)``, summed over the layers."""
-        values = torch.stack([squared_error(t, s).mean((1, 2, 3)) for t, s in pairs]).sum(0)
-        return {
-            "direction": torch.stack([flat_cosine_distance(t, s) for t, s in pairs]).sum(0),
-            "value": self.config.value_weight * values,
-        }
+        values = summed(lambda t, s: squared_error(t, s).mean((1, 2, 3)), given, cloned)
+        return {"direction": summed(flat_cosine_distance, given, cloned), "value": self.config.value_weight * values}
 
-    def pairs(self, x: torch.Tensor) -> list[list[Pair]]:
+    def pairs(self, x: torch.Tensor) -> list[Pair]:
         """Layers of teacher and cloner for each of the images ``(B, C, H, W)``, computed alone."""
         parts = [x.half().float(), *teacher_layers(self.extractor, x)]
         each = zip(*(torch.split(part, 1) for part in parts), strict=True)
-        return [list(zip(given, self.cloner.score(image), strict=True)) for image, *given in each]
+        return [(given, self.cloner.score(image)) for image, *given in each]
 
 
-def inside(pairs: Sequence[Pair], valid: torch.Tensor) -> list[Pair]:
+def inside(layers: Sequence[torch.Tensor], valid: torch.Tensor) -> list[torch.Tensor]:
     """Layers ``(1, C, h, w)`` of one image with 0 in the cells outside its valid area, bool ``(H, W)``."""
-    cells = [valid_cells(valid[None], (t.shape[2], t.shape[3]))[:, None].to(t.device) for t, _ in pairs]
-    return [(t * c, s * c) for (t, s), c in zip(pairs, cells, strict=True)]
+    return [t * valid_cells(valid[None], (t.shape[2], t.shape[3]))[:, None].to(t.device) for t in layers]
 
 
 class Cloner(ScoringNetwork[torch.Tensor, list[torch.Tensor]]):
-    """A plain convolutional network with an output for each layer of the teacher and `width` channels between.
+    """A plain convolutional network with an output for each of the teacher's layers, finest first.
 
-    Parameters
-    ----------
-    inputs
-        Channels of the image.
-    channels, strides
-        Those of the teacher's layers, finest first.
+    It has `inputs` channels of the image and `width` channels between the layers.
     """
 
     def __init__(self, inputs: int, channels: Sequence[int], strides: Sequence[int], width: int) -> None:

@@ -65,14 +65,9 @@ def margins(size: int, cells: int) -> tuple[int, int]:
 
 
 class Teacher(nn.Module):
-    """A distilled PDN as a frozen teacher, from its weights.
+    """A distilled PDN as a frozen teacher, see :func:`pdn_of`.
 
     One of three input channels sees ImageNet's normalisation, one of a single channel the mean grey.
-
-    Raises
-    ------
-    ConfigError
-        Weights that are not those of a PDN.
     """
 
     def __init__(self, weights: Mapping[str, torch.Tensor], source: str) -> None:
@@ -92,7 +87,13 @@ class Teacher(nn.Module):
 
 
 def pdn_of(weights: Mapping[str, torch.Tensor], source: str) -> PDN:
-    """The PDN that these weights belong to."""
+    """The PDN that these weights belong to.
+
+    Raises
+    ------
+    ConfigError
+        Weights that are not those of a PDN; `source` is named.
+    """
     try:
         first, last = weights["0.weight"], weights["12.weight" if "12.weight" in weights else "8.weight"]
         network = next(n for n, w in WIDTHS.items() if w == len(first) and (n == "M") == ("12.weight" in weights))

@@ -22,6 +22,7 @@ from anomalib_med.models.student_teacher.teaching import (
     distance_maps,
     flat_cosine_distance,
     fold,
+    summed,
     teacher_layers,
     unfold,
 )
@@ -81,8 +82,8 @@ class RD4AD(ReverseDistillation):
         """Settings of RD4AD."""
 
         loss: Literal["flat", "pixel"] = "flat"
-        """Distance that is minimised: "flat", the paper's, of each layer as one vector, or "pixel", the mean over the
-        positions."""
+        """Distance that is minimised: that of each layer as one flat vector, as in the paper, or the mean of that of
+        each pixel of a layer."""
 
     config: Config
 
@@ -99,20 +100,15 @@ class RD4AD(ReverseDistillation):
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Distance of each layer, summed over the layers, mean over the images."""
         given = unfold(batch.x, self.extractor)
-        returned = self.decoder(self.bottleneck(given))
         distance = flat_cosine_distance if self.config.loss == "flat" else cosine_distance
-        return {"distance": torch.stack([distance(t, s).mean() for t, s in zip(given, returned, strict=True)]).sum()}
+        return {"distance": summed(lambda t, s: distance(t, s).mean(), given, self.decoder(self.bottleneck(given)))}
 
 
 class Bottleneck(ScoringNetwork[list[torch.Tensor], torch.Tensor]):
     """The paper's one-class bottleneck embedding: all layers brought to the coarsest grid, joined and halved once more.
 
-    Parameters
-    ----------
-    channels, strides
-        Those of the layers, finest first; each stride is the one before it times a power of two.
-    width
-        Channels of the embedding.
+    Layers come finest first, and each stride is the one before it times a power of two; the embedding has `width`
+    channels.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int) -> None:

@@ -4,8 +4,6 @@ Tien et al., "Revisiting Reverse Distillation for Anomaly Detection", CVPR 2023,
 https://openaccess.thecvf.com/content/CVPR2023/html/Tien_Revisiting_Reverse_Distillation_for_Anomaly_Detection_CVPR_2023_paper.html.
 """
 
-from collections.abc import Iterable
-
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -13,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from anomalib_med.models.student_teacher.rd4ad import BETAS, ReverseConfig, ReverseDistillation
-from anomalib_med.models.student_teacher.teaching import flat_cosine_distance, teacher_layers
+from anomalib_med.models.student_teacher.teaching import flat_cosine_distance, summed, teacher_layers
 from anomalib_med.models.training.normals import StepBatch
 
 RECONSTRUCTION, CONTRAST, TOTAL = 0.01, 0.1, 1.11  # weights of the projection losses, official code
@@ -65,14 +63,11 @@ class RDPlusPlus(ReverseDistillation):
         projected = [projection(layer) for projection, layer in zip(self.projections, both, strict=True)]
         clean, noisy = [p[:count] for p in projected], [p[count:] for p in projected]
         returned = self.decoder(self.bottleneck(clean))
-        distance = _sum(flat_cosine_distance(t[:count], s) for t, s in zip(both, returned, strict=True))
-        alike = _sum(flat_cosine_distance(c, n) for c, n in zip(clean, noisy, strict=True))
-        apart = _sum(
-            (1 - flat_cosine_distance(t[count:], c) - MARGIN).clamp_min(0) for t, c in zip(both, clean, strict=True)
-        )
+        alike = summed(flat_cosine_distance, clean, noisy)
+        apart = summed(lambda t, c: (1 - flat_cosine_distance(t[count:], c) - MARGIN).clamp_min(0), both, clean)
         weight = self.config.projection_weight / TOTAL
         return {
-            "distance": distance.mean(),
+            "distance": summed(lambda t, s: flat_cosine_distance(t[:count], s), both, returned).mean(),
             "reconstruction": weight * RECONSTRUCTION * alike.mean(),
             "contrast": weight * CONTRAST * apart.mean(),
         }
@@ -92,10 +87,6 @@ class Projection(nn.Sequential):
         for i, o in ((channels, half), (half, quarter), (quarter, half), (half, channels)):
             parts += [nn.Conv2d(i, o, 3, padding=1), nn.InstanceNorm2d(o), nn.LeakyReLU(inplace=True)]
         super().__init__(*parts)
-
-
-def _sum(terms: Iterable[torch.Tensor]) -> torch.Tensor:
-    return torch.stack(list(terms)).sum(0)
 
 
 def with_noise(x: torch.Tensor, amplitude: float) -> torch.Tensor:

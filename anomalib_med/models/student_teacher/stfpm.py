@@ -17,6 +17,7 @@ from anomalib_med.models.student_teacher.teaching import (
     cosine_distance,
     distance_maps,
     fold,
+    summed,
     teacher_layers,
     unfold,
 )
@@ -43,7 +44,7 @@ class STFPM(TrainedDetector):
         weight_decay: float = Field(1e-4, ge=0)
         warmup: float = Field(0.05, ge=0, lt=1)
         combine: Literal["mul", "add"] = "mul"
-        """How the maps of the layers become one: "mul", the paper's product, or "add"."""
+        """How the maps of the layers become one: they are multiplied, as in the paper, or added."""
 
     config: Config
 
@@ -63,8 +64,7 @@ class STFPM(TrainedDetector):
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Mean distance over the positions of each layer, summed over the layers."""
         image, *given = unfold(batch.x, self.extractor)
-        maps = [cosine_distance(t, s) for t, s in zip(given, self.student(image), strict=True)]
-        return {"distance": torch.stack([map.mean() for map in maps]).sum()}
+        return {"distance": summed(lambda t, s: cosine_distance(t, s).mean(), given, self.student(image))}
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Distances ``(B, h, w)`` on the grid of the finest layer, multiplied or summed."""

@@ -1,6 +1,6 @@
 """What the detectors with a teacher share: its answers as one array, a student of its kind, distances of features."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, Self, TypeVar
 
 import torch
@@ -11,14 +11,19 @@ from torch import nn
 from anomalib_med.features import FeatureExtractor
 from anomalib_med.features.backbones import create_untrained
 from anomalib_med.features.fusion import inference_copy
+from anomalib_med.features.grid import to_grid
 from anomalib_med.models.base import BackboneConfig
 from anomalib_med.models.training.schedule import Schedule, TrainingConfig
+
+Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class TeacherConfig(BackboneConfig, TrainingConfig):
     """Settings of a detector that compares the layers of a frozen network as they are with those of one it trains."""
 
     pooling: str = "mean"
+    """How the map becomes the image score: max, mean, top<q>% or power<p>. The mean follows disease of a whole lung,
+    top1% small findings. The default was chosen on a development set of chest X-rays; papers often take the maximum."""
     steps: int = Field(1000, ge=0)
     schedule: Schedule = "cosine"
 
@@ -112,6 +117,11 @@ def flat_cosine_distance(t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
     return 1 - F.cosine_similarity(t.float().flatten(1), s.float().flatten(1), dim=1)
 
 
+def summed(distance: Distance, given: Iterable[torch.Tensor], returned: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Distances of two networks in each of their layers, summed over the layers."""
+    return torch.stack([distance(t, s) for t, s in zip(given, returned, strict=True)]).sum(0)
+
+
 def distance_maps(given: Iterable[torch.Tensor], returned: Iterable[torch.Tensor]) -> torch.Tensor:
     """Distances of the directions in each layer, brought to the finest grid: ``(layers, B, h, w)``."""
     maps = [cosine_distance(t, s) for t, s in zip(given, returned, strict=True)]
@@ -121,7 +131,4 @@ def distance_maps(given: Iterable[torch.Tensor], returned: Iterable[torch.Tensor
 def on_finest_grid(layers: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Layers ``(B, C_i, h_i, w_i)``, enlarged to the grid of the one with most rows."""
     grid = max((layer.shape[2:] for layer in layers), key=lambda shape: shape[0])
-    return [
-        layer if layer.shape[2:] == grid else F.interpolate(layer, grid, mode="bilinear", align_corners=False)
-        for layer in layers
-    ]
+    return [to_grid(layer, grid) for layer in layers]

@@ -59,11 +59,8 @@ class Loop:
     def __init__(self, detector: Trainee, normals: Normals, run: TrainingRun) -> None:
         c = detector.config
         self.detector, self.normals, self.settings, self.given = detector, normals, c, run
-        everything = np.arange(len(normals))
         hold_out = c.patience or (detector.holds_out and len(set(normals.patients)) > 1)
-        self.learnt: np.ndarray
-        self.judged: np.ndarray
-        self.learnt, self.judged = normals.split(VALIDATION_SHARE, c.seed) if hold_out else (everything, everything[:0])
+        self.learnt, self.judged = normals.split(VALIDATION_SHARE if hold_out else 0, c.seed)
         self.per_epoch = max(1, len(self.learnt) // c.batch_size)
         self.training = Training(c.steps or c.epochs * self.per_epoch)
         self.optimizers: dict[str, Optimizer] = {}
@@ -115,7 +112,7 @@ class Loop:
         """One step of every optimizer; weights change only where losses and gradients are finite."""
         c, training, detector = self.settings, self.training, self.detector
         own = [processes.number()] if processes.number() else []
-        _start_random(_seed(c.seed, training.step, *own), detector.device)
+        _start_random(detector.device, c.seed, training.step, *own)
         training.losses = {}
         for name, optimizer in self.optimizers.items():
             with torch.autocast(detector.device.type, dtype=torch.bfloat16, enabled=self._halved()):
@@ -209,7 +206,7 @@ class Loop:
         """Take the validation loss, that of the first optimizer, and whether it has fallen."""
         detector, training, first = self.detector, self.training, next(iter(self.optimizers))
         self._set_mode(training=False)
-        _start_random(_seed(self.settings.seed, -1), detector.device)
+        _start_random(detector.device, self.settings.seed, -1)
         total = 0.0
         with torch.no_grad():
             for batch in self._in_order(self.judged):
@@ -264,8 +261,7 @@ class Loop:
     def _resume(self) -> None:
         """Continue from the checkpoint where there is one of this training."""
         checkpoint = self.given.checkpoint
-        found = None if checkpoint is None else checkpoint.read()
-        if found is None:
+        if checkpoint is None or (found := checkpoint.read()) is None:
             return
         tensors, description = found
         own, other = self._identity(), cast(dict[str, JsonValue], description["identity"])
@@ -341,13 +337,9 @@ def _load_optimizers(optimizers: Mapping[str, Optimizer], tensors: Mapping[str, 
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def _seed(*numbers: int) -> int:
-    """One seed from several numbers."""
-    return int(np.random.SeedSequence([n % 2**32 for n in numbers]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _start_random(seed: int, device: torch.device) -> None:
+def _start_random(device: torch.device, *numbers: int) -> None:
     """Seed the generators that a step may draw from; torch.manual_seed takes half a millisecond to seek others."""
+    seed = int(np.random.SeedSequence([n % 2**32 for n in numbers]).generate_state(1, np.uint64)[0] >> 1)
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)

@@ -42,27 +42,18 @@ class StepBatch:
 
 
 class Normals:
-    """Prepared training images of one shape, found by number; the frames are read once, in one pass.
+    """Prepared training images of one shape, found by number: the frames are read once, in one pass.
 
-    Parameters
-    ----------
-    prepare
-        What training sees of a batch of images; applied once to each image, or with `augment` at every use.
-    batch_size
-        Images at a time while preparing.
-    augment
-        Keep the images themselves, and move and expose them anew at each epoch.
-    memory_mb
-        MiB that are held in memory; what goes beyond lies in a temporary file.
+    `prepare` makes of images what training sees, `batch_size` at a time: once for each image, or at every use with
+    `augment`, which moves and exposes images anew in each epoch. What is more than `memory_mb` MiB lies in a temporary
+    file.
 
     Attributes
     ----------
-    values
-        float16 ``(N, ...)``.
+    values, digest
+        float16 ``(N, ...)``, and their SHA-256.
     patients
         Patient of each image.
-    digest
-        SHA-256 of the values.
     """
 
     def __init__(self, frames: Frames, prepare: Prepare, batch_size: int, *, augment: bool, memory_mb: float) -> None:
@@ -136,13 +127,15 @@ class Normals:
             yield self.batch(rows[start : start + size], device)
 
     def split(self, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of the images to learn from, and of those of a random share of the patients.
+        """Numbers of the images to learn from, and of those of a random share of the patients; 0 for none.
 
         Raises
         ------
         FitError
             Where there is only one patient.
         """
+        if not share:
+            return np.arange(len(self)), np.arange(0)
         patients = sorted(set(self.patients))
         if len(patients) < 2:
             raise FitError(f"all {len(self)} images belong to one patient: none is left to validate on; set patience=0")

@@ -8,7 +8,9 @@ from typing import Protocol
 import torch
 from pydantic import JsonValue
 
-from anomalib_med.records import Progress, silent
+from anomalib_med.models.base import Detector
+from anomalib_med.preprocessing import Preprocessing
+from anomalib_med.records import Progress, Sample, silent
 
 Description = Mapping[str, JsonValue]
 
@@ -39,6 +41,21 @@ class Selection:
 
     images: str
     value: Callable[[], float]
+
+
+class EpochChoice(Protocol):
+    """Chooses which epoch of a training is kept: the one with the highest value."""
+
+    @property
+    def name(self) -> str:
+        """Name of the value, for the record of the training."""
+
+    @property
+    def images(self) -> Sequence[Sample]:
+        """Images that it looks at beside the normals."""
+
+    def value(self, detector: Detector, preprocessing: Preprocessing, normals: Sequence[Sample]) -> float:
+        """Value of the epoch that a detector has just finished, from the normals it is trained on and `images`."""
 
 
 @dataclass(frozen=True)

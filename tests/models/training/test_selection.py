@@ -8,7 +8,7 @@ import torch
 
 from anomalib_med import fit, load
 from anomalib_med.errors import ConfigError, InputError, OutputError
-from anomalib_med.evaluation import aucp, image_auroc
+from anomalib_med.evaluation import AUCp, aucp, image_auroc
 from anomalib_med.models.training.run import Selection
 from anomalib_med.models.training.trainer import TrainedDetector
 from anomalib_med.records import Progress, silent
@@ -47,7 +47,7 @@ def test_the_epoch_with_the_highest_aucp_is_kept() -> None:
     values = [aucp(m.score(PICTURES).scores, m.score(UNLABELLED).scores) for m in of_epochs]
     best = int(np.argmax(values))
     assert best < 5, "the last epoch is the best: the test would not tell"
-    chosen = fitted(Tiny(**SETTINGS), unlabelled=UNLABELLED)
+    chosen = fitted(Tiny(**SETTINGS), epoch_choice=AUCp(UNLABELLED))
     assert equal(chosen, of_epochs[best])
     assert training(chosen).selected_step == 4 * (best + 1)
     assert training(chosen).selected_value == pytest.approx(values[best])
@@ -55,7 +55,7 @@ def test_the_epoch_with_the_highest_aucp_is_kept() -> None:
 
 
 def test_the_model_says_that_it_is_transductive(tmp_path: Path) -> None:
-    chosen = fitted(Tiny(epochs=1), unlabelled=UNLABELLED)
+    chosen = fitted(Tiny(epochs=1), epoch_choice=AUCp(UNLABELLED))
     (note,) = [note for note in chosen.notes if note.startswith("transductive")]
     assert "AUCp" in note and "12 unlabelled images" in note
     assert chosen.training["selection"]["step"] == 4
@@ -66,7 +66,7 @@ def test_the_model_says_that_it_is_transductive(tmp_path: Path) -> None:
 
 def test_a_detector_that_chose_once_does_not_choose_again() -> None:
     detector = Tiny(**SETTINGS)
-    fitted(detector, unlabelled=UNLABELLED)
+    fitted(detector, epoch_choice=AUCp(UNLABELLED))
     assert equal(fitted(detector), fitted(Tiny(**SETTINGS)))
 
 
@@ -91,21 +91,21 @@ def test_an_interrupted_choice_goes_on_to_the_same_weights(tmp_path: Path) -> No
 
 def test_a_choice_by_other_images_is_another_training(tmp_path: Path) -> None:
     file = tmp_path / "training"
-    fitted(Tiny(epochs=1), unlabelled=UNLABELLED, checkpoint=file)
-    for other in ({"unlabelled": UNLABELLED[:3]}, {}):
+    fitted(Tiny(epochs=1), epoch_choice=AUCp(UNLABELLED), checkpoint=file)
+    for other in ({"epoch_choice": AUCp(UNLABELLED[:3])}, {}):
         with pytest.raises(OutputError, match="another training"):
             fitted(Tiny(epochs=1), checkpoint=file, **other)
 
 
 def test_a_training_cut_within_an_epoch_has_a_choice() -> None:
-    cut = fitted(Tiny(epochs=1000, max_minutes=1e-6), unlabelled=UNLABELLED)
+    cut = fitted(Tiny(epochs=1000, max_minutes=1e-6), epoch_choice=AUCp(UNLABELLED))
     assert training(cut).stopped == "time" and training(cut).selected_step == training(cut).step == 1
 
 
 def test_what_cannot_choose_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="patchcore has no epochs to choose from"):
-        fit("patchcore", PICTURES, unlabelled=UNLABELLED, device="cpu")
+        fit("patchcore", PICTURES, epoch_choice=AUCp(UNLABELLED), device="cpu")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     with pytest.raises(InputError, match="none of the 1 unlabelled images could be read"):
-        fitted(Tiny(epochs=1), unlabelled=[broken])
+        fitted(Tiny(epochs=1), epoch_choice=AUCp([broken]))

@@ -8,7 +8,7 @@ import pytest
 
 from anomalib_med.datasets.folder import discover
 from anomalib_med.datasets.readers import read
-from anomalib_med.datasets.volumes import volumes_of
+from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.errors import ReadError
 from anomalib_med.records import Volume
 from tests.made_up_files import write_dicom, write_dicom_without_pixels, write_nifti

@@ -1,4 +1,4 @@
-"""CT series with the readings of up to four radiologists beside them as XML (LIDC-IDRI) to slices.
+"""LIDC-IDRI: CT series with the readings of up to four radiologists beside them as XML, to slices.
 
 A reading has nodules of 3 mm and more with an outline on every slice, smaller ones with a point, and other findings of
 3 mm and more with a point (``nonNodule``). Columns and rows count from 0. An outline runs just outside the nodule: its
@@ -6,6 +6,7 @@ own pixels are no nodule (Armato et al. 2011).
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
@@ -15,28 +16,35 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 
-from anomalib_med.datasets.layout.card import Readings
-from anomalib_med.datasets.layout.groups import patient_share
-from anomalib_med.datasets.layout.spacing import has_content, spaced
+from anomalib_med.datasets.layout.manifest import run_alone
+from anomalib_med.datasets.layout.rows import Row
+from anomalib_med.datasets.layout.samples import patient_share
+from anomalib_med.datasets.layout.slices import has_lung, spaced
 from anomalib_med.datasets.layout.tree import Tree
 from anomalib_med.datasets.masks import Mask, encode_rle
 from anomalib_med.errors import InputError
-from anomalib_med.records import Lesion, Sample
+from anomalib_med.records import Sample
 
+READINGS = ("LIDC-IDRI-*/*/*/*.xml",)
+TRAIN_SHARE = 0.7  # of the patients, by their hash
+AGREE = 2  # readers who must have a pixel inside an outline
+MIN_LESION = 10  # such pixels that make a slice abnormal; with marks but fewer of them it is left out
+CLEARANCE = 15.0  # mm along the patient's axis between a normal slice and the next mark
+GAP = 10.0  # mm between two slices of a kind in a scan
 _TAGS = ["SOPInstanceUID", "ImagePositionPatient", "Rows", "Columns"]
 _CT_READING = "LidcReadMessage"  # the one of a chest radiograph is an IdriReadMessage
 
 
 @dataclass(frozen=True, slots=True)
 class _Outline:
-    """Of one nodule on one slice: points ``(n, 2)``, column and row; what is inside belongs to it, or does not."""
+    """The outline of a nodule on one slice: points ``(n, 2)``, column and row, with the nodule inside or outside."""
 
     points: np.ndarray
     inside: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class _Reading:
     """What one radiologist marked: slices with a mark of any kind, and outlines of each nodule by slice."""
 
     marked: frozenset[str]
@@ -63,35 +71,32 @@ class _Slice:
     path: Path
 
 
-def reading_samples(card: Readings, tree: Tree) -> tuple[list[Sample], list[Sample]]:
-    """The samples to train on and those to test, each in the order of their ids."""
-    train: list[Sample] = []
-    test: list[Sample] = []
-    for name in tree.glob(card.readings):
-        readings = read_readings(tree.root / name)
+def slices(tree: Tree) -> Iterator[Row]:
+    """Normal slices of every scan, and in test the slices on which enough readers agree."""
+    found = False
+    for name in tree.glob(READINGS):
+        readings = _read(tree.root / name)
         if readings is None:
             continue
+        found = True
         patient = PurePosixPath(name).parts[0]
-        slices = _series((tree.root / name).parent)
-        _note_missing(readings, slices, tree.root / name, tree)
-        learnt = patient_share(patient) < card.train_share
-        normal = _normal_samples(readings, slices, patient, card, tree)
-        (train if learnt else test).extend(normal)
-        if not learnt:
-            test.extend(_abnormal_samples(readings, slices, patient, card, tree))
-    if not (train or test or tree.missing):
+        split = "train" if patient_share(patient) < TRAIN_SHARE else "test"
+        series = _series((tree.root / name).parent)
+        _note_missing(readings, series, tree.root / name, tree)
+        marked = [(slice, "0", "") for slice in _normal(readings, series)]
+        marked += (
+            [(slice, "1", encode_rle(mask)) for slice, mask in _abnormal(readings, series)] if split == "test" else []
+        )
+        for slice, label, runs in marked:
+            path = slice.path.relative_to(tree.root)
+            known = {"patient": patient, "study": path.parent.name}
+            yield {"split": split, "path": path.as_posix(), "label": label, "runs": runs, **known}
+    if not (found or tree.missing):
         tree.missing.append(f"no reading of a CT (root element {_CT_READING}) among the XML files below {tree.root}")
-    return sorted(train, key=lambda sample: sample.id), sorted(test, key=lambda sample: sample.id)
 
 
-def read_readings(path: Path) -> list[Reading] | None:
-    """The readings of one scan; None where the file is none of a CT.
-
-    Raises
-    ------
-    InputError
-        Not XML, or a mark without the slice it is on.
-    """
+def _read(path: Path) -> list[_Reading] | None:
+    """The readings of one scan; None where the file is none of a CT."""
     try:
         root = ElementTree.parse(path).getroot()
     except (OSError, ElementTree.ParseError) as error:
@@ -101,7 +106,7 @@ def read_readings(path: Path) -> list[Reading] | None:
     return [_reading(session, path) for session in root.findall("{*}readingSession")]
 
 
-def _reading(session: ElementTree.Element, path: Path) -> Reading:
+def _reading(session: ElementTree.Element, path: Path) -> _Reading:
     marked = {_text(mark, "imageSOP_UID", path) for mark in session.findall("{*}nonNodule")}
     nodules = []
     for nodule in session.findall("{*}unblindedReadNodule"):
@@ -113,7 +118,7 @@ def _reading(session: ElementTree.Element, path: Path) -> Reading:
             outlines[uid].append(_Outline(_points(roi, path), inside))
         if _is_large(nodule):
             nodules.append(dict(outlines))
-    return Reading(frozenset(marked), tuple(nodules))
+    return _Reading(frozenset(marked), tuple(nodules))
 
 
 def _is_large(nodule: ElementTree.Element) -> bool:
@@ -159,7 +164,7 @@ def _series(folder: Path) -> list[_Slice]:
     return sorted(slices, key=lambda slice: slice.height)
 
 
-def _note_missing(readings: list[Reading], slices: list[_Slice], path: Path, tree: Tree) -> None:
+def _note_missing(readings: list[_Reading], slices: list[_Slice], path: Path, tree: Tree) -> None:
     there = {slice.uid for slice in slices}
     absent = sorted({uid for reading in readings for uid in reading.marked} - there)
     if not slices:
@@ -168,35 +173,27 @@ def _note_missing(readings: list[Reading], slices: list[_Slice], path: Path, tre
         tree.missing.append(f"{len(absent)} slices that {path} marks, the first is {absent[0]} in {path.parent}")
 
 
-def _normal_samples(
-    readings: list[Reading], slices: list[_Slice], patient: str, card: Readings, tree: Tree
-) -> list[Sample]:
+def _normal(readings: list[_Reading], slices: list[_Slice]) -> list[_Slice]:
     """Slices with lung, away from every mark of every reader and from one another."""
     marked = {uid for reading in readings for uid in reading.marked}
     heights = [slice.height for slice in slices if slice.uid in marked]
-    free = [s for s in slices if all(abs(s.height - height) >= card.clearance for height in heights)]
-    samples = [(s.height, _sample(s, patient, tree, 0, None)) for s in free]
-    return spaced(samples, card.gap, lambda sample: has_content(sample, card))
+    free = [s for s in slices if all(abs(s.height - height) >= CLEARANCE for height in heights)]
+    return spaced(((s.height, s) for s in free), GAP, lambda slice: has_lung(Sample(slice.uid, slice.path)))
 
 
-def _abnormal_samples(
-    readings: list[Reading], slices: list[_Slice], patient: str, card: Readings, tree: Tree
-) -> list[Sample]:
+def _abnormal(readings: list[_Reading], slices: list[_Slice]) -> list[tuple[_Slice, Mask]]:
     """Slices on which enough readers agree on enough pixels of nodules; the largest first, away from one another."""
     outlined = {uid for reading in readings for nodule in reading.nodules for uid in nodule}
     found = []
     for slice in slices:
         if slice.uid in outlined:
             votes = np.sum([reading.mask(slice.uid, slice.shape) for reading in readings], axis=0)
-            mask = np.asarray(votes >= card.agree, np.bool_)
-            if mask.sum() >= card.min_lesion:
+            mask = np.asarray(votes >= AGREE, np.bool_)
+            if mask.sum() >= MIN_LESION:
                 found.append((-int(mask.sum()), slice.height, slice, mask))
     found.sort(key=lambda item: item[:2])
-    kept = spaced(((height, (slice, mask)) for _, height, slice, mask in found), card.gap)
-    return [_sample(slice, patient, tree, 1, Lesion(runs=(encode_rle(mask),))) for slice, mask in kept]
+    return spaced(((height, (slice, mask)) for _, height, slice, mask in found), GAP)
 
 
-def _sample(slice: _Slice, patient: str, tree: Tree, label: int, lesion: Lesion | None) -> Sample:
-    name = slice.path.relative_to(tree.root).as_posix()
-    study = PurePosixPath(name).parent.name
-    return Sample(id=name, path=slice.path, patient=patient, study=study, label=label, lesion=lesion)
+if __name__ == "__main__":
+    run_alone(slices)

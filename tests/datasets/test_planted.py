@@ -1,18 +1,29 @@
 """What lesions planted into given normals promise: known kind, size and contrast, and a twin without."""
 
 import csv
+import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from anomalib_med.cards import cards_folder
 from anomalib_med.datasets import discover, read
 from anomalib_med.datasets.benchmarks import check_benchmark, open_benchmark
 from anomalib_med.datasets.masks import read_mask
 from anomalib_med.errors import ConfigError, OutputError
-from anomalib_med.phantoms import ct_slice_phantom, lungs_of_ct, write_chest_dataset, write_planted
+from anomalib_med.phantoms import ct_slice_phantom, lungs_of_ct, write_chest_dataset
 from anomalib_med.records import Sample
+
+SCRIPT = cards_folder("datasets") / "planted/make.py"
+_SPEC = importlib.util.spec_from_file_location("planted_make", SCRIPT)
+assert _SPEC is not None and _SPEC.loader is not None
+script = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(script)
+write_planted = script.write_planted
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +120,17 @@ def test_wrong_arguments_are_refused(normals: tuple[list[Sample], list[Sample]],
         write_planted(tmp_path / "planted", train, heldout, kinds=("fracture",))
     with pytest.raises(ConfigError, match="per_image 0"):
         write_planted(tmp_path / "planted", train, heldout, per_image=0)
+
+
+def test_the_script_runs_alone(tmp_path: Path) -> None:
+    write_chest_dataset(tmp_path / "set", train=5, normal=0, abnormal=0, size=96)
+    arguments = [tmp_path / "set/train", tmp_path / "planted", "--kind", "nodule", "--per-image", "1"]
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    benchmark = open_benchmark("planted", tmp_path)
+    assert (len(benchmark.train), [s.label for s in benchmark.test]) == (4, [1, 0])
+    done = subprocess.run([*command, "--seed", "1"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "made with other arguments" in done.stderr
+    assert "Traceback" not in done.stderr

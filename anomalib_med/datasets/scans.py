@@ -1,0 +1,262 @@
+"""Scans: DICOM slices sorted into series, and the volumes among samples with the place of each slice in the patient.
+
+A series is cut into stacks of slices with one orientation, size and spacing. Each stack of two slices or more is a
+volume. Nothing is dropped: what is set aside stays a sample, and reading it fails with the reason.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from anomalib_med.datasets.readers import metaimage, nifti
+from anomalib_med.datasets.readers.dicom import AXIAL
+from anomalib_med.errors import ReadError
+from anomalib_med.records import Place, Sample, Volume
+
+SAME_PLACE = 0.01  # mm
+UNEVEN = 0.05  # of the distance between slices: a step that differs by more is no whole number of steps
+TILTED = 1.0  # degrees between the slice normal and the way from slice to slice
+LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
+
+_Slice = tuple[Sample, Place]
+
+
+def assembled(samples: Sequence[Sample]) -> list[Sample]:
+    """Put the slices of each DICOM series beside one another, in the order of their place.
+
+    Parameters
+    ----------
+    samples
+        The images as listed, DICOM files with their `Sample.place`.
+
+    Returns
+    -------
+    The same samples. Slices of a volume in one file come in their order. A DICOM series stands where its first file
+    stood, its slices from the feet to the head (of other orientations along the slice normal), with the id of their
+    volume in `Sample.volume` and what a reader must know of it in `Place.note`. Slices without position
+    are in the order of InstanceNumber. In a study that has CT slices, `Sample.aside` says why these are set aside:
+    localizers, secondary captures, objects without pixels, other modalities, reformats in other planes, and second
+    slices at one place.
+    """
+    slices = [s for s in samples if s.place is not None and s.place.kind == "slice" and s.place.modality == "CT"]
+    scanned = {_study(s) for s in slices}
+    axial = {_study(s) for s in slices if s.place is not None and plane(s.place) == "axial"}
+    series: dict[str, list[_Slice]] = defaultdict(list)
+    files: dict[str, list[Sample]] = defaultdict(list)
+    done: dict[str, list[Sample]] = {}
+    for sample in samples:
+        study = _study(sample)
+        if sample.volume:
+            files[sample.volume].append(sample)
+        elif sample.place is None or study not in scanned:
+            done[sample.id] = [replace(sample, place=None)]
+        elif reason := _no_slice(sample.place, axial=study in axial):
+            done[sample.id] = [replace(sample, aside=reason)]
+        else:
+            series[f"{study} {sample.place.series}"].append((sample, sample.place))
+    for frames in files.values():
+        done[frames[0].id] = sorted(frames, key=lambda sample: sample.frame or 0)
+    taken: Counter[str] = Counter()
+    for members in series.values():
+        done[members[0][0].id] = _stacks(members, taken)
+    return [sample for first in samples for sample in done.get(first.id, [])]
+
+
+def slices_by_volume(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+    """The slices of each volume by its id, without what is set aside and what belongs to no volume."""
+    slices: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        if sample.volume and not sample.aside:
+            slices[sample.volume].append(sample)
+    return slices
+
+
+def volumes_of(samples: Sequence[Sample]) -> list[Volume]:
+    """The volumes among samples from :func:`anomalib_med.datasets.folder.discover`, in the order of their first slices.
+
+    Samples that are no slices of a volume, or that were set aside, are left out.
+    """
+    volumes = []
+    for id, slices in slices_by_volume(samples).items():
+        first = slices[0]
+        grid = _file_grid(slices) if first.frame is not None else _series_grid(slices)
+        notes = [first.place.note if first.place else "", grid.note]
+        grid = grid._replace(note="; ".join(note for note in notes if note))
+        volumes.append(Volume(id, first.patient, first.study or "", tuple(slices), *grid))
+    return volumes
+
+
+def plane(place: Place) -> str:
+    """Name the plane of a slice: axial, coronal, sagittal or oblique; "" where it has no axes."""
+    if place.axes is None:
+        return ""
+    across = np.abs(np.cross(place.axes[:3], place.axes[3:]))
+    axis = int(np.argmax(across))
+    return ("sagittal", "coronal", "axial")[axis] if across[axis] >= AXIAL else "oblique"
+
+
+def normal(place: Place) -> np.ndarray:
+    """The slice normal (LPS), pointing to the patient's head, back or left, whichever is nearest to it."""
+    assert place.axes is not None
+    across = np.cross(place.axes[:3], place.axes[3:])
+    across = across / np.linalg.norm(across)
+    upwards: np.ndarray = across if across[int(np.argmax(np.abs(across)))] > 0 else -across
+    return upwards
+
+
+def along_normal(sample: Sample) -> float:
+    """Where a DICOM slice lies along its normal, mm; 0 where that is not known, so that sorting keeps the order."""
+    if sample.place is None or sample.place.position is None:
+        return 0.0
+    return float(np.dot(normal(sample.place), sample.place.position))
+
+
+def _study(sample: Sample) -> str:
+    return sample.study or (sample.place.series if sample.place else "") or sample.patient
+
+
+def _no_slice(place: Place, *, axial: bool) -> str:
+    """Why a file of a study with CT slices is not one of them, or ""."""
+    if place.kind == "no image":
+        return f"an object without pixels (modality {place.modality or 'not stated'}) beside a CT"
+    if place.kind != "slice":
+        return f"a {place.kind}, no slice of the CT it lies beside"
+    if place.modality != "CT":
+        return f"of modality {place.modality} beside a CT"
+    if axial and plane(place) not in ("axial", ""):
+        return f"a {plane(place)} slice, the axial slices of the study are scored; give it alone to score it"
+    return ""
+
+
+def _stacks(slices: list[_Slice], taken: Counter[str]) -> list[Sample]:
+    """The slices of one series stack by stack, the longest first, with the id of their volume."""
+    stacks: dict[object, list[_Slice]] = defaultdict(list)
+    for sample, place in slices:
+        axes = None if place.axes is None else tuple(np.round(place.axes, 3).tolist())
+        spacing = None if place.spacing is None else tuple(np.round(place.spacing, 4).tolist())
+        stacks[axes, spacing, place.shape].append((sample, place))
+    folders = [PurePosixPath(sample.id).parent.parts for sample, _ in slices]
+    shared = [level[0] for level in zip(*folders, strict=False) if len(set(level)) == 1]
+    name = "/".join([*shared, slices[0][1].series or "series"])
+    parts = [part for stack in sorted(stacks.values(), key=len, reverse=True) for part in _passes(stack)]
+    lengths = ", ".join(str(len(kept)) for kept, _ in parts)
+    uneven = f"the series holds slices of several sizes, orientations or passes: stacks of {lengths}"
+    samples: list[Sample] = []
+    for part, aside in parts:
+        notes = [uneven] if len(parts) > 1 else []
+        if part[0][1].position is None and len(part) > 1:
+            notes.append("no ImagePositionPatient: in the order of InstanceNumber, without places in mm")
+        taken[name] += 1
+        id = name if taken[name] == 1 else f"{name}.{taken[name]}"
+        volume, note = id if len(part) > 1 else "", "; ".join(notes)
+        samples += [replace(s, volume=volume, place=replace(p, note=note)) for s, p in part] + aside
+    return samples
+
+
+def _passes(stack: list[_Slice]) -> list[tuple[list[_Slice], list[Sample]]]:
+    """A stack in order; two passes over the same places become two parts, single doubles are set aside."""
+    ordered, twice = _ordered(stack)
+    if not twice:
+        return [(ordered, [])]
+    passes: dict[int, list[_Slice]] = defaultdict(list)
+    for item in stack:
+        passes[item[1].acquisition].append(item)
+    parts = [_ordered(part) for part in passes.values()]
+    if len(parts) > 1 and all(len(kept) > 1 and not doubles for kept, doubles in parts):
+        return parts
+    return [(ordered, twice)]
+
+
+def _ordered(stack: list[_Slice]) -> tuple[list[_Slice], list[Sample]]:
+    """Slices by their place along the normal, and those that lie where another does, set aside with the reason."""
+    first = stack[0][1]
+    if first.position is None or first.axes is None:
+        return sorted(stack, key=lambda item: (item[1].instance, item[0].id)), []
+    upwards = normal(first)
+    at = {sample.id: float(np.dot(upwards, place.position or (0, 0, 0))) for sample, place in stack}
+    kept: list[_Slice] = []
+    doubles: list[Sample] = []
+    for item in sorted(stack, key=lambda item: (round(at[item[0].id] / SAME_PLACE), item[1].instance, item[0].id)):
+        sample = item[0]
+        if kept and at[sample.id] - at[kept[-1][0].id] < SAME_PLACE:
+            reason = f"a second slice of the series at the place of {kept[-1][0].id}"
+            doubles.append(replace(sample, aside=reason))
+        else:
+            kept.append(item)
+    return kept, doubles
+
+
+class _Grid(NamedTuple):
+    """Where the slices of a volume lie: the last fields of `Volume`."""
+
+    slots: tuple[int, ...]
+    length: int
+    places: np.ndarray | None = None
+    steps: np.ndarray | None = None
+    thickness: float | None = None
+    affine: np.ndarray | None = None
+    note: str = ""
+
+
+def _file_grid(samples: list[Sample]) -> _Grid:
+    """A NIfTI or MetaImage file; of one that cannot be read the place is not known."""
+    path, frames = samples[0].path, tuple(sample.frame or 0 for sample in samples)
+    assert path is not None
+    reader = metaimage if path.name.lower().endswith(metaimage.SUFFIXES) else nifti
+    try:
+        affine, length = reader.slice_affine(path), reader.count_frames(path)
+    except (ReadError, OSError):  # said again when a slice is read
+        return _Grid(frames, max(frames) + 1)
+    places = affine[:3, 3] + np.outer(frames, affine[:3, 2])
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    skew = np.degrees(np.arccos(np.clip(np.abs(np.triu(axes.T @ axes, 1)).max(), 0, 1)))
+    sheared = f"the affine is sheared: axes meet at {skew:.1f} degrees, not 90; in slices as they are stored"
+    across = np.cross(axes[:, 0], axes[:, 1])
+    thickness = float(abs(affine[:3, 2] @ across) / np.linalg.norm(across))
+    return _Grid(frames, length, places, affine[:3, :2], thickness, affine, sheared if skew < 90 - TILTED else "")
+
+
+def _series_grid(samples: list[Sample]) -> _Grid:
+    """A DICOM series, whose slices are in order."""
+    places = [sample.place for sample in samples if sample.place is not None]
+    first = places[0]
+    if first.position is None or first.spacing is None:
+        return _Grid(tuple(range(len(samples))), len(samples))
+    assert first.axes is not None
+    at = np.array([place.position for place in places], float) * LPS_TO_RAS
+    rows, columns = first.spacing
+    directions = np.array([first.axes[:3], first.axes[3:]]) * LPS_TO_RAS
+    steps = np.stack([directions[0] * columns, directions[1] * rows], axis=1)
+    upwards = normal(first) * LPS_TO_RAS
+    gaps = np.diff(at @ upwards)
+    step = float(np.median(gaps))
+    notes = _oddities(at, upwards, first)
+    counts = np.maximum(np.rint(gaps / step), 1).astype(int)
+    if np.abs(gaps - counts * step).max() > UNEVEN * step:
+        uneven = f"slices are {gaps.min():.2f} to {gaps.max():.2f} mm apart: no map of the whole volume"
+        order = tuple(range(len(samples)))
+        return _Grid(order, len(samples), at, steps, step, None, "; ".join([uneven, *notes]))
+    missing = int((counts - 1).sum())
+    if missing:
+        notes.insert(0, f"{missing} {'slice is' if missing == 1 else 'slices are'} missing: NaN in the map")
+    slots = (0, *np.cumsum(counts).tolist())
+    affine = np.eye(4)
+    affine[:3, :2] = steps
+    affine[:3, 2] = (at[-1] - at[0]) / slots[-1]
+    affine[:3, 3] = at[0]
+    return _Grid(slots, slots[-1] + 1, at, steps, step, affine, "; ".join(notes))
+
+
+def _oddities(at: np.ndarray, upwards: np.ndarray, first: Place) -> list[str]:
+    """What is to be said of a stack that does not rise along its normal, or that is not axial."""
+    way, notes = at[-1] - at[0], []
+    angle = float(np.degrees(np.arccos(np.clip(way @ upwards / np.linalg.norm(way), -1, 1))))
+    if angle > TILTED:
+        notes.append(f"tilted gantry: slices are shifted by {angle:.1f} degrees, the map has a sheared affine")
+    if plane(first) not in ("axial", ""):
+        notes.append(f"{plane(first)} slices")
+    return notes
