@@ -170,13 +170,7 @@ class Detector(ABC):
         self._extra = dict(extra)
 
     def learnt(self, name: str) -> torch.Tensor:
-        """A tensor that was given to :meth:`load_state`, on the detector's device.
-
-        Raises
-        ------
-        FitError
-            The detector is not fitted.
-        """
+        """A tensor that :meth:`load_state` was given, on the detector's device; see :meth:`check_fitted`."""
         self.check_fitted()
         return self._learnt[name]
 
@@ -186,13 +180,7 @@ class Detector(ABC):
         return bool(self._learnt)
 
     def check_fitted(self) -> None:
-        """See that the detector can score.
-
-        Raises
-        ------
-        FitError
-            The detector is not fitted.
-        """
+        """Raise a FitError where the detector is not fitted."""
         if not self.fitted:
             raise FitError(f"detector {self.name} is not fitted: call fit, or load a saved model")
 

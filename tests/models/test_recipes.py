@@ -15,8 +15,6 @@ from anomalib_med.models.training.schedule import TrainingConfig
 CARDS = Path(__file__).parents[2] / "models"
 NAMES = [name for name, kind in detectors().items() if kind.__module__.startswith("anomalib_med.")]
 
-DESCRIBED = [name for name in NAMES if detectors()[name].__module__.split(".")[2] in ("memory_bank", "student_teacher")]
-
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_recipe_beside_the_card_is_made_from_the_settings(name: str) -> None:
@@ -36,7 +34,7 @@ def test_a_recipe_holds_every_default(name: str) -> None:
     assert tables["fit"] == {"calibration": 0.2}
 
 
-@pytest.mark.parametrize("name", DESCRIBED)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_setting_is_described_in_sentences(name: str) -> None:
     for setting in settings_of(detectors()[name].Config):
         assert setting.text[:1].isupper(), setting
