@@ -93,7 +93,7 @@ class Decoder(nn.Sequential):
 def dense_bottleneck(
     shape: tuple[int, int, int], latent: int, hidden: int, *, heads: int = 1
 ) -> tuple[nn.Sequential, nn.Sequential]:
-    """Fully connected layers from a feature map ``(C, h, w)`` to ``(B, heads * latent)``, and back from ``(B, latent)``.
+    """Dense layers from a feature map ``(C, h, w)`` to ``(B, heads * latent)``, and back from ``(B, latent)``.
 
     There are two heads where a mean and a variance are wanted. `hidden` is the width of the layer between; with 0 there
     is none.
