@@ -90,63 +90,29 @@ class Decoder(nn.Sequential):
         super().__init__(*ups, nn.ConvTranspose2d(widths[0], channels, 4, 2, 1))
 
 
-class DenseBottleneck(nn.Module):
-    """Fully connected layers from a feature map ``(C, h, w)`` to a latent vector and back.
+def dense_bottleneck(
+    shape: tuple[int, int, int], latent: int, hidden: int, *, heads: int = 1
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """Dense layers from a feature map ``(C, h, w)`` to ``(B, heads * latent)``, and back from ``(B, latent)``.
 
-    Parameters
-    ----------
-    shape
-        Shape of the feature map.
-    latent
-        Length of the vector.
-    hidden
-        Width of the layer between; with 0 there is none.
-    heads
-        Number of vectors that `encode` gives, side by side: two for a mean and a variance.
+    There are two heads where a mean and a variance are wanted. `hidden` is the width of the layer between; with 0 there
+    is none.
     """
-
-    def __init__(self, shape: tuple[int, int, int], latent: int, hidden: int, *, heads: int = 1) -> None:
-        super().__init__()
-        self.shape = shape
-        flat = math.prod(shape)
-        if hidden:
-            self.down = nn.Sequential(_hidden(nn.Linear(flat, hidden)), nn.Linear(hidden, heads * latent))
-            self.up = nn.Sequential(_hidden(nn.Linear(latent, hidden)), nn.Linear(hidden, flat))
-        else:
-            self.down = nn.Sequential(nn.Linear(flat, heads * latent))
-            self.up = nn.Sequential(nn.Linear(latent, flat), leaky())
-
-    def encode(self, features: torch.Tensor) -> torch.Tensor:
-        """``(B, C, h, w)`` to ``(B, heads * latent)``."""
-        z: torch.Tensor = self.down(features.flatten(1))
-        return z
-
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """``(B, latent)`` to ``(B, C, h, w)``."""
-        features: torch.Tensor = self.up(z)
-        return features.reshape(-1, *self.shape)
+    flat = math.prod(shape)
+    if hidden:
+        down = nn.Sequential(nn.Flatten(), _hidden(nn.Linear(flat, hidden)), nn.Linear(hidden, heads * latent))
+        up = nn.Sequential(_hidden(nn.Linear(latent, hidden)), nn.Linear(hidden, flat), nn.Unflatten(1, shape))
+    else:
+        down = nn.Sequential(nn.Flatten(), nn.Linear(flat, heads * latent))
+        up = nn.Sequential(nn.Linear(latent, flat), leaky(), nn.Unflatten(1, shape))
+    return down, up
 
 
-class SpatialBottleneck(nn.Module):
-    """Convolutions of one pixel that take a feature map to `latent` channels and back, which keeps places apart.
-
-    There are `hidden` channels between.
-    """
-
-    def __init__(self, channels: int, latent: int, hidden: int) -> None:
-        super().__init__()
-        self.down = nn.Sequential(ConvBlock(channels, hidden, 1, activation=nn.ReLU), nn.Conv2d(hidden, latent, 1))
-        self.up = nn.Sequential(ConvBlock(latent, hidden, 1, activation=nn.ReLU), nn.Conv2d(hidden, channels, 1))
-
-    def encode(self, features: torch.Tensor) -> torch.Tensor:
-        """``(B, C, h, w)`` to ``(B, latent, h, w)``."""
-        z: torch.Tensor = self.down(features)
-        return z
-
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
-        """``(B, latent, h, w)`` to ``(B, C, h, w)``."""
-        features: torch.Tensor = self.up(z)
-        return features
+def spatial_bottleneck(channels: int, latent: int, hidden: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Convolutions of one pixel from a feature map to ``(B, latent, h, w)``, and back: they keep places apart."""
+    down = nn.Sequential(ConvBlock(channels, hidden, 1, activation=nn.ReLU), nn.Conv2d(hidden, latent, 1))
+    up = nn.Sequential(ConvBlock(latent, hidden, 1, activation=nn.ReLU), nn.Conv2d(hidden, channels, 1))
+    return down, up
 
 
 class DenseAutoencoder(nn.Module):
@@ -161,11 +127,11 @@ class DenseAutoencoder(nn.Module):
     widths
         Channels of the encoder at each halving.
     latent, hidden, heads
-        See :class:`DenseBottleneck`.
+        See :func:`dense_bottleneck`.
     outputs
         Channels of the output; by default those of the image.
     spatial
-        Whether the bottleneck is a :class:`SpatialBottleneck`.
+        Whether the bottleneck is a :func:`spatial_bottleneck`.
     options
         What follows each convolution but the last, by default a batch norm and ReLU.
     """
@@ -184,21 +150,22 @@ class DenseAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         options = {"activation": nn.ReLU, **options}
-        self.encoder = Encoder(shape[0], widths, **options)
-        self.bottleneck = (
-            SpatialBottleneck(widths[-1], latent, hidden)
-            if spatial
-            else DenseBottleneck(halved(shape, widths), latent, hidden, heads=heads)
-        )
-        self.decoder = Decoder(outputs or shape[0], widths, **options)
+        encoder = Encoder(shape[0], widths, **options)
+        if spatial:
+            down, up = spatial_bottleneck(widths[-1], latent, hidden)
+        else:
+            down, up = dense_bottleneck(halved(shape, widths), latent, hidden, heads=heads)
+        self.encoder = nn.Sequential(encoder, down)
+        self.decoder = nn.Sequential(up, Decoder(outputs or shape[0], widths, **options))
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` to ``(B, heads * latent)``, or ``(B, latent, h, w)`` where spatial."""
-        return self.bottleneck.encode(self.encoder(2 * x - 1))
+        z: torch.Tensor = self.encoder(2 * x - 1)
+        return z
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """The way back from the latent numbers to ``(B, outputs, H, W)``."""
-        y: torch.Tensor = self.decoder(self.bottleneck.decode(z))
+        y: torch.Tensor = self.decoder(z)
         return (y + 1) / 2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -255,8 +222,8 @@ class ResidualBlock(nn.Module):
         if self.resample == "up":
             up = F.interpolate(self.first(x), scale_factor=2.0)
             y: torch.Tensor = self.second(up) + F.interpolate(self.across(x), scale_factor=2.0)
-            return y
-        y = F.avg_pool2d(self.second(self.first(x)), 2) + self.across(F.avg_pool2d(x, 2))
+        else:
+            y = F.avg_pool2d(self.second(self.first(x)), 2) + self.across(F.avg_pool2d(x, 2))
         return y
 
 

@@ -6,12 +6,12 @@ import torch
 from anomalib_med.models.blocks import (
     Decoder,
     DenseAutoencoder,
-    DenseBottleneck,
     Encoder,
     Norm,
     ResidualBlock,
     UNet,
     UpBlock,
+    dense_bottleneck,
     halved,
 )
 
@@ -60,10 +60,10 @@ def test_standardised_kernels_do_not_depend_on_their_scale() -> None:
 
 
 def test_the_bottleneck_has_a_vector_and_heads() -> None:
-    dense = DenseBottleneck((8, 4, 4), 16, 32, heads=2)
-    features = torch.rand(3, 8, 4, 4)
-    assert dense.encode(features).shape == (3, 32)
-    assert dense.decode(torch.rand(3, 16)).shape == (3, 8, 4, 4)
+    for hidden in (0, 32):
+        down, up = dense_bottleneck((8, 4, 4), 16, hidden, heads=2)
+        assert down(torch.rand(3, 8, 4, 4)).shape == (3, 32)
+        assert up(torch.rand(3, 16)).shape == (3, 8, 4, 4)
 
 
 def test_in_evaluation_mode_an_image_is_treated_alike_whatever_the_batch() -> None:

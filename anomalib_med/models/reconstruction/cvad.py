@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Adam, Optimizer
 
-from anomalib_med.models.blocks import Decoder, DenseBottleneck, Encoder, UpBlock, dense_encoder, halved
+from anomalib_med.models.blocks import Decoder, Encoder, UpBlock, dense_bottleneck, dense_encoder, halved
 from anomalib_med.models.losses import absolute_error, squared_error
 from anomalib_med.models.reconstruction import latent
 from anomalib_med.models.reconstruction.code_config import LatentConfig
@@ -133,7 +133,7 @@ class CascadeVAE(nn.Module):
         middle = halved(shape, shallow)
         self.shallow = Encoder(channels, shallow)
         self.deep = Encoder(shallow[-1], deep)
-        self.coarse = DenseBottleneck(halved(shape, widths), coarse, 0, heads=2)
+        self.coarse_down, self.coarse_up = dense_bottleneck(halved(shape, widths), coarse, 0, heads=2)
         self.up = nn.Sequential(*(UpBlock(i, o) for i, o in pairwise((*reversed(deep), shallow[-1]))))
         self.coarse_last = Decoder(channels, shallow)
         self.fine_down = nn.Linear(2 * math.prod(middle), 2 * fine)
@@ -143,8 +143,8 @@ class CascadeVAE(nn.Module):
     def forward(self, x: torch.Tensor, *, draw: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Reconstruction ``(B, C, H, W)`` in [0, 1] and divergence ``(B,)`` summed over both latent vectors."""
         down = self.shallow(x)
-        z, divergence = latent.gaussian(self.coarse.encode(self.deep(down)), draw=draw)
-        up = self.up(self.coarse.decode(z))
+        z, divergence = latent.gaussian(self.coarse_down(self.deep(down)), draw=draw)
+        up = self.up(self.coarse_up(z))
         first = torch.sigmoid(self.coarse_last(up).float())
         z, more = latent.gaussian(self.fine_down(torch.cat([up, down], dim=1).flatten(1)), draw=draw)
         second = torch.sigmoid(self.fine_last(self.fine_up(z)).float())
