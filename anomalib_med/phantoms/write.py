@@ -93,7 +93,7 @@ def write_ct_dataset(
 ) -> None:
     """Write CT-like chest slices as 16-bit PNG: Hounsfield units are ``value / 16 - 1024``.
 
-    Layout, parameters and errors are those of `write_chest_dataset`, with `kinds` from `ct.CT_KINDS`.
+    Layout, parameters and errors are those of `write_chest_dataset`, with `kinds` from `lesions.CT_KINDS`.
     """
     check_kinds(kinds, CT_KINDS)
     draw = _drawn(ct_slice_phantom, add_ct_lesion, lambda pixels: pixels + 1024, size)
