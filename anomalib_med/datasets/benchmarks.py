@@ -197,8 +197,7 @@ def _counts(card: Card, train: list[Sample], test: list[Sample]) -> dict[str, tu
 
 def _found(item: Published, tree: Tree) -> int:
     """Rows of a table, or different texts in them, to be compared with what was published."""
-    where = Condition(item.where)
-    rows = [row for row in tree.table(item.table)[0] if where.matched(row) is not None]
+    rows = Condition(item.where).matched(tree.table(item.table)[0])
     return len({fill(item.distinct, row) for row in rows}) if item.distinct else len(rows)
 
 

@@ -40,13 +40,11 @@ def read_mask(sample: Sample, shape: tuple[int, int] | None = None) -> Mask | No
     lesion = sample.lesion or Lesion()
     if not has_mask(sample):
         return None
-    rows, columns = shape or read(sample).shape
+    shape = shape or read(sample).shape
     if lesion.runs:
-        masks = [decode_rle(part, (rows, columns), relative=lesion.relative) for part in lesion.runs]
-        return np.asarray(np.logical_or.reduce(masks), np.bool_)
-    if lesion.polygons:
-        return filled_polygons(lesion.polygons, (rows, columns))
-    return filled_boxes(sample.boxes, (rows, columns))
+        runs = [decode_rle(part, shape, relative=lesion.relative) for part in lesion.runs]
+        return np.asarray(np.any(runs, axis=0), np.bool_)
+    return filled_polygons(lesion.polygons, shape) if lesion.polygons else filled_boxes(sample.boxes, shape)
 
 
 def read_area(sample: Sample, shape: tuple[int, int]) -> Mask | None:
@@ -106,11 +104,9 @@ def decode_rle(text: str, shape: tuple[int, int], *, relative: bool = False) -> 
     """
     flat = np.zeros(shape[0] * shape[1], np.bool_)
     try:
-        numbers = [int(word) for word in text.split()]
+        numbers = [int(word) for word in text.split()] if text.strip() != "-1" else []
     except ValueError as error:
         raise ReadError(f"run lengths {text[:40]!r}: not whole numbers") from error
-    if numbers in ([], [-1]):
-        return flat.reshape(shape)
     if len(numbers) % 2:
         raise ReadError(f"run lengths {text[:40]!r}: an odd number of {len(numbers)} values, they come in pairs")
     end = 0

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from anomalib_med.datasets.layout.manifest import run_alone
-from anomalib_med.datasets.layout.rows import Row, check_columns
+from anomalib_med.datasets.layout.rows import Row
 from anomalib_med.datasets.layout.tree import Tree
 from anomalib_med.datasets.readers.metaimage import MetaImageHeader, read_header
 from anomalib_med.errors import InputError
@@ -86,11 +86,8 @@ def _scans(tree: Tree) -> Iterator[_Scan]:
 
 
 def _by_series(tree: Tree, table: tuple[str, ...], extra: str) -> dict[str, list[Row]]:
-    rows, path = tree.table(table)
-    if rows:
-        check_columns(rows, (*_PLACE, extra), path)
     series: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
+    for row in tree.table(table, (*_PLACE, extra))[0]:
         series[row["seriesuid"]].append(row)
     return series
 

@@ -17,11 +17,8 @@ from anomalib_med.errors import ConfigError
 Share = tuple[float, float]
 
 
-def _as_tuple(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""One text or several."""
 
 
 class _Strict(BaseModel):
@@ -30,17 +27,20 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class Join(_Strict):
+class _OfTable(_Strict):
+    table: Names
+    """The table, as `Group.table`."""
+    where: dict[str, str] = {}
+    """Only these rows count, as `Group.where`."""
+
+
+class Join(_OfTable):
     """Look each row of a group up in another table: keep the rows with a partner, and give them its columns."""
 
-    table: Names
-    """The other table, as `Group.table`."""
     key: str
     """Text made from a row of the group, equal to that of its partner."""
     partner: str = ""
     """Text made from a row of the other table; `key`, where both tables name their columns alike."""
-    where: dict[str, str] = {}
-    """Only these rows of the other table count, as `Group.where`."""
     keep: bool = True
     """False keeps the rows that have no partner instead."""
 
@@ -99,11 +99,9 @@ class Group(_Strict):
     """The images are NIfTI volumes with a mask volume each."""
 
 
-class Marks(_Strict):
+class Marks(_OfTable):
     """Where the lesions of abnormal images are, from a table: boxes, run lengths or outlines."""
 
-    table: Names
-    """The table, as `Group.table`."""
     key: str
     """Text made from a row of this table."""
     image: str
@@ -120,22 +118,16 @@ class Marks(_Strict):
     """
     scale: float = 1.0
     """Pixels of the image for one unit of a box."""
-    where: dict[str, str] = {}
-    """Only these rows count, as `Group.where`."""
     finding: str | None = None
     """What the mark shows, for ``meta["finding"]``."""
 
 
-class Published(_Strict):
+class Published(_OfTable):
     """A number that the publication states of a table, to be compared with the table at hand."""
 
     what: str
     """Name of the number."""
     number: int
-    table: Names
-    """The table, as `Group.table`."""
-    where: dict[str, str] = {}
-    """Only these rows count, as `Group.where`."""
     distinct: str | None = None
     """Count the different texts of this kind instead of rows."""
 
@@ -171,11 +163,9 @@ class Card(_Strict):
 
 def card_paths() -> dict[str, Path]:
     """The files ``datasets/<name>/dataset.toml``, and ``datasets/<family>/<member>.toml`` as ``<family>_<member>``."""
-    found = {}
-    for path in sorted(cards_folder("datasets").glob("*/*.toml")):
-        family = path.parent.name
-        found[family if path.stem == "dataset" else f"{family}_{path.stem}"] = path
-    return dict(sorted(found.items()))
+    paths = cards_folder("datasets").glob("*/*.toml")
+    named = {path.parent.name + f"_{path.stem}".removesuffix("_dataset"): path for path in paths}
+    return dict(sorted(named.items()))
 
 
 def read_card(path: Path) -> Card:

@@ -84,12 +84,10 @@ def _mapped(path: Path) -> np.ndarray:
 
 
 def _without_alpha(decoded: np.ndarray, path: Path) -> np.ndarray:
-    channels = 1 if decoded.ndim == 2 else decoded.shape[2]
-    if channels in (3, 4):
-        return decoded[..., 2::-1]  # OpenCV gives blue, green, red
-    if channels > 4:
-        raise ReadError(f"{path}: has {channels} channels: save it as grey or RGB")
-    return decoded if decoded.ndim == 2 else decoded[..., 0]
+    pixels = np.atleast_3d(decoded)
+    if pixels.shape[2] > 4:
+        raise ReadError(f"{path}: has {pixels.shape[2]} channels: save it as grey or RGB")
+    return pixels[..., 2::-1] if pixels.shape[2] > 2 else pixels[..., 0]  # OpenCV gives blue, green, red
 
 
 def _is_whole(data: bytes) -> bool:
