@@ -1,5 +1,6 @@
 """Folders, globs, lists, tables and arrays to samples. No pixel is read, and no header of a PNG or JPEG."""
 
+import contextlib
 import dataclasses
 import glob
 import itertools
@@ -71,10 +72,8 @@ def discover(
     """
     if label not in (None, 0, 1):
         raise ConfigError(f"label = {label}: 0 for normal or 1 for abnormal")
-    pattern = _compiled(patient_pattern)
-    samples = list(_samples(source, pattern, keep_patient_ids))
-    if label is not None:
-        samples = [s if s.label is not None else dataclasses.replace(s, label=label) for s in samples]
+    samples = list(_samples(source, _compiled(patient_pattern), keep_patient_ids))
+    samples = [s if s.label is not None else dataclasses.replace(s, label=label) for s in samples]
     _check_unique(samples)
     return assembled(samples)
 
@@ -107,7 +106,12 @@ def _from_path(source: str | Path) -> list[Listed]:
     """The files behind one path: a folder, a file, a table or a glob."""
     path = Path(source).expanduser()
     if path.is_dir():
-        return _named(_walk(path), path, _empty(path))
+        empty = (
+            f"no image in this folder or below it ({FORMATS} are read)"
+            if any(path.iterdir())
+            else "the folder is empty"
+        )
+        return _named(_walk(path), path, f"{path}: {empty}")
     if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
         return read_image_table(path)
     if path.exists():
@@ -119,9 +123,9 @@ def _from_path(source: str | Path) -> list[Listed]:
     matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - an absolute pattern
     if not matches:
         raise InputError(f"{path}: the pattern matches nothing: quote it, and check it with ls")
-    found = {file for match in matches for file in (_walk(match) if match.is_dir() else _images([match]))}
+    files = {file for match in matches for file in (_walk(match) if match.is_dir() else _images([match]))}
     fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
-    return _named(found, Path(*fixed), f"{path}: {len(matches)} matches, none of them an image ({FORMATS})")
+    return _named(files, Path(*fixed), f"{path}: {len(matches)} matches, none of them an image ({FORMATS})")
 
 
 def _from_paths(paths: list[Path]) -> list[Listed]:
@@ -179,19 +183,15 @@ def _images(files: Iterable[Path]) -> Iterator[Path]:
             yield file
 
 
-def _empty(folder: Path) -> str:
-    if any(folder.iterdir()):
-        return f"{folder}: no image in this folder or below it ({FORMATS} are read)"
-    return f"{folder}: the folder is empty"
-
-
 def _expanded(listed: list[Listed], pattern: re.Pattern[str] | None, keep_patient_ids: bool) -> Iterator[Sample]:
     """One sample for each image of each file."""
     headers: dict[Path, HeaderInfo] = {}
     for item, patient_is_known in listed:
         assert item.path is not None
         if item.path not in headers:
-            headers[item.path] = _header(item.path, keep_patient_ids)
+            headers[item.path] = HeaderInfo()  # of a damaged file; reading it fails later, where it is listed
+            with contextlib.suppress(ReadError):
+                headers[item.path] = header(item.path, keep_patient_ids=keep_patient_ids)
         info = headers[item.path]
         known = {"modality": info.modality, "view": info.view, "sex": info.sex, "series": info.series}
         many = info.frames > 1 or item.frame is not None
@@ -210,19 +210,9 @@ def _expanded(listed: list[Listed], pattern: re.Pattern[str] | None, keep_patien
             )
 
 
-def _header(path: Path, keep_patient_ids: bool) -> HeaderInfo:
-    """The header, or that of one nameless image for a damaged file: reading it fails later, where it is listed."""
-    try:
-        return header(path, keep_patient_ids=keep_patient_ids)
-    except ReadError:
-        return HeaderInfo()
-
-
 def _matched(pattern: re.Pattern[str] | None, name: str) -> str:
-    found = pattern.search(name) if pattern else None
-    if pattern is None or found is None:
-        return ""
-    return found["patient" if "patient" in pattern.groupindex else 1] or ""
+    match = pattern.search(name) if pattern else None
+    return (match["patient" if "patient" in match.re.groupindex else 1] or "") if match else ""
 
 
 def _compiled(pattern: str | None) -> re.Pattern[str] | None:
@@ -241,9 +231,8 @@ def _check_unique(samples: list[Sample]) -> None:
     """No image twice: neither an id nor a frame of a file."""
     seen: set[object] = set()
     for sample in samples:
-        keys: set[object] = {sample.id}
-        if sample.path:
-            keys.add((os.path.normpath(sample.path), sample.frame, sample.crop))
+        place = (os.path.normpath(sample.path), sample.frame, sample.crop) if sample.path else sample.id
+        keys = {sample.id, place}
         if keys & seen:
             where = "" if sample.frame is None else f", frame {sample.frame}"
             raise InputError(f"{sample.path or sample.id}{where}: the image is listed twice: remove one of them")

@@ -32,10 +32,8 @@ def image_id(name: str, frame: int | None, crop: Crop | None = None, *, width: i
 def read_image_table(table: Path) -> list[Listed]:
     """The rows of a table whose files are all there.
 
-    Raises
-    ------
-    InputError
-        Not a CSV table with a column ``path``, a cell that makes no sense (with its line), a file that is missing.
+    Raises InputError where it is no CSV table with a column ``path``, where a cell makes no sense (with its line), or
+    where a file is missing.
     """
     try:
         text = table.read_text(encoding="utf-8-sig")
@@ -75,13 +73,7 @@ def _row(row: Mapping[str, str | list[str] | None], root: Path, where: str) -> L
 
 
 def listed_row(cells: Mapping[str, str], root: Path, where: str) -> Listed:
-    """One row of a table, with the paths below `root`.
-
-    Raises
-    ------
-    InputError
-        A cell that makes no sense; the message begins with `where`.
-    """
+    """One row of a table, with the paths below `root`; an InputError for a cell that makes no sense names `where`."""
     if not cells.get("path"):
         raise InputError(f"{where}: the path is empty")
     label, frame = cells.get("label", "").lower(), cells.get("frame", "")

@@ -50,14 +50,8 @@ def read_mask(sample: Sample, shape: tuple[int, int] | None = None) -> Mask | No
 def read_area(sample: Sample, shape: tuple[int, int]) -> Mask | None:
     """The area that is to be looked at, from the file `Sample.area`: of a volume the slice `Sample.frame`.
 
-    Returns
-    -------
-    bool ``(H, W)`` in the geometry of the image, True where it is not zero; None where no file is named.
-
-    Raises
-    ------
-    ReadError
-        The file cannot be read, or is of another shape than the image.
+    It is bool ``(H, W)`` in the geometry of the image, True where the file is not zero; None where no file is named.
+    Raises ReadError where the file cannot be read, or is of another shape than the image.
     """
     return None if sample.area is None else _from_file(replace(sample, mask=sample.area, lesion=None), shape)
 
@@ -87,20 +81,10 @@ def filled_polygons(polygons: Sequence[Sequence[tuple[float, float]]], shape: tu
 
 
 def decode_rle(text: str, shape: tuple[int, int], *, relative: bool = False) -> Mask:
-    """Run lengths down the columns.
+    """Mask ``(H, W)`` of the given shape from run lengths down the columns.
 
-    Parameters
-    ----------
-    text
-        Pairs of start and length. Starts count from 1; `relative` starts are gaps since the end of the last run.
-        ``-1`` and "" are an empty mask.
-    shape
-        Rows and columns.
-
-    Raises
-    ------
-    ReadError
-        Not pairs of whole numbers, or a run outside the image.
+    The text holds pairs of start and length. Starts count from 1; `relative` starts are gaps since the end of the last
+    run. ``-1`` and "" are an empty mask. Raises ReadError for anything else, or for a run outside the image.
     """
     flat = np.zeros(shape[0] * shape[1], np.bool_)
     try:

@@ -76,10 +76,8 @@ def add_lesion(
         One of `KINDS`.
     rng
         Source of place, shape and texture.
-    contrast
-        Factor of the strength, above 0; 1 is plainly visible, 0.3 faint.
-    size
-        Factor of the extent, above 0.
+    contrast, size
+        Factors of the strength and the extent, above 0; a contrast of 1 is plainly visible, 0.3 faint.
 
     Returns
     -------

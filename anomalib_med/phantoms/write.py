@@ -70,9 +70,9 @@ def write_chest_dataset(
     Raises
     ------
     ConfigError
-        Where a number or a kind makes no sense.
+        A number or a kind makes no sense.
     OutputError
-        Where `root` holds something else, or cannot be written.
+        `root` holds something else, or cannot be written.
     """
     check_kinds(kinds, LESION_KINDS)
     draw = _drawn(chest_phantom, add_lesion, lambda pixels: np.round(pixels * 4095), size)

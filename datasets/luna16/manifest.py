@@ -94,7 +94,14 @@ def _by_series(tree: Tree, table: tuple[str, ...], extra: str) -> dict[str, list
 
 def _ball(row: Row, header: MetaImageHeader) -> _Ball:
     x, y, z = (float(row[column]) for column in _PLACE[1:])
-    return _Ball((z, y, x), float(row.get("diameter_mm", 0)), header.index(x, y, z), row)
+    return _Ball((z, y, x), float(row.get("diameter_mm", 0)), index(header, x, y, z), row)
+
+
+def index(header: MetaImageHeader, x: float, y: float, z: float) -> tuple[float, float, float]:
+    """Slice, row and column, as shown, of a world position (LPS, mm)."""
+    steps = np.subtract((z, y, x), header.origin[::-1]) / header.spacing
+    k, r, c = np.where(header.flipped, np.subtract(header.shape, 1) + steps, steps).tolist()
+    return k, r, c
 
 
 def _hash(row: Row) -> float:

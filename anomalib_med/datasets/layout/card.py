@@ -50,7 +50,7 @@ class Slices(_Strict):
 
     min_lesion: int = 1
     """Mask voxels that make a slice abnormal. A normal slice has none; a slice between the two is left out."""
-    content: tuple[float, float] = (0.0, 0.0)
+    content: Share = (0.0, 0.0)
     """Values between which enough of a slice must lie."""
     min_content: float = 0.0
     """How much of a slice that is, as a share; a slice with less is left out."""
@@ -68,8 +68,7 @@ class Group(_Strict):
     table: Names = ()
     """A CSV, TSV, text or JSON file with one row an image or more; alternatives are tried in turn.
 
-    ``lists.json#train.0`` is the list under these keys. A line of a text file, and an item of a list that is plain
-    text, is the column ``item``.
+    ``lists.json#train.0`` is the list under these keys. A line of a text file and a plain text in a list is ``item``.
     """
     path: Names = ()
     """Where the file of a row lies; alternatives are tried in turn. The folder may be a glob."""
@@ -169,13 +168,7 @@ def card_paths() -> dict[str, Path]:
 
 
 def read_card(path: Path) -> Card:
-    """Read and check one description.
-
-    Raises
-    ------
-    ConfigError
-        It cannot be read, is not TOML, or has an unknown key.
-    """
+    """Read one description; raises ConfigError where it cannot be read, is not TOML, or has an unknown key."""
     try:
         return Card.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:

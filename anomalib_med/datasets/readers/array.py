@@ -12,19 +12,10 @@ SUFFIXES = (".npy",)
 
 
 def samples_from_array(array: np.ndarray | Sequence[np.ndarray], prefix: str = "image") -> list[Sample]:
-    """One sample for each image of an array; every image counts as a patient of its own.
+    """One sample for each image of an array, with the ids ``<prefix>-000`` and so on, each a patient of its own.
 
-    Parameters
-    ----------
-    array
-        ``(N, H, W)``, ``(N, H, W, 3)``, or a sequence of N arrays ``(H, W)`` or ``(H, W, 3)``; any real number type.
-    prefix
-        The ids are ``<prefix>-000``, ``<prefix>-001`` and so on.
-
-    Raises
-    ------
-    InputError
-        No image, another shape, or not numbers.
+    The array is ``(N, H, W)``, ``(N, H, W, 3)``, or a sequence of N arrays ``(H, W)`` or ``(H, W, 3)``, of any real
+    number type. Raises InputError where there is no image, another shape, or something else than numbers.
     """
     if isinstance(array, np.ndarray) and not (array.ndim == 3 or (array.ndim == 4 and array.shape[-1] == 3)):
         raise InputError(

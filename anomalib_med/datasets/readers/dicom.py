@@ -106,20 +106,13 @@ def header(path: Path, *, keep_patient_ids: bool = False) -> HeaderInfo:
 
 
 def read(sample: Sample, path: Path) -> Image:
-    """Decode one frame into physical units.
+    """Decode one frame into physical units: Hounsfield units for CT, the stored values after rescale elsewhere, or RGB.
 
-    Returns
-    -------
-    Image
-        Hounsfield units for CT, the stored values after rescale elsewhere; colour in RGB. MONOCHROME1 is inverted as
-        ``lowest + highest - value``, with the lowest and highest value that the bits stored can hold, so that it does
-        not depend on the content. `window` is the first one the file states, as the values where PS3.3 C.11.2.1.2
-        begins and ends its ramp. `missing` is the pixel padding, and what lies at or below `CT_PADDING` in a CT.
-
-    Raises
-    ------
-    ReadError
-        Not DICOM, no pixel data, no such frame, cut short, or compressed in a way that no decoder here knows.
+    MONOCHROME1 is inverted as ``lowest + highest - value``, with the lowest and highest value that the bits stored can
+    hold, so that it does not depend on the content. `window` is the first one the file states, as the values where
+    PS3.3 C.11.2.1.2 begins and ends its ramp. `missing` is the pixel padding, and what lies at or below `CT_PADDING` in
+    a CT. Raises ReadError where the file is not DICOM, has no pixel data or no such frame, is cut short, or compressed
+    in a way that no decoder here knows.
     """
     tags, frame = _tags(path, _IMAGE_TAGS), sample.frame or 0
     if "Rows" not in tags:

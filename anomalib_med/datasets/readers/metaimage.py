@@ -42,12 +42,6 @@ class MetaImageHeader:
     compressed: bool
     """Whether the values are a zlib stream."""
 
-    def index(self, x: float, y: float, z: float) -> tuple[float, float, float]:
-        """Slice, row and column, as shown, of a world position (LPS, mm)."""
-        steps = np.subtract((z, y, x), self.origin[::-1]) / self.spacing
-        k, r, c = np.where(self.flipped, np.subtract(self.shape, 1) + steps, steps).tolist()
-        return k, r, c
-
 
 def slice_affine(path: Path) -> np.ndarray:
     """The affine ``(4, 4)`` from ``(column, row, slice)``, as `read` gives them, to mm in the patient (RAS)."""
@@ -69,10 +63,8 @@ def count_frames(path: Path) -> int:
 def read(sample: Sample, path: Path) -> Image:
     """One axial slice, the stored values.
 
-    Raises
-    ------
-    ReadError
-        Not a MetaImage that can be read, no such slice, cut short, the file with the values is missing.
+    Raises ReadError where the file is no MetaImage that can be read, has no such slice, or its values are cut short or
+    missing.
     """
     header, frame = read_header(path), sample.frame or 0
     slices, rows, columns = header.shape

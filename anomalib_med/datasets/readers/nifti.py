@@ -39,12 +39,8 @@ def read(sample: Sample, path: Path) -> Image:
 
     Slices count from inferior to superior. Row 0 is anterior and column 0 is the patient's right, whatever the
     orientation of the file: with the volume in canonical RAS order, ``pixels = canonical[::-1, ::-1, frame].T``.
-    An oblique volume is taken along the axis nearest to the patient's.
-
-    Raises
-    ------
-    ReadError
-        Not a NIfTI file, not one volume, no such slice, cut short.
+    An oblique volume is taken along the axis nearest to the patient's. Raises ReadError where the file is not one
+    NIfTI volume, has no such slice, or is cut short.
     """
     volume, frame = _open(path), sample.frame or 0
     orientation = _orientation(volume)
@@ -83,10 +79,7 @@ def slice_affine(path: Path) -> np.ndarray:
 def write_slices(maps: np.ndarray, affine: np.ndarray, out: Path) -> None:
     """Write maps ``(slices, H, W)`` of a scan that is no NIfTI file, with an affine as from `slice_affine`.
 
-    Raises
-    ------
-    OutputError
-        The file cannot be written.
+    Raises OutputError where the file cannot be written.
     """
     data = maps.transpose(2, 1, 0)
     header = nibabel.Nifti1Image(np.empty((1, 1, 1), np.float32), affine).header
@@ -99,17 +92,10 @@ def write_slices(maps: np.ndarray, affine: np.ndarray, out: Path) -> None:
 
 
 def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
-    """Write the maps of all slices of a volume as one NIfTI file in the volume's orientation, affine and voxel order.
+    """Write the maps of all slices of the volume `like` as one NIfTI file in its orientation, affine and voxel order.
 
-    Parameters
-    ----------
-    maps
-        float32 ``(frames, H, W)``, one map for each slice in the order and geometry of `read`. It may be a memmap: the
-        file is written slice by slice.
-    like
-        The volume that was scored.
-    out
-        The file to write, ``.nii`` or ``.nii.gz``; replaced only when it is complete.
+    The maps are float32 ``(frames, H, W)`` in the order and geometry of `read`. They may be a memmap: the file,
+    ``.nii`` or ``.nii.gz``, is written slice by slice, and replaced only when it is complete.
 
     Raises
     ------

@@ -42,15 +42,9 @@ def count_frames(path: Path) -> int:
 def read(sample: Sample, path: Path) -> Image:
     """Decode one image, or one page of a TIFF; the content decides on the format, not the name.
 
-    Returns
-    -------
-    Image with the stored values ``(H, W)``, or ``(H, W, 3)`` in RGB order where the three channels differ.
-    Transparency is dropped, a palette is looked up, and a TIFF in which white is zero is inverted.
-
-    Raises
-    ------
-    ReadError
-        Not an image, cut short, or of an unsupported kind.
+    The stored values are ``(H, W)``, or ``(H, W, 3)`` in RGB order where the three channels differ. Transparency is
+    dropped, a palette is looked up, and a TIFF in which white is zero is inverted. Raises ReadError where the file is
+    no image, cut short, or of an unsupported kind.
     """
     frame = sample.frame or 0
     data = _mapped(path)
