@@ -27,11 +27,7 @@ _IGNORED_FILES = {"dicomdir", "thumbs.db"}
 
 
 def discover(
-    source: Source,
-    *,
-    patient_pattern: str | None = None,
-    label: int | None = None,
-    keep_patient_ids: bool = False,
+    source: Source, *, patient_pattern: str | None = None, label: int | None = None, keep_patient_ids: bool = False
 ) -> list[Sample]:
     """List the images of a source.
 

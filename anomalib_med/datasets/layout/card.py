@@ -5,13 +5,12 @@ Text in braces is filled in from the row of an image: ``{Patient ID}`` is a colu
 `Group.pattern` and `Group.where` are there by their names.
 """
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from anomalib_med.cards import cards_folder
+from anomalib_med.cards import cards_folder, read_toml
 from anomalib_med.errors import ConfigError
 
 Share = tuple[float, float]
@@ -170,11 +169,7 @@ def card_paths() -> dict[str, Path]:
 def read_card(path: Path) -> Card:
     """Read one description; raises ConfigError where it cannot be read, is not TOML, or has an unknown key."""
     try:
-        return Card.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML ({error})") from error
+        return Card.model_validate(read_toml(path, "card"))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -7,7 +7,7 @@ Nobody's name or birth date is read. PatientID and the UIDs are replaced by pseu
 """
 
 import hashlib
-from collections.abc import Iterator
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,9 +92,8 @@ def header(path: Path, *, keep_patient_ids: bool = False) -> HeaderInfo:
 
     def named(keyword: str, prefix: str) -> str:
         value = str(tags.get(keyword) or "").strip()
-        if not value or keep_patient_ids:
-            return value
-        return f"{prefix}-{hashlib.sha256(value.encode()).hexdigest()[:12]}"
+        pseudonym = f"{prefix}-{hashlib.sha256(value.encode()).hexdigest()[:12]}"
+        return value if keep_patient_ids or not value else pseudonym
 
     whose = (named(keyword, "dicom") for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"))
     series = named("SeriesInstanceUID", "series")
@@ -212,18 +211,12 @@ def _decoded(path: Path, tags: Dataset, frame: int) -> np.ndarray:
         raise ReadError(f"{path}: {text}") from error
 
 
-def _items(tags: Dataset, frame: int, group: str) -> Iterator[Dataset]:
-    """Where a value of one frame may stand: the frame's functional group, the shared one, the data set itself."""
+def _numbers(tags: Dataset, frame: int, group: str, keyword: str) -> list[float]:
+    """All values of a numeric tag for one frame: from its functional group, the shared one, or the data set itself."""
     per_frame = tags.get("PerFrameFunctionalGroupsSequence") or []
     shared = tags.get("SharedFunctionalGroupsSequence") or []
-    for item in (*per_frame[frame : frame + 1], *shared[:1]):
-        yield from (item.get(group) or [])[:1]
-    yield tags
-
-
-def _numbers(tags: Dataset, frame: int, group: str, keyword: str) -> list[float]:
-    """All values of a numeric tag for one frame, or an empty list."""
-    for item in _items(tags, frame, group):
+    groups = [(item.get(group) or [])[:1] for item in (*per_frame[frame : frame + 1], *shared[:1])]
+    for item in [*itertools.chain(*groups), tags]:
         value = item.get(keyword)
         if value is not None and value != "":
             return [float(v) for v in ([value] if isinstance(value, int | float | str) else value)]
@@ -266,10 +259,10 @@ def _looked_up(values: np.ndarray, item: Dataset, tags: Dataset) -> tuple[np.nda
 def _padding(stored: np.ndarray, pixels: np.ndarray, tags: Dataset) -> np.ndarray | None:
     """Pixels that hold no measurement, bool ``(H, W)``, or None where all do."""
     missing = np.zeros(stored.shape, bool)
-    ends = [tags.get(k) for k in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
-    if ends[0] is not None:
-        first, last = (_as_stored(value if value is not None else ends[0], tags) for value in ends)
-        missing |= (stored >= min(first, last)) & (stored <= max(first, last))
+    stated = [tags.get(k) for k in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if stated[0] is not None:
+        ends = [_as_stored(value, tags) for value in stated if value is not None]
+        missing |= (stored >= min(ends)) & (stored <= max(ends))
     # A CT whose Modality was removed still has its rescale.
     if tags.get("Modality") == "CT" or (not tags.get("Modality") and "RescaleIntercept" in tags):
         missing |= pixels <= CT_PADDING

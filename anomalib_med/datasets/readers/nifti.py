@@ -126,12 +126,7 @@ def _write(data: np.ndarray, header: nibabel.Nifti1Header, out: Path, maps: np.n
     mapped: mmap.mmap | None = getattr(maps, "_mmap", None)
     header.set_slope_inter(1, 0)
     header.set_data_offset(0)
-    with (
-        output_errors(out),
-        replacing(out) as temporary,
-        temporary.open("wb") as raw,
-        _compressed(raw, out) as file,
-    ):
+    with output_errors(out), replacing(out) as temporary, temporary.open("wb") as raw, _compressed(raw, out) as file:
         header.write_to(file)
         for k in range(data.shape[2]):
             file.write(np.asarray(data[:, :, k], header.get_data_dtype()).tobytes(order="F"))
