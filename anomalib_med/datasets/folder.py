@@ -102,12 +102,10 @@ def _from_path(source: str | Path) -> list[Listed]:
     """The files behind one path: a folder, a file, a table or a glob."""
     path = Path(source).expanduser()
     if path.is_dir():
-        empty = (
-            f"no image in this folder or below it ({FORMATS} are read)"
-            if any(path.iterdir())
-            else "the folder is empty"
-        )
-        return _named(_walk(path), path, f"{path}: {empty}")
+        if listed := _named(_walk(path), path):
+            return listed
+        text = f"no image in this folder or below it ({FORMATS} are read)"
+        raise InputError(f"{path}: {text if any(path.iterdir()) else 'the folder is empty'}")
     if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
         return read_image_table(path)
     if path.exists():
@@ -121,7 +119,9 @@ def _from_path(source: str | Path) -> list[Listed]:
         raise InputError(f"{path}: the pattern matches nothing: quote it, and check it with ls")
     files = {file for match in matches for file in (_walk(match) if match.is_dir() else _images([match]))}
     fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
-    return _named(files, Path(*fixed), f"{path}: {len(matches)} matches, none of them an image ({FORMATS})")
+    if listed := _named(files, Path(*fixed)):
+        return listed
+    raise InputError(f"{path}: {len(matches)} matches, none of them an image ({FORMATS})")
 
 
 def _from_paths(paths: list[Path]) -> list[Listed]:
@@ -131,21 +131,16 @@ def _from_paths(paths: list[Path]) -> list[Listed]:
         raise InputError(f"{absent[0]}: no such file or folder ({len(absent)} of {len(paths)} in the list are missing)")
     absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - links are kept as they are named
     root = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in absolute]))
-    listed = [
-        (Sample(file.relative_to(root).as_posix(), file), False)
-        for path in absolute
-        for file in (sorted(_walk(path), key=lambda f: _natural(f.as_posix())) if path.is_dir() else [path])
-    ]
+    named = (_named(_walk(path) if path.is_dir() else [path], root) for path in absolute)
+    listed = list(itertools.chain.from_iterable(named))
     if not listed:
         raise InputError(f"{paths[0]}: no image in the folders of the list ({FORMATS} are read)")
     return listed
 
 
-def _named(files: Iterable[Path], root: Path, empty: str) -> list[Listed]:
+def _named(files: Iterable[Path], root: Path) -> list[Listed]:
     """Files in natural order of their path below the root."""
     names = {file.relative_to(root).as_posix(): file for file in files}
-    if not names:
-        raise InputError(empty)
     return [(Sample(name, names[name]), False) for name in sorted(names, key=_natural)]
 
 

@@ -90,8 +90,8 @@ def _wall(build: _Build, side: int) -> Points:
 def _lung_outline(build: _Build, side: int) -> Points:
     dome, angle, c = build.domes[side > 0], build.angles[side > 0], build.chest
     floor = curve([c, 0.88 * c, 0.6 * c, 0.3 * c, 0.13 * c], [angle, dome + 0.035, dome, dome + 0.02, dome + 0.06])
-    x, y = [0.13 * c, 0.12 * c, 0.13 * c, 0.2 * c, 0.36 * c], [dome + 0.06, 0.5, 0.32, build.apex + 0.05, build.apex]
-    inner = curve(x, y)
+    x = [0.13 * c, 0.12 * c, 0.13 * c, 0.2 * c, 0.36 * c]
+    inner = curve(x, [dome + 0.06, 0.5, 0.32, build.apex + 0.05, build.apex])
     outline = np.concatenate([_wall(build, side), floor[1:], inner[1:-1]])
     return np.asarray(_mirror(outline, side) + np.array([0.5 * build.lean, 0]))
 

@@ -44,6 +44,10 @@ class _Scene:
     def blur(self, field: Float, sigma: float) -> Float:
         return gaussian(field, max(sigma, 0.3))
 
+    def length(self, low: float, high: float) -> float:
+        """A random length in pixels, from shares of the width for a lesion of size 1."""
+        return self.rng.uniform(low, high) * self.width * self.size
+
     def place(self, margin: float) -> tuple[float, float]:
         """A random point ``(x, y)`` of the lungs, `margin` pixels from their border or as far in as there is."""
         depth = cv2.distanceTransform(np.pad(self.lungs.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
@@ -154,7 +158,7 @@ def _fill_up(scene: _Scene, share: Float, level: float) -> Float:
 
 
 def _nodule(scene: _Scene) -> Float:
-    radius = scene.rng.uniform(0.02, 0.05) * scene.width * scene.size
+    radius = scene.length(0.02, 0.05)
     x, y = scene.place(1.2 * radius)
     field = scene.fill(lobed(x, y, radius, scene.rng))
     if scene.rng.random() < 0.35:
@@ -171,7 +175,7 @@ def _nodule(scene: _Scene) -> Float:
 
 def _opacity(scene: _Scene) -> Float:
     rng = scene.rng
-    radius = rng.uniform(0.07, 0.13) * scene.width * scene.size
+    radius = scene.length(0.07, 0.13)
     x, y = scene.place(0.6 * radius)
     blobs = []
     for _ in range(5):
@@ -244,14 +248,14 @@ def _foreign(scene: _Scene) -> Float:
 
 
 def _coin(scene: _Scene) -> Float:
-    radius = scene.rng.uniform(0.015, 0.035) * scene.width * scene.size
+    radius = scene.length(0.015, 0.035)
     x, y = scene.place(radius)
     return 0.9 * scene.fill(ellipse(x, y, radius, radius * scene.rng.uniform(0.35, 1), angle=scene.rng.uniform(0, 180)))
 
 
 def _tube(scene: _Scene) -> Float:
     x, y = scene.place(0.03 * scene.width)
-    step = scene.rng.uniform(0.1, 0.16) * scene.width * scene.size
+    step = scene.length(0.1, 0.16)
     heading = -np.pi / 2 + scene.rng.normal(0, 0.6) + np.cumsum(scene.rng.normal(0, 0.35, 4))
     steps = np.column_stack([np.cos(heading), np.sin(heading)]) * step
     line = spline(np.array([x, y]) + np.vstack([[0, 0], np.cumsum(steps, axis=0)]))
@@ -261,29 +265,29 @@ def _tube(scene: _Scene) -> Float:
 
 
 def _pacemaker(scene: _Scene) -> Float:
-    width = scene.rng.uniform(0.045, 0.065) * scene.width * scene.size
+    width = scene.length(0.045, 0.065)
     lung, outward = scene.one_lung()
     rows, columns = np.nonzero(lung)
     x = columns.mean() + outward * 0.2 * np.ptp(columns)
     y = rows.min() + scene.rng.uniform(0.12, 0.25) * np.ptp(rows)
     corners = np.array([(-1, -0.6), (0, -0.8), (1, -0.6), (1, 0.5), (0.2, 0.85), (-1, 0.6)])
     case = spline(corners * width + [x, y], closed=True)
-    goal = np.array([x - outward * 0.75 * np.ptp(columns), rows.min() + 0.75 * np.ptp(rows)])
-    middle = x - outward * 0.3 * np.ptp(columns)
-    lead = curve([x, middle, goal[0], goal[0]], [y - 0.7 * width, y - 1.1 * width, y + width, goal[1]])
+    middle, end = (x - outward * share * np.ptp(columns) for share in (0.3, 0.75))
+    bottom = rows.min() + 0.75 * np.ptp(rows)
+    lead = curve([x, middle, end, end], [y - 0.7 * width, y - 1.1 * width, y + width, bottom])
     wire = scene.fill(ribbon(lead, 0.007 * scene.width))
     return np.asarray(np.maximum(0.9 * scene.fill(case), 0.8 * wire), np.float32)
 
 
 def _ct_nodule(scene: _Scene) -> Float:
-    radius = scene.rng.uniform(0.012, 0.035) * scene.width * scene.size
+    radius = scene.length(0.012, 0.035)
     field = gaussian(_disc(scene, radius), 0.6 * scene.width / 256)
     target = scene.lung + scene.contrast * (scene.rng.uniform(0, 60) - scene.lung)
     return _fill_up(scene, field, target)
 
 
 def _ground_glass(scene: _Scene) -> Float:
-    radius = scene.rng.uniform(0.05, 0.1) * scene.width * scene.size
+    radius = scene.length(0.05, 0.1)
     field = gaussian(_disc(scene, radius) * scene.lungs, 0.22 * radius)
     field *= 1 + 0.2 * smooth_noise(scene.rng, field.shape, 40)
     step = np.float32(scene.contrast * scene.rng.uniform(250, 450))

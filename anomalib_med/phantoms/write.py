@@ -1,5 +1,6 @@
 """Writes data sets of pictures as folders: healthy images to train on, healthy and abnormal ones to test."""
 
+import contextlib
 import csv
 import json
 import shutil
@@ -77,7 +78,7 @@ def write_chest_dataset(
     check_kinds(kinds, LESION_KINDS)
     draw = _drawn(chest_phantom, add_lesion, lambda pixels: np.round(pixels * 4095), size)
     stamp = {"dataset": "phantoms", "size": size, "kinds": list(kinds)}
-    _write(root, stamp, draw, (train, normal, abnormal), seed, kinds, progress)
+    _write(root, draw, {"train": train, "normal": normal, "abnormal": abnormal}, seed, kinds, progress, stamp)
 
 
 def write_ct_dataset(
@@ -98,7 +99,7 @@ def write_ct_dataset(
     check_kinds(kinds, CT_KINDS)
     draw = _drawn(ct_slice_phantom, add_ct_lesion, lambda pixels: pixels + 1024, size)
     stamp = {"dataset": "ct_phantoms", "size": size, "kinds": list(kinds)}
-    _write(root, stamp, draw, (train, normal, abnormal), seed, kinds, progress)
+    _write(root, draw, {"train": train, "normal": normal, "abnormal": abnormal}, seed, kinds, progress, stamp)
 
 
 def write_digit_anatomy(
@@ -119,7 +120,8 @@ def write_digit_anatomy(
         pixels, mask = digit_anatomy(image_seed, kind=kind, split="train" if split == "train" else "test")
         return np.round(pixels * 255).astype(np.uint8), mask
 
-    _write(root, {"dataset": "digit_anatomy"}, draw, (train, normal, abnormal), seed, DIGIT_KINDS, progress)
+    counts = {"train": train, "normal": normal, "abnormal": abnormal}
+    _write(root, draw, counts, seed, DIGIT_KINDS, progress, {"dataset": "digit_anatomy"})
 
 
 @dataclass(frozen=True)
@@ -184,15 +186,12 @@ def _holds(root: Path, stamp: dict[str, object]) -> bool:
         raise OutputError(f"{root}: is a file; choose a new or empty folder")
     if not root.exists() or not any(root.iterdir()):
         return False
-    try:
-        held = json.loads((root / STAMP).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        held = None
-    if held != stamp:
-        raise OutputError(
-            f"{root}: holds other files or a data set made with other arguments; choose a new or empty folder"
-        )
-    return True
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        if json.loads((root / STAMP).read_text(encoding="utf-8")) == stamp:
+            return True
+    raise OutputError(
+        f"{root}: holds other files or a data set made with other arguments; choose a new or empty folder"
+    )
 
 
 def _drawn(
@@ -216,22 +215,21 @@ def _drawn(
 
 def _write(
     root: Path | str,
-    stamp: dict[str, object],
     draw: Draw,
-    counts: tuple[int, int, int],
+    counts: dict[str, int],
     seed: int,
     kinds: Sequence[str],
     progress: Progress,
+    stamp: dict[str, object],
 ) -> None:
     check_arguments(seed)
-    numbers = dict(zip(("train", "normal", "abnormal"), counts, strict=True))
-    for group, count in numbers.items():
+    for group, count in counts.items():
         if not 0 <= count <= _SEEDS_PER_GROUP:
             raise ConfigError(f"{group}: {count} images; give a number from 0 to {_SEEDS_PER_GROUP}")
 
     def pictures() -> Iterator[Picture]:
         done = 0
-        for number, ((split, label), count) in enumerate(zip(_GROUPS, counts, strict=True)):
+        for number, ((split, label), count) in enumerate(zip(_GROUPS, counts.values(), strict=True)):
             for index in range(count):
                 image_seed = (seed * len(_GROUPS) + number) * _SEEDS_PER_GROUP + index
                 kind = kinds[index % len(kinds)] if label == "abnormal" else None
@@ -239,7 +237,7 @@ def _write(
                 cells: Cells = {"patient": f"{stamp['dataset']}-{image_seed}", "kind": kind or "", "seed": image_seed}
                 yield Picture(split, f"{index:05d}", pixels, cells, mask if kind else None)
                 done += 1
-                progress("images", done, sum(counts))
+                progress("images", done, sum(counts.values()))
 
     columns = ("path", "patient", "label", "mask", "kind", "split", "seed")
-    build(root, {"dataset": stamp["dataset"], "format": FORMAT, "seed": seed, **numbers, **stamp}, columns, pictures())
+    build(root, {"dataset": stamp["dataset"], "format": FORMAT, "seed": seed, **counts, **stamp}, columns, pictures())
