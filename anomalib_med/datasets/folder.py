@@ -69,7 +69,8 @@ def discover(
     if label not in (None, 0, 1):
         raise ConfigError(f"label = {label}: 0 for normal or 1 for abnormal")
     samples = list(_samples(source, _compiled(patient_pattern), keep_patient_ids))
-    samples = [s if s.label is not None else dataclasses.replace(s, label=label) for s in samples]
+    if label is not None:
+        samples = [s if s.label is not None else dataclasses.replace(s, label=label) for s in samples]
     _check_unique(samples)
     return assembled(samples)
 

@@ -81,8 +81,8 @@ def _scans(tree: Tree) -> Iterator[_Scan]:
             raise InputError(f"{tree.root / name}: its folder does not end in the number of a fold, like subset0")
         header = read_header(tree.root / name)
         split = "train" if int(fold) in TRAIN_FOLDS else "test"
-        found = ([_ball(row, header) for row in table.get(path.stem, [])] for table in (nodules, places))
-        yield _Scan(name, split, header, *found)
+        balls = ([_ball(row, header) for row in table.get(path.stem, [])] for table in (nodules, places))
+        yield _Scan(name, split, header, *balls)
 
 
 def _by_series(tree: Tree, table: tuple[str, ...], extra: str) -> dict[str, list[Row]]:

@@ -74,17 +74,14 @@ class Group(_Strict):
     join: tuple[Join, ...] = ()
     """Further tables, in turn."""
     where: dict[str, str] = {}
-    """A regular expression for each column, which the whole cell must match. Named groups become columns.
+    """A regular expression for each column, or text with columns in braces, which must match as a whole.
 
-    In place of a column, text with columns in braces may be matched. One matching row of an image is enough.
+    Named groups become columns. One matching row of an image is enough.
     """
     pattern: str | None = None
     """A regular expression with named groups, searched in the path below the root."""
     patient: str | None = None
-    """Whose image it is; by default the column or named group ``patient``, or else the file.
-
-    The study of the patient is always the column or named group ``study``.
-    """
+    """Whose image it is; by default the column or named group ``patient``, or else the file. Likewise ``study``."""
     meta: dict[str, str] = {}
     """What else is known, by name."""
     part: Share = (0.0, 1.0)

@@ -23,16 +23,8 @@ FORMATS = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage, .npy"
 def read(sample: Sample) -> Image:
     """Read the pixels of a sample; of a part of the image where `Sample.crop` says so.
 
-    Returns
-    -------
-    Image
-        `pixels` are float32 without NaN or infinity: where the file holds none, the lowest value of the image stands
-        and `missing` is True.
-
-    Raises
-    ------
-    ReadError
-        Whatever is wrong with this one file: the message names the file and the remedy in one line.
+    The pixels are float32 without NaN or infinity: where the file holds none, the lowest value of the image stands and
+    `missing` is True. Whatever is wrong with the file is a ReadError that names it and the remedy in one line.
     """
     if sample.array is not None:
         return _finished(array.read(sample, None), sample.id)

@@ -110,10 +110,10 @@ def _read_tiff(data: np.ndarray, path: Path, frame: int) -> np.ndarray:
     if any(start + size > data.size for piece in pieces for start, size in piece):
         raise ReadError(f"{path}: {_CUT_SHORT}")
     try:
-        found, decoded = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED, range=(frame, frame + 1))
+        complete, decoded = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED, range=(frame, frame + 1))
     except cv2.error as error:
         raise ReadError(f"{path}: cannot be decoded ({error.err}): save it as an uncompressed TIFF") from error
-    if not found or len(decoded) != 1:
+    if not complete or len(decoded) != 1:
         raise ReadError(f"{path}: page {frame} cannot be decoded: save it as an uncompressed TIFF")
     pixels = _without_alpha(decoded[0], path)
     if page.get(_PHOTOMETRIC) == [_WHITE_IS_ZERO] and pixels.dtype == np.uint16:
