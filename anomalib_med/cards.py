@@ -26,23 +26,26 @@ def card(kind: Literal["models", "datasets"], name: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def read_toml(path: Path, what: str) -> dict[str, JsonValue]:
+    """The content of a TOML file; raises ConfigError where it cannot be read, or is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{what} {path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{what} {path} is not TOML: {error}") from error
+
+
 def read_recipe(path: Path) -> dict[str, dict[str, JsonValue]]:
     """A recipe: tables ``[detector]``, ``[preprocessing]`` and ``[fit]`` of a TOML file.
 
-    Raises
-    ------
-    ConfigError
-        Where it cannot be read, or has other tables.
+    Raises ConfigError where it cannot be read, or has other tables.
     """
-    try:
-        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"recipe {path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path} is not TOML: {error}") from None
-    for key, value in recipe.items():
+    recipe: dict[str, dict[str, JsonValue]] = {}
+    for key, value in read_toml(path, "recipe").items():
         if key not in ("detector", "preprocessing", "fit") or not isinstance(value, dict):
             raise ConfigError(
                 f'recipe {path}: "{key}" is not known; its tables are [detector], [preprocessing] and [fit]'
             )
+        recipe[key] = value
     return recipe

@@ -15,7 +15,8 @@ from shared import command_line
 
 from anomalib_med.datasets.folder import discover
 from anomalib_med.datasets.readers import read
-from anomalib_med.phantoms.ct import add_ct_lesion, ct_slice_phantom
+from anomalib_med.phantoms.ct import ct_slice_phantom
+from anomalib_med.phantoms.lesions import add_ct_lesion
 from anomalib_med.preprocessing.lungs import lung_field
 
 PHANTOMS, SIZE = 100, 512

@@ -68,13 +68,7 @@ def benchmark_names() -> list[str]:
 
 
 def benchmark_card(name: str) -> Card:
-    """The description of one data set.
-
-    Raises
-    ------
-    ConfigError
-        No such data set, or its description is wrong.
-    """
+    """The description of one data set; raises ConfigError where there is none of this name, or it is wrong."""
     paths = card_paths()
     if name not in paths:
         near = get_close_matches(name, paths, 1)
@@ -84,14 +78,7 @@ def benchmark_card(name: str) -> Card:
 
 
 def open_benchmark(name: str, root: Path | str) -> Benchmark:
-    """List the images of a data set; no pixel is read.
-
-    Parameters
-    ----------
-    name
-        One of `benchmark_names`.
-    root
-        The data set's top folder, or the folder that holds it under its usual name.
+    """List the images of the data set `name` in `root`, its top folder or one that holds it; no pixel is read.
 
     Raises
     ------
@@ -120,42 +107,21 @@ def open_benchmark(name: str, root: Path | str) -> Benchmark:
     for what, (found, expected) in _counts(card, train, test).items():
         if expected not in (0, found):
             notes.append(f"{what}: {found} images, {expected} in the protocol: not comparable with published numbers")
-    return Benchmark(
-        name=name,
-        protocol=card.protocol,
-        title=card.title,
-        modality=card.modality,
-        tasks=tuple(card.tasks),
-        train=tuple(train),
-        test=tuple(test),
-        split_hash=split_hash(train, test),
-        notes=tuple(notes),
-    )
+    described = (name, card.protocol, card.title, card.modality, card.tasks)
+    return Benchmark(*described, tuple(train), tuple(test), split_hash(train, test), tuple(notes))
 
 
 def check_benchmark(name: str, root: Path, *, images: int | None = 60) -> BenchmarkCheck:
-    """Compare a data set with its card.
+    """Compare the data set in a folder with its card; arguments and errors are as for `open_benchmark`.
 
-    Parameters
-    ----------
-    name, root
-        The data set and its folder, as for `open_benchmark`.
-    images
-        Number of images that are read, spread evenly over the set; None for all.
-
-    Raises
-    ------
-    ConfigError
-        No such data set.
-    InputError
-        A table is not the one that was expected, a file's name is not one of this data set, or the folder is missing.
+    So many `images` are read, spread evenly over the set; None for all. What is missing is no error here.
     """
     card = benchmark_card(name)
     tree, train, test = _collected(card, root)
     located = {"pixel", "box"} & set(card.tasks)
     everything = [*train, *test]
     number = len(everything) if images is None else min(images, len(everything))
-    chosen = [everything[i * len(everything) // number] for i in range(number)]
+    messages = [_unreadable(everything[i * len(everything) // number]) for i in range(number)]
     counts = _counts(card, train, test) | {item.what: (_found(item, tree), item.number) for item in card.published}
     return BenchmarkCheck(
         name=name,
@@ -164,7 +130,7 @@ def check_benchmark(name: str, root: Path, *, images: int | None = 60) -> Benchm
         missing=tuple(tree.missing),
         shared_patients=() if card.shared_patients else tuple(_shared_patients(train, test)),
         unlocated=tuple(s.id for s in test if s.label == 1 and not has_mask(s)) if located else (),
-        unreadable=tuple(message for message in map(_unreadable, chosen) if message),
+        unreadable=tuple(filter(None, messages)),
         read=number,
     )
 
@@ -197,8 +163,7 @@ def _counts(card: Card, train: list[Sample], test: list[Sample]) -> dict[str, tu
 
 def _found(item: Published, tree: Tree) -> int:
     """Rows of a table, or different texts in them, to be compared with what was published."""
-    where = Condition(item.where)
-    rows = [row for row in tree.table(item.table)[0] if where.matched(row) is not None]
+    rows = Condition(item.where).matched(tree.table(item.table)[0])
     return len({fill(item.distinct, row) for row in rows}) if item.distinct else len(rows)
 
 

@@ -1,5 +1,6 @@
 """Folders, globs, lists, tables and arrays to samples. No pixel is read, and no header of a PNG or JPEG."""
 
+import contextlib
 import dataclasses
 import glob
 import itertools
@@ -26,11 +27,7 @@ _IGNORED_FILES = {"dicomdir", "thumbs.db"}
 
 
 def discover(
-    source: Source,
-    *,
-    patient_pattern: str | None = None,
-    label: int | None = None,
-    keep_patient_ids: bool = False,
+    source: Source, *, patient_pattern: str | None = None, label: int | None = None, keep_patient_ids: bool = False
 ) -> list[Sample]:
     """List the images of a source.
 
@@ -71,8 +68,7 @@ def discover(
     """
     if label not in (None, 0, 1):
         raise ConfigError(f"label = {label}: 0 for normal or 1 for abnormal")
-    pattern = _compiled(patient_pattern)
-    samples = list(_samples(source, pattern, keep_patient_ids))
+    samples = list(_samples(source, _compiled(patient_pattern), keep_patient_ids))
     if label is not None:
         samples = [s if s.label is not None else dataclasses.replace(s, label=label) for s in samples]
     _check_unique(samples)
@@ -107,7 +103,10 @@ def _from_path(source: str | Path) -> list[Listed]:
     """The files behind one path: a folder, a file, a table or a glob."""
     path = Path(source).expanduser()
     if path.is_dir():
-        return _named(_walk(path), path, _empty(path))
+        if listed := _named(_walk(path), path):
+            return listed
+        text = f"no image in this folder or below it ({FORMATS} are read)"
+        raise InputError(f"{path}: {text if any(path.iterdir()) else 'the folder is empty'}")
     if path.suffix.lower() in TABLE_SUFFIXES and path.is_file():
         return read_image_table(path)
     if path.exists():
@@ -119,9 +118,11 @@ def _from_path(source: str | Path) -> list[Listed]:
     matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - an absolute pattern
     if not matches:
         raise InputError(f"{path}: the pattern matches nothing: quote it, and check it with ls")
-    found = {file for match in matches for file in (_walk(match) if match.is_dir() else _images([match]))}
+    files = {file for match in matches for file in (_walk(match) if match.is_dir() else _images([match]))}
     fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
-    return _named(found, Path(*fixed), f"{path}: {len(matches)} matches, none of them an image ({FORMATS})")
+    if listed := _named(files, Path(*fixed)):
+        return listed
+    raise InputError(f"{path}: {len(matches)} matches, none of them an image ({FORMATS})")
 
 
 def _from_paths(paths: list[Path]) -> list[Listed]:
@@ -131,21 +132,16 @@ def _from_paths(paths: list[Path]) -> list[Listed]:
         raise InputError(f"{absent[0]}: no such file or folder ({len(absent)} of {len(paths)} in the list are missing)")
     absolute = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - links are kept as they are named
     root = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in absolute]))
-    listed = [
-        (Sample(file.relative_to(root).as_posix(), file), False)
-        for path in absolute
-        for file in (sorted(_walk(path), key=lambda f: _natural(f.as_posix())) if path.is_dir() else [path])
-    ]
+    named = (_named(_walk(path) if path.is_dir() else [path], root) for path in absolute)
+    listed = list(itertools.chain.from_iterable(named))
     if not listed:
         raise InputError(f"{paths[0]}: no image in the folders of the list ({FORMATS} are read)")
     return listed
 
 
-def _named(files: Iterable[Path], root: Path, empty: str) -> list[Listed]:
+def _named(files: Iterable[Path], root: Path) -> list[Listed]:
     """Files in natural order of their path below the root."""
     names = {file.relative_to(root).as_posix(): file for file in files}
-    if not names:
-        raise InputError(empty)
     return [(Sample(name, names[name]), False) for name in sorted(names, key=_natural)]
 
 
@@ -179,19 +175,15 @@ def _images(files: Iterable[Path]) -> Iterator[Path]:
             yield file
 
 
-def _empty(folder: Path) -> str:
-    if any(folder.iterdir()):
-        return f"{folder}: no image in this folder or below it ({FORMATS} are read)"
-    return f"{folder}: the folder is empty"
-
-
 def _expanded(listed: list[Listed], pattern: re.Pattern[str] | None, keep_patient_ids: bool) -> Iterator[Sample]:
     """One sample for each image of each file."""
     headers: dict[Path, HeaderInfo] = {}
     for item, patient_is_known in listed:
         assert item.path is not None
         if item.path not in headers:
-            headers[item.path] = _header(item.path, keep_patient_ids)
+            headers[item.path] = HeaderInfo()  # of a damaged file; reading it fails later, where it is listed
+            with contextlib.suppress(ReadError):
+                headers[item.path] = header(item.path, keep_patient_ids=keep_patient_ids)
         info = headers[item.path]
         known = {"modality": info.modality, "view": info.view, "sex": info.sex, "series": info.series}
         many = info.frames > 1 or item.frame is not None
@@ -210,19 +202,9 @@ def _expanded(listed: list[Listed], pattern: re.Pattern[str] | None, keep_patien
             )
 
 
-def _header(path: Path, keep_patient_ids: bool) -> HeaderInfo:
-    """The header, or that of one nameless image for a damaged file: reading it fails later, where it is listed."""
-    try:
-        return header(path, keep_patient_ids=keep_patient_ids)
-    except ReadError:
-        return HeaderInfo()
-
-
 def _matched(pattern: re.Pattern[str] | None, name: str) -> str:
-    found = pattern.search(name) if pattern else None
-    if pattern is None or found is None:
-        return ""
-    return found["patient" if "patient" in pattern.groupindex else 1] or ""
+    match = pattern.search(name) if pattern else None
+    return (match["patient" if "patient" in match.re.groupindex else 1] or "") if match else ""
 
 
 def _compiled(pattern: str | None) -> re.Pattern[str] | None:
@@ -241,9 +223,8 @@ def _check_unique(samples: list[Sample]) -> None:
     """No image twice: neither an id nor a frame of a file."""
     seen: set[object] = set()
     for sample in samples:
-        keys: set[object] = {sample.id}
-        if sample.path:
-            keys.add((os.path.normpath(sample.path), sample.frame, sample.crop))
+        place = (os.path.normpath(sample.path), sample.frame, sample.crop) if sample.path else sample.id
+        keys = {sample.id, place}
         if keys & seen:
             where = "" if sample.frame is None else f", frame {sample.frame}"
             raise InputError(f"{sample.path or sample.id}{where}: the image is listed twice: remove one of them")

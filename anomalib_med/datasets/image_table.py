@@ -2,11 +2,13 @@
 
 import csv
 import io
-import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter
 
 from anomalib_med.errors import InputError
 from anomalib_med.records import Box, Lesion, Sample
@@ -15,6 +17,8 @@ COLUMNS = ("path", "id", "patient", "study", "label", "mask", "frame", "boxes", 
 LABELS = {"0": 0, "0.0": 0, "normal": 0, "1": 1, "1.0": 1, "abnormal": 1, "": None}
 
 Crop = tuple[int, int, int, int]
+T = TypeVar("T")
+_BOXES, _CROP = TypeAdapter(tuple[Box, ...]), TypeAdapter(Crop)
 Listed = tuple[Sample, bool]
 """A file as it was found or as a row of a table lists it, and whether its patient is known."""
 
@@ -28,10 +32,8 @@ def image_id(name: str, frame: int | None, crop: Crop | None = None, *, width: i
 def read_image_table(table: Path) -> list[Listed]:
     """The rows of a table whose files are all there.
 
-    Raises
-    ------
-    InputError
-        Not a CSV table with a column ``path``, a cell that makes no sense (with its line), a file that is missing.
+    Raises InputError where it is no CSV table with a column ``path``, where a cell makes no sense (with its line), or
+    where a file is missing.
     """
     try:
         text = table.read_text(encoding="utf-8-sig")
@@ -71,13 +73,7 @@ def _row(row: Mapping[str, str | list[str] | None], root: Path, where: str) -> L
 
 
 def listed_row(cells: Mapping[str, str], root: Path, where: str) -> Listed:
-    """One row of a table, with the paths below `root`.
-
-    Raises
-    ------
-    InputError
-        A cell that makes no sense; the message begins with `where`.
-    """
+    """One row of a table, with the paths below `root`; an InputError for a cell that makes no sense names `where`."""
     if not cells.get("path"):
         raise InputError(f"{where}: the path is empty")
     label, frame = cells.get("label", "").lower(), cells.get("frame", "")
@@ -94,8 +90,8 @@ def listed_row(cells: Mapping[str, str], root: Path, where: str) -> Listed:
         study=cells.get("study") or None,
         label=LABELS[label],
         mask=files.get("mask"),
-        boxes=_boxes(cells.get("boxes", ""), where),
-        crop=_crop(cells.get("crop", ""), where),
+        boxes=_json(cells, "boxes", _BOXES, "[[x, y, width, height]]", where) if cells.get("boxes") else (),
+        crop=_json(cells, "crop", _CROP, "[top, left, height, width]", where) if cells.get("crop") else None,
         area=files.get("area"),
         lesion=Lesion(runs=(cells["runs"],)) if cells.get("runs") else None,
         meta={name: cell for name, cell in cells.items() if name not in COLUMNS and name and cell},
@@ -110,18 +106,8 @@ def _below(path: Path, root: Path) -> str:
     return (normal.relative_to(folder) if normal.is_relative_to(folder) else normal).as_posix()
 
 
-def _boxes(cell: str, where: str) -> tuple[Box, ...]:
+def _json(cells: Mapping[str, str], name: str, wanted: TypeAdapter[T], like: str, where: str) -> T:
     try:
-        return tuple((float(x), float(y), float(w), float(h)) for x, y, w, h in json.loads(cell or "[]"))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{where}: boxes {cell!r} is not JSON like [[x, y, width, height]]") from error
-
-
-def _crop(cell: str, where: str) -> Crop | None:
-    if not cell:
-        return None
-    try:
-        top, left, height, width = json.loads(cell)
-        return int(top), int(left), int(height), int(width)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{where}: crop {cell!r} is not JSON like [top, left, height, width]") from error
+        return wanted.validate_json(cells[name])
+    except ValueError as error:
+        raise InputError(f"{where}: {name} {cells[name]!r} is not JSON like {like}") from error

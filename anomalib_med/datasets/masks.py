@@ -40,26 +40,18 @@ def read_mask(sample: Sample, shape: tuple[int, int] | None = None) -> Mask | No
     lesion = sample.lesion or Lesion()
     if not has_mask(sample):
         return None
-    rows, columns = shape or read(sample).shape
+    shape = shape or read(sample).shape
     if lesion.runs:
-        masks = [decode_rle(part, (rows, columns), relative=lesion.relative) for part in lesion.runs]
-        return np.asarray(np.logical_or.reduce(masks), np.bool_)
-    if lesion.polygons:
-        return filled_polygons(lesion.polygons, (rows, columns))
-    return filled_boxes(sample.boxes, (rows, columns))
+        runs = [decode_rle(part, shape, relative=lesion.relative) for part in lesion.runs]
+        return np.asarray(np.any(runs, axis=0), np.bool_)
+    return filled_polygons(lesion.polygons, shape) if lesion.polygons else filled_boxes(sample.boxes, shape)
 
 
 def read_area(sample: Sample, shape: tuple[int, int]) -> Mask | None:
     """The area that is to be looked at, from the file `Sample.area`: of a volume the slice `Sample.frame`.
 
-    Returns
-    -------
-    bool ``(H, W)`` in the geometry of the image, True where it is not zero; None where no file is named.
-
-    Raises
-    ------
-    ReadError
-        The file cannot be read, or is of another shape than the image.
+    It is bool ``(H, W)`` in the geometry of the image, True where the file is not zero; None where no file is named.
+    Raises ReadError where the file cannot be read, or is of another shape than the image.
     """
     return None if sample.area is None else _from_file(replace(sample, mask=sample.area, lesion=None), shape)
 
@@ -89,28 +81,16 @@ def filled_polygons(polygons: Sequence[Sequence[tuple[float, float]]], shape: tu
 
 
 def decode_rle(text: str, shape: tuple[int, int], *, relative: bool = False) -> Mask:
-    """Run lengths down the columns.
+    """Mask ``(H, W)`` of the given shape from run lengths down the columns.
 
-    Parameters
-    ----------
-    text
-        Pairs of start and length. Starts count from 1; `relative` starts are gaps since the end of the last run.
-        ``-1`` and "" are an empty mask.
-    shape
-        Rows and columns.
-
-    Raises
-    ------
-    ReadError
-        Not pairs of whole numbers, or a run outside the image.
+    The text holds pairs of start and length. Starts count from 1; `relative` starts are gaps since the end of the last
+    run. ``-1`` and "" are an empty mask. Raises ReadError for anything else, or for a run outside the image.
     """
     flat = np.zeros(shape[0] * shape[1], np.bool_)
     try:
-        numbers = [int(word) for word in text.split()]
+        numbers = [int(word) for word in text.split()] if text.strip() != "-1" else []
     except ValueError as error:
         raise ReadError(f"run lengths {text[:40]!r}: not whole numbers") from error
-    if numbers in ([], [-1]):
-        return flat.reshape(shape)
     if len(numbers) % 2:
         raise ReadError(f"run lengths {text[:40]!r}: an odd number of {len(numbers)} values, they come in pairs")
     end = 0

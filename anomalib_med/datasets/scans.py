@@ -22,48 +22,36 @@ UNEVEN = 0.05  # of the distance between slices: a step that differs by more is 
 TILTED = 1.0  # degrees between the slice normal and the way from slice to slice
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
-_Slice = tuple[Sample, Place]
-
 
 def assembled(samples: Sequence[Sample]) -> list[Sample]:
     """Put the slices of each DICOM series beside one another, in the order of their place.
 
-    Parameters
-    ----------
-    samples
-        The images as listed, DICOM files with their `Sample.place`.
-
-    Returns
-    -------
-    The same samples. Slices of a volume in one file come in their order. A DICOM series stands where its first file
-    stood, its slices from the feet to the head (of other orientations along the slice normal), with the id of their
-    volume in `Sample.volume` and what a reader must know of it in `Place.note`. Slices without position
-    are in the order of InstanceNumber. In a study that has CT slices, `Sample.aside` says why these are set aside:
-    localizers, secondary captures, objects without pixels, other modalities, reformats in other planes, and second
-    slices at one place.
+    The samples, DICOM files with their `Sample.place`, come back all. Slices of a volume in one file come in their
+    order. A DICOM series stands where its first file stood, its slices from the feet to the head (of other orientations
+    along the slice normal), with the id of their volume in `Sample.volume` and what a reader must know of it in
+    `Place.note`. Slices without position are in the order of InstanceNumber. In a study that has CT slices,
+    `Sample.aside` says why these are set aside: localizers, secondary captures, objects without pixels, other
+    modalities, reformats in other planes, and second slices at one place.
     """
     slices = [s for s in samples if s.place is not None and s.place.kind == "slice" and s.place.modality == "CT"]
     scanned = {_study(s) for s in slices}
-    axial = {_study(s) for s in slices if s.place is not None and plane(s.place) == "axial"}
-    series: dict[str, list[_Slice]] = defaultdict(list)
-    files: dict[str, list[Sample]] = defaultdict(list)
-    done: dict[str, list[Sample]] = {}
+    axial = {_study(s) for s in slices if plane(_place(s)) == "axial"}
+    groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for sample in samples:
         study = _study(sample)
         if sample.volume:
-            files[sample.volume].append(sample)
+            groups["file", sample.volume].append(sample)
         elif sample.place is None or study not in scanned:
-            done[sample.id] = [replace(sample, place=None)]
+            groups["image", sample.id].append(replace(sample, place=None))
         elif reason := _no_slice(sample.place, axial=study in axial):
-            done[sample.id] = [replace(sample, aside=reason)]
+            groups["aside", sample.id].append(replace(sample, aside=reason))
         else:
-            series[f"{study} {sample.place.series}"].append((sample, sample.place))
-    for frames in files.values():
-        done[frames[0].id] = sorted(frames, key=lambda sample: sample.frame or 0)
+            groups["series", f"{study} {sample.place.series}"].append(sample)
     taken: Counter[str] = Counter()
-    for members in series.values():
-        done[members[0][0].id] = _stacks(members, taken)
-    return [sample for first in samples for sample in done.get(first.id, [])]
+    ordered: list[Sample] = []
+    for (kind, _), members in groups.items():
+        ordered += _stacks(members, taken) if kind == "series" else sorted(members, key=lambda s: s.frame or 0)
+    return ordered
 
 
 def slices_by_volume(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
@@ -132,61 +120,64 @@ def _no_slice(place: Place, *, axial: bool) -> str:
     return ""
 
 
-def _stacks(slices: list[_Slice], taken: Counter[str]) -> list[Sample]:
+def _place(sample: Sample) -> Place:
+    assert sample.place is not None
+    return sample.place
+
+
+def _stacks(slices: list[Sample], taken: Counter[str]) -> list[Sample]:
     """The slices of one series stack by stack, the longest first, with the id of their volume."""
-    stacks: dict[object, list[_Slice]] = defaultdict(list)
-    for sample, place in slices:
-        axes = None if place.axes is None else tuple(np.round(place.axes, 3).tolist())
-        spacing = None if place.spacing is None else tuple(np.round(place.spacing, 4).tolist())
-        stacks[axes, spacing, place.shape].append((sample, place))
-    folders = [PurePosixPath(sample.id).parent.parts for sample, _ in slices]
+    stacks: dict[object, list[Sample]] = defaultdict(list)
+    for sample in slices:
+        place = _place(sample)
+        axes = place.axes and tuple(np.round(place.axes, 3).tolist())
+        spacing = place.spacing and tuple(np.round(place.spacing, 4).tolist())
+        stacks[axes, spacing, place.shape].append(sample)
+    folders = [PurePosixPath(sample.id).parent.parts for sample in slices]
     shared = [level[0] for level in zip(*folders, strict=False) if len(set(level)) == 1]
-    name = "/".join([*shared, slices[0][1].series or "series"])
+    name = "/".join([*shared, _place(slices[0]).series or "series"])
     parts = [part for stack in sorted(stacks.values(), key=len, reverse=True) for part in _passes(stack)]
     lengths = ", ".join(str(len(kept)) for kept, _ in parts)
-    uneven = f"the series holds slices of several sizes, orientations or passes: stacks of {lengths}"
     samples: list[Sample] = []
     for part, aside in parts:
-        notes = [uneven] if len(parts) > 1 else []
-        if part[0][1].position is None and len(part) > 1:
+        notes = []
+        if len(parts) > 1:
+            notes.append(f"the series holds slices of several sizes, orientations or passes: stacks of {lengths}")
+        if _place(part[0]).position is None and len(part) > 1:
             notes.append("no ImagePositionPatient: in the order of InstanceNumber, without places in mm")
         taken[name] += 1
         id = name if taken[name] == 1 else f"{name}.{taken[name]}"
         volume, note = id if len(part) > 1 else "", "; ".join(notes)
-        samples += [replace(s, volume=volume, place=replace(p, note=note)) for s, p in part] + aside
+        samples += [replace(s, volume=volume, place=replace(_place(s), note=note)) for s in part] + aside
     return samples
 
 
-def _passes(stack: list[_Slice]) -> list[tuple[list[_Slice], list[Sample]]]:
+def _passes(stack: list[Sample]) -> list[tuple[list[Sample], list[Sample]]]:
     """A stack in order; two passes over the same places become two parts, single doubles are set aside."""
     ordered, twice = _ordered(stack)
-    if not twice:
-        return [(ordered, [])]
-    passes: dict[int, list[_Slice]] = defaultdict(list)
-    for item in stack:
-        passes[item[1].acquisition].append(item)
+    passes: dict[int, list[Sample]] = defaultdict(list)
+    for sample in stack if twice else ():
+        passes[_place(sample).acquisition].append(sample)
     parts = [_ordered(part) for part in passes.values()]
     if len(parts) > 1 and all(len(kept) > 1 and not doubles for kept, doubles in parts):
         return parts
     return [(ordered, twice)]
 
 
-def _ordered(stack: list[_Slice]) -> tuple[list[_Slice], list[Sample]]:
+def _ordered(stack: list[Sample]) -> tuple[list[Sample], list[Sample]]:
     """Slices by their place along the normal, and those that lie where another does, set aside with the reason."""
-    first = stack[0][1]
+    first = _place(stack[0])
     if first.position is None or first.axes is None:
-        return sorted(stack, key=lambda item: (item[1].instance, item[0].id)), []
+        return sorted(stack, key=lambda s: (_place(s).instance, s.id)), []
     upwards = normal(first)
-    at = {sample.id: float(np.dot(upwards, place.position or (0, 0, 0))) for sample, place in stack}
-    kept: list[_Slice] = []
+    at = {s.id: float(np.dot(upwards, _place(s).position or (0, 0, 0))) for s in stack}
+    kept: list[Sample] = []
     doubles: list[Sample] = []
-    for item in sorted(stack, key=lambda item: (round(at[item[0].id] / SAME_PLACE), item[1].instance, item[0].id)):
-        sample = item[0]
-        if kept and at[sample.id] - at[kept[-1][0].id] < SAME_PLACE:
-            reason = f"a second slice of the series at the place of {kept[-1][0].id}"
-            doubles.append(replace(sample, aside=reason))
+    for sample in sorted(stack, key=lambda s: (round(at[s.id] / SAME_PLACE), _place(s).instance, s.id)):
+        if kept and at[sample.id] - at[kept[-1].id] < SAME_PLACE:
+            doubles.append(replace(sample, aside=f"a second slice of the series at the place of {kept[-1].id}"))
         else:
-            kept.append(item)
+            kept.append(sample)
     return kept, doubles
 
 

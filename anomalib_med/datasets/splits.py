@@ -10,20 +10,16 @@ from anomalib_med.records import Sample
 
 
 def split_by_patient(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Hold out whole patients.
+    """Hold out whole patients: the samples that are kept, and those that are held out, each in the order given.
 
     Parameters
     ----------
     samples
-        The images; the split depends on their patients and the seed alone. Each side keeps the order given.
+        The images; the split depends on their patients and the seed alone.
     share
         Part of the patients that is held out, in [0, 1). Above 0 at least one is held out, and one is always kept.
     seed
         Seed of the shuffle.
-
-    Returns
-    -------
-    Kept and held out.
 
     Raises
     ------

@@ -4,92 +4,49 @@ The anatomy is drawn as attenuation, structure by structure, so that ribs are se
 ribs, as in a projection. Every phantom differs in build, breathing, pose and exposure.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from anomalib_med.errors import ConfigError
-from anomalib_med.phantoms.drawing import (
-    Float,
-    Pen,
-    Phantom,
-    Points,
-    curve,
-    ellipse,
-    pose,
-    ribbon,
-    rounded,
-    smooth_noise,
-    spline,
-)
+from anomalib_med.phantoms.drawing import Float, Pen, Phantom, check_arguments, pose, rounded, smooth_noise
 from anomalib_med.phantoms.exposure import expose
+from anomalib_med.phantoms.shapes import Points, curve, ellipse, ribbon, spline
 
 SIDES = (-1, 1)  # the patient's right (image left), then the patient's left
-MIN_SIZE = 64
 
 
-@dataclass(frozen=True, slots=True)
 class _Build:
     """What differs from patient to patient, in anatomical coordinates."""
 
-    chest: float  # half width of the rib cage
-    fat: float  # soft tissue outside the rib cage
-    apex: float  # y of the lung tops
-    domes: tuple[float, float]  # y of the diaphragm, right and left
-    angles: tuple[float, float]  # y of the costophrenic angles
-    heart: float  # relative size of the heart
-    lean: float  # sideways shift of the mediastinum by a turned patient
-    rib_gap: float
-    rib_drop: float
-    rib_density: float
-    vessels: float  # calibre and density
-    breasts: float  # 0 for none
-    arm_out: float
-
-
-def _draw_build(rng: np.random.Generator) -> _Build:
-    dome = rng.uniform(0.64, 0.76)
-    angle = dome + rng.uniform(0.07, 0.12)
-    return _Build(
-        chest=rng.uniform(0.29, 0.36),
-        fat=rng.uniform(0.02, 0.09),
-        apex=rng.uniform(0.09, 0.15),
-        domes=(dome - rng.uniform(0.0, 0.02), dome + rng.uniform(0.0, 0.03)),
-        angles=(angle, angle + rng.uniform(-0.01, 0.02)),
-        heart=rng.uniform(0.85, 1.2),
-        lean=rng.normal(0.0, 0.008),
-        rib_gap=rng.uniform(0.058, 0.068),
-        rib_drop=rng.uniform(0.05, 0.13),
-        rib_density=rng.uniform(0.08, 0.2),
-        vessels=rng.uniform(0.7, 1.3),
-        breasts=rng.uniform(0.05, 0.2) if rng.random() < 0.4 else 0.0,
-        arm_out=rng.uniform(-0.02, 0.12),
-    )
+    def __init__(self, rng: np.random.Generator) -> None:
+        dome = rng.uniform(0.64, 0.76)
+        angle = dome + rng.uniform(0.07, 0.12)
+        self.chest = rng.uniform(0.29, 0.36)  # half width of the rib cage
+        self.fat = rng.uniform(0.02, 0.09)  # soft tissue outside the rib cage
+        self.apex = rng.uniform(0.09, 0.15)  # y of the lung tops
+        self.domes = (dome - rng.uniform(0.0, 0.02), dome + rng.uniform(0.0, 0.03))  # y of the diaphragm, right, left
+        self.angles = (angle, angle + rng.uniform(-0.01, 0.02))  # y of the costophrenic angles
+        self.heart = rng.uniform(0.85, 1.2)  # relative size of the heart
+        self.lean = rng.normal(0.0, 0.008)  # sideways shift of the mediastinum by a turned patient
+        self.rib_gap = rng.uniform(0.058, 0.068)
+        self.rib_drop = rng.uniform(0.05, 0.13)
+        self.rib_density = rng.uniform(0.08, 0.2)
+        self.vessels = rng.uniform(0.7, 1.3)  # calibre and density
+        self.breasts = rng.uniform(0.05, 0.2) if rng.random() < 0.4 else 0.0  # 0 for none
+        self.arm_out = rng.uniform(-0.02, 0.12)
 
 
 def chest_phantom(seed: int, size: int = 256) -> Phantom:
-    """Draw one healthy chest radiograph, frontal view.
+    """Draw one healthy chest radiograph, frontal view: float32 ``(size, size)`` in [0, 1], bright is dense.
 
-    Parameters
-    ----------
-    seed
-        Not negative. The same seed and size give the same pixels.
-    size
-        Height and width in pixels, at least 64.
-
-    Returns
-    -------
-    Phantom with `pixels` float32 ``(size, size)`` in [0, 1], bright is dense.
-
-    Raises
-    ------
-    ConfigError
-        Where the seed is negative or the size too small.
+    The same seed and size give the same pixels. Raises ConfigError where the seed is negative, or the size, height and
+    width in pixels, is below 64.
     """
     check_arguments(seed, size)
     rng = np.random.default_rng([0xC8E57, seed])
-    build = _draw_build(rng)
-    pen = Pen(size, _draw_pose(rng))
+    build = _Build(rng)
+    zoom, turn = rng.uniform(0.92, 1.14), float(np.clip(rng.normal(0, 2.2), -6, 6))
+    scale = (zoom * rng.uniform(0.96, 1.04), zoom * rng.uniform(0.95, 1.06))
+    shift = (float(rng.normal(0, 0.02)), float(rng.normal(0.01, 0.025)))
+    pen = Pen(size, pose(angle=turn, scale=scale, shift=shift))
     body = pen.fill(*_body_outlines(build))
     lungs = pen.fill(*(_lung_outline(build, side) for side in SIDES))
     centre = _mediastinum(pen, build)
@@ -102,23 +59,6 @@ def chest_phantom(seed: int, size: int = 256) -> Phantom:
     pixels, open_field = expose(attenuation, pen, rng)
     free = (lungs > 0.5) & (centre < 0.13) & open_field
     return Phantom(pixels, free, (body > 0.5) & open_field)
-
-
-def check_arguments(seed: int, size: int) -> None:
-    """Raise ConfigError where the seed is negative or the size below 64 pixels."""
-    if seed < 0:
-        raise ConfigError(f"seed: {seed} is negative; give 0 or more")
-    if size < MIN_SIZE:
-        raise ConfigError(f"size: {size} pixels are too few to draw anatomy; give {MIN_SIZE} or more")
-
-
-def _draw_pose(rng: np.random.Generator) -> Points:
-    zoom = rng.uniform(0.92, 1.14)
-    return pose(
-        angle=float(np.clip(rng.normal(0, 2.2), -6, 6)),
-        scale=(zoom * rng.uniform(0.96, 1.04), zoom * rng.uniform(0.95, 1.06)),
-        shift=(float(rng.normal(0, 0.02)), float(rng.normal(0.01, 0.025))),
-    )
 
 
 def _mirror(points: Points, side: int) -> Points:
@@ -150,8 +90,8 @@ def _wall(build: _Build, side: int) -> Points:
 def _lung_outline(build: _Build, side: int) -> Points:
     dome, angle, c = build.domes[side > 0], build.angles[side > 0], build.chest
     floor = curve([c, 0.88 * c, 0.6 * c, 0.3 * c, 0.13 * c], [angle, dome + 0.035, dome, dome + 0.02, dome + 0.06])
-    x, y = [0.13 * c, 0.12 * c, 0.13 * c, 0.2 * c, 0.36 * c], [dome + 0.06, 0.5, 0.32, build.apex + 0.05, build.apex]
-    inner = curve(x, y)
+    x = [0.13 * c, 0.12 * c, 0.13 * c, 0.2 * c, 0.36 * c]
+    inner = curve(x, [dome + 0.06, 0.5, 0.32, build.apex + 0.05, build.apex])
     outline = np.concatenate([_wall(build, side), floor[1:], inner[1:-1]])
     return np.asarray(_mirror(outline, side) + np.array([0.5 * build.lean, 0]))
 
@@ -195,40 +135,34 @@ def _mediastinum(pen: Pen, build: _Build) -> Float:
     return shadow
 
 
-def _ribs(build: _Build, side: int, rng: np.random.Generator) -> tuple[list[Points], list[Points]]:
-    """Centre lines of the posterior and of the anterior arcs of one side."""
+def _ribs(build: _Build, side: int, rng: np.random.Generator) -> tuple[Points, Points]:
+    """Centre lines ``(n, m, 2)`` of the posterior and of the anterior arcs of one side."""
     wall = _wall(build, side)
     posterior, anterior = [], []
     for number in range(10):
         y = build.apex + 0.015 + build.rib_gap * number + rng.normal(0, 0.002)
         drop = build.rib_drop * (0.7 + 0.06 * number)
         edge = y + drop
-        reach = float(np.interp(edge, wall[:, 1], wall[:, 0])) + 0.004
-        arc = [(0.03, y), (0.3 * reach, y - 0.012), (0.72 * reach, y + 0.3 * drop), (reach, edge)]
-        if y + drop - wall[-1, 1] > 0.05:
+        if edge - wall[-1, 1] > 0.05:
             break
-        posterior.append(_mirror(spline(arc), side))
+        reach = float(np.interp(edge, wall[:, 1], wall[:, 0])) + 0.004
+        posterior.append(curve([0.03, 0.3 * reach, 0.72 * reach, reach], [y, y - 0.012, y + 0.3 * drop, edge]))
         if number < 7:
             slope = 0.07 + 0.006 * number
-            x = [reach, 0.93 * reach, 0.7 * reach, 0.42 * reach]
-            front = curve(x, [edge, edge + 0.4 * slope, edge + slope, edge + slope])
-            anterior.append(_mirror(front, side))
-    return posterior, anterior
+            y_front = [edge, edge + 0.4 * slope, edge + slope, edge + slope]
+            anterior.append(curve([reach, 0.93 * reach, 0.7 * reach, 0.42 * reach], y_front))
+    return _mirror(np.stack(posterior), side), _mirror(np.stack(anterior), side)
 
 
 def _bones(pen: Pen, build: _Build, rng: np.random.Generator) -> Float:
     lean = np.array([0.3 * build.lean, 0])
-    posterior, anterior = [], []
-    for side in SIDES:
-        back, front = _ribs(build, side, rng)
-        posterior += [line + lean for line in back]
-        anterior += [line + lean for line in front]
+    ribs = [_ribs(build, side, rng) for side in SIDES]
     width = rng.uniform(0.021, 0.027)
     bone = np.zeros((pen.size, pen.size), np.float32)
-    for lines, calibre, share in ((posterior, width, 1.0), (anterior, 1.15 * width, 0.6)):
+    for arcs, calibre, share in zip(zip(*ribs, strict=True), (width, 1.15 * width), (1.0, 0.6), strict=True):
+        lines = np.concatenate(arcs) + lean
         # A rib is a tube: its walls are denser in projection than its middle.
-        shell = pen.fill(*ribbon(np.stack(lines), calibre))
-        core = pen.fill(*ribbon(np.stack(lines), 0.55 * calibre))
+        shell, core = (pen.fill(*ribbon(lines, part * calibre)) for part in (1, 0.55))
         bone += np.float32(build.rib_density * share) * pen.soften(shell - 0.35 * core, 0.0025)
     collar = [(0.022, 0.175), (0.075, 0.165), (0.15, 0.137), (0.24, 0.13), (build.chest + 0.03, 0.137)]
     tilt = np.array([0, 0.5 * (build.apex - 0.12) + abs(rng.normal(0, 0.012))])
@@ -261,9 +195,9 @@ def _vessels(pen: Pen, build: _Build, rng: np.random.Generator) -> Float:
     density = np.zeros((pen.size, pen.size), np.float32)
     c = build.chest / 0.33
     for side in SIDES:
-        spread = np.deg2rad(np.linspace(-78, 78, 9) + rng.normal(0, 9, 9))
+        heading = np.deg2rad(np.linspace(-78, 78, 9) + rng.normal(0, 9, 9))
         start = np.tile([side * 0.085 * c, 0.43], (9, 1)) + rng.normal(0, 0.008, (9, 2))
-        heading, width = spread, 0.0135 * build.vessels * rng.uniform(0.6, 1.3, 9)
+        width = 0.0135 * build.vessels * rng.uniform(0.6, 1.3, 9)
         for reach, share in ((0.075, 0.1), (0.07, 0.075), (0.06, 0.055), (0.05, 0.045)):
             length = reach * rng.uniform(0.7, 1.3, len(heading))
             curl = rng.normal(0, 0.45, len(heading))
@@ -273,9 +207,9 @@ def _vessels(pen: Pen, build: _Build, rng: np.random.Generator) -> Float:
             line = start[:, None] + np.cumsum(step, axis=1) - step[:, :1]
             bands = ribbon(line, width[:, None] * (1 - 0.35 * t))
             density += np.float32(share * build.vessels) * pen.fill(*bands)
-            fork = rng.uniform(0.1, 0.7, len(heading))
             start = np.repeat(line[:, -1], 2, axis=0)
-            heading = np.stack([angle[:, -1] - fork, angle[:, -1] + fork], 1).ravel()
+            fork = np.outer(rng.uniform(0.1, 0.7, len(heading)), (-1, 1))
+            heading = (angle[:, -1:] + fork).ravel()
             width = np.repeat(width * 0.66, 2) * rng.uniform(0.75, 1.1, 2 * len(width))
     haze = smooth_noise(rng, density.shape, 40) * np.float32(0.012)
     haze += smooth_noise(rng, density.shape, 9) * np.float32(0.014)

@@ -1,51 +1,20 @@
-"""CT-like chest slices in Hounsfield units, and lesions planted into them."""
+"""CT-like chest slices in Hounsfield units."""
 
 import numpy as np
 
-from anomalib_med.errors import ConfigError
-from anomalib_med.phantoms.chest import SIDES, check_arguments
-from anomalib_med.phantoms.drawing import (
-    Float,
-    Mask,
-    Pen,
-    Phantom,
-    Points,
-    curve,
-    ellipse,
-    fill_pixels,
-    gaussian,
-    lobed,
-    place,
-    pose,
-    ribbon,
-    smooth_noise,
-    spline,
-)
-from anomalib_med.phantoms.lesions import MASK_SHARE
+from anomalib_med.phantoms.chest import SIDES
+from anomalib_med.phantoms.drawing import Float, Pen, Phantom, check_arguments, gaussian, pose, smooth_noise
+from anomalib_med.phantoms.shapes import Points, curve, ellipse, ribbon, spline
 
-AIR, FAT, MUSCLE, BLOOD, BONE = -1000.0, -100.0, 50.0, 45.0, 550.0
+AIR, FAT, MUSCLE, BONE = -1000.0, -100.0, 50.0, 550.0
 HU_RANGE = (-1024.0, 3071.0)
-CT_KINDS = ("nodule", "ground_glass")
 
 
 def ct_slice_phantom(seed: int, size: int = 256) -> Phantom:
     """Draw one healthy axial chest slice, seen from the feet, lungs between the aortic arch and the diaphragm.
 
-    Parameters
-    ----------
-    seed
-        Not negative. The same seed and size give the same pixels.
-    size
-        Height and width in pixels, at least 64.
-
-    Returns
-    -------
-    Phantom with `pixels` float32 ``(size, size)`` in whole Hounsfield units from -1024 to 3071.
-
-    Raises
-    ------
-    ConfigError
-        Where the seed is negative or the size too small.
+    The pixels are float32 ``(size, size)`` in whole Hounsfield units from -1024 to 3071. Arguments and errors are as
+    for `chest_phantom`.
     """
     check_arguments(seed, size)
     rng = np.random.default_rng([0xC7, seed])
@@ -56,13 +25,13 @@ def ct_slice_phantom(seed: int, size: int = 256) -> Phantom:
     wide, deep, fat = rng.uniform(0.4, 0.45), rng.uniform(0.29, 0.34), rng.uniform(0.012, 0.05)
     hu = np.full((size, size), AIR, np.float32)
     body = pen.fill(_round_box(wide, deep))
-    _paint(hu, _table(pen), -300.0)
+    table = curve([-0.45, -0.25, 0, 0.25, 0.45], [0.83, 0.865, 0.88, 0.865, 0.83])
+    _paint(hu, pen.fill(ribbon(table, 0.012)), -300.0)
     _paint(hu, body, FAT)
     _paint(hu, pen.fill(_round_box(wide - fat, deep - fat)), MUSCLE)
     hu += smooth_noise(rng, hu.shape, 12) * np.float32(14) * body
     inner = (wide - fat - 0.045, deep - fat - 0.035)
-    outlines = [_lung(inner, side, level, rng) for side in SIDES]
-    lungs = pen.fill(*outlines)
+    lungs = pen.fill(*(_lung(inner, side, level, rng) for side in SIDES))
     parenchyma = rng.uniform(-880, -800) + 35 * (np.linspace(-1, 1, size)[:, None])
     _paint(hu, lungs, (parenchyma + 14 * smooth_noise(rng, hu.shape, 24)).astype(np.float32))
     vessels = _vessels(pen, inner, rng) * lungs
@@ -76,62 +45,6 @@ def ct_slice_phantom(seed: int, size: int = 256) -> Phantom:
     return Phantom(hu, (lungs > 0.5) & (centre < 0.5), body > 0.5)
 
 
-def add_ct_lesion(
-    pixels: Float,
-    lungs: Mask,
-    kind: str,
-    rng: np.random.Generator,
-    *,
-    contrast: float = 1.0,
-    size: float = 1.0,
-) -> tuple[Float, Mask]:
-    """Plant one lesion into a CT slice.
-
-    Parameters
-    ----------
-    pixels
-        float32 ``(H, W)`` in Hounsfield units; not changed.
-    lungs, rng, contrast, size
-        The same as for `add_lesion`; any lung that is not empty will do.
-    kind
-        ``nodule`` (about 0 to 60 HU) or ``ground_glass`` (250 to 450 HU above the lung, vessels still seen).
-
-    Returns
-    -------
-    The slice in Hounsfield units and the mask of the change, as from `add_lesion`.
-
-    Raises
-    ------
-    ConfigError
-        Where the kind is unknown, contrast or size is not positive, or the lungs are empty or of another shape.
-    """
-    if kind not in CT_KINDS:
-        raise ConfigError(f"kind: {kind!r} is not a CT lesion; choose one of {', '.join(CT_KINDS)}")
-    if not (contrast > 0 and size > 0):
-        raise ConfigError(f"contrast and size: {contrast} and {size} must both be above 0")
-    if pixels.ndim != 2 or lungs.shape != pixels.shape or not lungs.any():
-        raise ConfigError(
-            f"lungs: mask {lungs.shape} for pixels {pixels.shape}; give a mask of that shape that is not empty"
-        )
-    width = int(pixels.shape[1])
-    low, high = (0.012, 0.035) if kind == "nodule" else (0.05, 0.1)
-    radius = rng.uniform(low, high) * width * size
-    x, y = place(lungs, 1.1 * radius, rng)
-    field = fill_pixels((int(pixels.shape[0]), width), lobed(x, y, radius, rng))
-    if kind == "nodule":
-        field = gaussian(field, 0.6 * width / 256)
-        lung = float(np.median(pixels[lungs]))
-        target = lung + contrast * (rng.uniform(0, 60) - lung)
-        changed = pixels + field * np.maximum(np.float32(target) - pixels, 0)
-    else:
-        field = gaussian(field * lungs, 0.22 * radius)
-        field *= 1 + 0.2 * smooth_noise(rng, pixels.shape, 40)
-        changed = pixels + np.clip(field, 0, 1.3) * np.float32(contrast * rng.uniform(250, 450)) * (pixels < -200)
-    changed = np.clip(np.round(changed), *HU_RANGE).astype(np.float32)
-    change = np.abs(changed - pixels)
-    return changed, change > MASK_SHARE * change.max()
-
-
 def _paint(hu: Float, covered: Float, value: float | Float) -> None:
     """Put a tissue where `covered` says, with partial volume at its edge."""
     hu += covered * (np.asarray(value, np.float32) - hu)
@@ -143,11 +56,6 @@ def _round_box(half_width: float, half_height: float) -> Points:
     x = np.sign(np.cos(t)) * np.abs(np.cos(t)) ** 0.8 * half_width
     y = np.sign(np.sin(t)) * np.abs(np.sin(t)) ** 0.8 * half_height
     return np.column_stack([x, y + 0.47])
-
-
-def _table(pen: Pen) -> Float:
-    line = curve([-0.45, -0.25, 0, 0.25, 0.45], [0.83, 0.865, 0.88, 0.865, 0.83])
-    return pen.fill(ribbon(line, 0.012))
 
 
 def _lung(inner: tuple[float, float], side: int, level: float, rng: np.random.Generator) -> Points:
@@ -191,21 +99,18 @@ def _mediastinum(pen: Pen, hu: Float, inner: tuple[float, float], level: float, 
     vessels = pen.fill(heart, aorta, cava, *hila)
     _paint(hu, vessels, float(blood))
     split = 0.03 + 0.05 * level
-    bronchi = [ellipse(side * split, 0.47 + 0.1 * d, 0.016, 0.019) for side in SIDES]
-    _paint(hu, pen.fill(*bronchi), -950.0)
-    oesophagus = ellipse(0.03, 0.47 + 0.32 * d, 0.014, 0.011)
-    _paint(hu, pen.fill(oesophagus), 35.0)
+    _paint(hu, pen.fill(*(ellipse(side * split, 0.47 + 0.1 * d, 0.016, 0.019) for side in SIDES)), -950.0)  # bronchi
+    _paint(hu, pen.fill(ellipse(0.03, 0.47 + 0.32 * d, 0.014, 0.011)), 35.0)  # oesophagus
     return np.maximum(fat, vessels)
 
 
 def _skeleton(pen: Pen, hu: Float, inner: tuple[float, float], rng: np.random.Generator) -> None:
     w, d = inner
     y = 0.47 + 0.72 * d
-    vertebra = pen.fill(ellipse(0, y, 0.052, 0.044))
     transverse = [ribbon(curve([0, s * 0.06, s * 0.1], [y + 0.03, y + 0.05, y + 0.045]), 0.022) for s in SIDES]
     _paint(hu, pen.fill(*transverse), 350.0)
     _paint(hu, pen.fill(ribbon(spline([(0, y + 0.05), (0, y + 0.1)]), 0.02)), 350.0)
-    _paint(hu, vertebra, BONE)
+    _paint(hu, pen.fill(ellipse(0, y, 0.052, 0.044)), BONE)
     _paint(hu, pen.fill(ellipse(0, y, 0.044, 0.036)), np.float32(220) + 60 * smooth_noise(rng, hu.shape, 60))
     _paint(hu, pen.fill(ellipse(0, y + 0.052, 0.02, 0.016)), 25.0)
     _paint(hu, pen.fill(ellipse(0, 0.47 - 0.98 * d, 0.06, 0.014)), 400.0)

@@ -27,9 +27,14 @@ def lungs_of_radiograph(pixels: Float) -> Mask:
         cv2.ellipse(place, centre, axes, 0, 0, 360, (1,), -1)
     expected = place > 0
     smooth = cv2.GaussianBlur(pixels.astype(np.float32), (0, 0), max(0.01 * width, 0.5))
-    # Between the median of the expected lungs and that of what lies between and beside them.
-    border = (float(np.median(smooth[expected])) + float(np.median(smooth[_between(height, width)]))) / 2
-    dark = _two_largest(expected & (smooth < border))
+    middle = smooth[round(0.2 * height) : round(0.75 * height), round(0.46 * width) : round(0.56 * width)]
+    # Between the median of the expected lungs and that of spine, heart and great vessels.
+    border = (float(np.median(smooth[expected])) + float(np.median(middle))) / 2
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(
+        (expected & (smooth < border)).astype(np.uint8), connectivity=4
+    )
+    # The two largest parts, without the slivers above the shoulders and beside the chest.
+    dark = np.isin(parts, 1 + np.argsort(stats[1:, cv2.CC_STAT_AREA])[::-1][:2])
     return dark if dark.sum() >= _DARK_ENOUGH * expected.sum() else expected
 
 
@@ -41,17 +46,3 @@ def lungs_of_ct(hounsfield: Float) -> Mask:
     large = stats[:, cv2.CC_STAT_AREA] >= _SMALLEST_LUNG * air.size
     inside = [part for part in range(1, count) if large[part] and part not in edge]
     return np.isin(parts, [part for part in inside if np.median(hounsfield[parts == part]) > _GAS])
-
-
-def _two_largest(mask: Mask) -> Mask:
-    """The two largest parts of a mask, without the slivers above the shoulders and beside the chest."""
-    _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-    order = 1 + np.argsort(stats[1:, cv2.CC_STAT_AREA])[::-1][:2]
-    return np.isin(parts, order)
-
-
-def _between(height: int, width: int) -> Mask:
-    """The middle of the chest: spine, heart and great vessels."""
-    mask = np.zeros((height, width), np.bool_)
-    mask[round(0.2 * height) : round(0.75 * height), round(0.46 * width) : round(0.56 * width)] = True
-    return mask

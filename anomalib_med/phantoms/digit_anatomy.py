@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from anomalib_med.errors import ConfigError
-from anomalib_med.phantoms.drawing import Float, Mask
+from anomalib_med.phantoms.drawing import Float, Mask, check_arguments
 
 Split = Literal["train", "test"]
 
@@ -39,18 +39,14 @@ def digit_anatomy(seed: int, *, kind: str | None = None, split: Split = "train")
 
     Returns
     -------
-    pixels
-        float32 ``(96, 96)`` in [0, 1].
-    mask
-        bool ``(96, 96)``: the changed cells; empty for a normal image.
+    Pixels, float32 ``(96, 96)`` in [0, 1], and mask, bool ``(96, 96)``: the changed cells, none in a normal image.
 
     Raises
     ------
     ConfigError
-        Where the seed is negative, or the kind or split is unknown.
+        The seed is negative, or the kind or split is unknown.
     """
-    if seed < 0:
-        raise ConfigError(f"seed: {seed} is negative; give 0 or more")
+    check_arguments(seed)
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"kind: {kind!r} is not one of {', '.join(KINDS)}; or give None for a normal image")
     if split not in ("train", "test"):
@@ -58,10 +54,9 @@ def digit_anatomy(seed: int, *, kind: str | None = None, split: Split = "train")
     rng = np.random.default_rng([0xD161, seed])
     cells = [_cell(digit, split, rng) for digit in range(1, 10)]
     changed = _disturb(cells, kind, split, rng) if kind else ()
-    grid = np.concatenate([np.concatenate(cells[row : row + GRID], axis=1) for row in range(0, GRID * GRID, GRID)])
-    marks = np.zeros(GRID * GRID, np.bool_)
-    marks[list(changed)] = True
-    return grid, np.kron(marks.reshape(GRID, GRID), np.ones((CELL, CELL), np.bool_)).astype(np.bool_)
+    marks = np.isin(np.arange(GRID * GRID), changed).reshape(GRID, GRID)
+    grid = np.block([cells[row : row + GRID] for row in range(0, GRID * GRID, GRID)])
+    return grid, np.kron(marks, np.ones((CELL, CELL), np.bool_)).astype(np.bool_)
 
 
 def _disturb(cells: list[Float], kind: str, split: Split, rng: np.random.Generator) -> tuple[int, ...]:
@@ -88,10 +83,8 @@ def handwriting(digit: int, split: Split) -> tuple[Float, ...]:
     order = np.random.default_rng([0xD161, 0, digit]).permutation(len(examples))
     held_out = round(_TEST_SHARE * len(examples))
     chosen = order[:held_out] if split == "test" else order[held_out:]
-    enlarged = (
-        cv2.resize(examples[i].astype(np.float32) / 16, (_DIGIT, _DIGIT), interpolation=cv2.INTER_CUBIC) for i in chosen
-    )
-    return tuple(np.clip(image, 0, 1) for image in enlarged)
+    images = (examples[i].astype(np.float32) / 16 for i in chosen)
+    return tuple(np.clip(cv2.resize(i, (_DIGIT, _DIGIT), interpolation=cv2.INTER_CUBIC), 0, 1) for i in images)
 
 
 def _cell(digit: int, split: Split, rng: np.random.Generator) -> Float:

@@ -4,27 +4,15 @@ A lesion changes the pixels by blending, in units of the image itself: the step 
 So it never leaves the image's own range of values, and it works for any scale in which bright is dense.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from anomalib_med.errors import ConfigError
-from anomalib_med.phantoms.drawing import (
-    Float,
-    Mask,
-    Points,
-    curve,
-    ellipse,
-    fill_pixels,
-    gaussian,
-    lobed,
-    place,
-    ribbon,
-    smooth_noise,
-    spline,
-)
+from anomalib_med.phantoms.ct import HU_RANGE
+from anomalib_med.phantoms.drawing import Float, Mask, Pen, check_kinds, gaussian, pose, smooth_noise
+from anomalib_med.phantoms.shapes import Points, curve, ellipse, lobed, ribbon, spline
 
 MASK_SHARE = 0.2  # a pixel belongs to the lesion where it changed by more than this share of the largest change
 _MIN_LUNG = 0.02  # of the image: below it there is no room for a lesion
@@ -39,6 +27,7 @@ class _Scene:
     lung: float  # typical value of lung
     tissue: float  # typical value of the dense tissue beside it
     bright: float  # nearly the brightest value of the image
+    contrast: float  # strength of the lesion
     size: float  # relative size of the lesion
     rng: np.random.Generator
 
@@ -48,13 +37,23 @@ class _Scene:
 
     def fill(self, *polygons: Points) -> Float:
         """Coverage of polygons given in pixels ``(x, y)``."""
-        return fill_pixels((self.pixels.shape[0], self.width), *polygons)
+        (height, width), side = self.pixels.shape, max(self.pixels.shape)
+        pen = Pen(side, pose(shift=(-0.5, 0.0)))
+        return pen.fill(*(polygon / side for polygon in polygons))[:height, :width]
 
     def blur(self, field: Float, sigma: float) -> Float:
         return gaussian(field, max(sigma, 0.3))
 
+    def length(self, low: float, high: float) -> float:
+        """A random length in pixels, from shares of the width for a lesion of size 1."""
+        return self.rng.uniform(low, high) * self.width * self.size
+
     def place(self, margin: float) -> tuple[float, float]:
-        return place(self.lungs, margin, self.rng)
+        """A random point ``(x, y)`` of the lungs, `margin` pixels from their border or as far in as there is."""
+        depth = cv2.distanceTransform(np.pad(self.lungs.astype(np.uint8), 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+        rows, columns = np.nonzero(depth >= min(margin, 0.8 * float(depth.max())))
+        pick = int(self.rng.integers(len(rows)))
+        return float(columns[pick]), float(rows[pick])
 
     def one_lung(self) -> tuple[Mask, int]:
         """One lung, and the direction to its outer border: -1 left on the image, 1 right."""
@@ -67,13 +66,7 @@ class _Scene:
 
 
 def add_lesion(
-    pixels: Float,
-    lungs: Mask,
-    kind: str,
-    rng: np.random.Generator,
-    *,
-    contrast: float = 1.0,
-    size: float = 1.0,
+    pixels: Float, lungs: Mask, kind: str, rng: np.random.Generator, *, contrast: float = 1.0, size: float = 1.0
 ) -> tuple[Float, Mask]:
     """Plant one lesion.
 
@@ -87,50 +80,69 @@ def add_lesion(
         One of `KINDS`.
     rng
         Source of place, shape and texture.
-    contrast
-        Factor of the strength, above 0; 1 is plainly visible, 0.3 faint.
-    size
-        Factor of the extent, above 0.
+    contrast, size
+        Factors of the strength and the extent, above 0; a contrast of 1 is plainly visible, 0.3 faint.
 
     Returns
     -------
-    pixels
-        float32 ``(H, W)``, within the range of the input.
-    mask
-        bool ``(H, W)``: where the change exceeds `MASK_SHARE` of the largest change.
+    The image, float32 ``(H, W)`` within the range of the input, and the mask, bool ``(H, W)``: where the change exceeds
+    `MASK_SHARE` of the largest change.
 
     Raises
     ------
     ConfigError
-        Where the kind is unknown, contrast or size is not positive, the lungs are missing or of another shape, or the
-        image is so flat that the lesion would not change it.
+        The kind is unknown, contrast or size is not positive, the lungs are missing or of another shape, or the image
+        is so flat that the lesion would not change it.
     """
-    if kind not in _PLANT:
-        raise ConfigError(f"kind: {kind!r} is not a lesion; choose one of {', '.join(KINDS)}")
+    check_kinds([kind], KINDS)
+    scene = _look(pixels, lungs, contrast, size, rng, _MIN_LUNG)
+    changed, mask = _with_mask(_PLANT[kind](scene), scene)
+    if not (changed != scene.pixels).any():
+        raise ConfigError(
+            f"pixels: nothing in the image is darker than a {kind} would be; the lungs must be darker than the tissue"
+        )
+    return changed, mask
+
+
+def add_ct_lesion(
+    pixels: Float, lungs: Mask, kind: str, rng: np.random.Generator, *, contrast: float = 1.0, size: float = 1.0
+) -> tuple[Float, Mask]:
+    """Plant one lesion into a CT slice, float32 ``(H, W)`` in Hounsfield units.
+
+    The kinds are ``nodule`` (about 0 to 60 HU) and ``ground_glass`` (250 to 450 HU above the lung, vessels still seen).
+    All else is as for `add_lesion`, except that any lung that is not empty will do.
+    """
+    check_kinds([kind], CT_KINDS)
+    scene = _look(pixels, lungs, contrast, size, rng, 0.0)
+    changed = _CT_PLANT[kind](scene)
+    return _with_mask(np.clip(np.round(changed), *HU_RANGE).astype(np.float32), scene)
+
+
+def _look(pixels: Float, lungs: Mask, contrast: float, size: float, rng: np.random.Generator, least: float) -> _Scene:
+    """The scene; raises ConfigError where nothing can be planted, `least` being the share of lung that is needed."""
     if not (contrast > 0 and size > 0):
         raise ConfigError(f"contrast and size: {contrast} and {size} must both be above 0")
     if pixels.ndim != 2 or lungs.shape != pixels.shape:
         raise ConfigError(f"lungs: mask {lungs.shape} for pixels {pixels.shape}; both must be the same (H, W)")
-    if lungs.mean() < _MIN_LUNG:
-        raise ConfigError(f"lungs: the mask covers {lungs.mean():.1%} of the image; at least {_MIN_LUNG:.0%} is needed")
-    scene = _look(pixels.astype(np.float32), lungs.astype(np.bool_), size, rng)
-    changed = _PLANT[kind](scene, contrast)
-    change = np.abs(changed - scene.pixels)
-    if not change.any():
-        raise ConfigError(
-            f"pixels: nothing in the image is darker than a {kind} would be; the lungs must be darker than the tissue"
-        )
-    return changed, change > MASK_SHARE * change.max()
-
-
-def _look(pixels: Float, lungs: Mask, size: float, rng: np.random.Generator) -> _Scene:
-    reach = max(3, round(0.1 * pixels.shape[1])) | 1
-    around = cv2.dilate(lungs.astype(np.uint8), np.ones((reach, reach), np.uint8)).astype(np.bool_) & ~lungs
+    if not lungs.any() or lungs.mean() < least:
+        needed = f"at least {least:.0%}" if least else "more"
+        raise ConfigError(f"lungs: the mask covers {lungs.mean():.1%} of the image; {needed} is needed")
+    pixels, lungs = pixels.astype(np.float32), lungs.astype(np.bool_)
+    around = _dilated(lungs, max(3, round(0.1 * pixels.shape[1])) | 1) & ~lungs
     lung = float(np.median(pixels[lungs]))
     tissue = float(np.percentile(pixels[around], 75)) if around.any() else float(pixels.max())
     bright = float(np.percentile(pixels, 99.8))
-    tissue = max(tissue, lung + 0.1 * (bright - lung))
-    return _Scene(pixels, lungs, lung, tissue, bright, size, rng)
+    return _Scene(pixels, lungs, lung, max(tissue, lung + 0.1 * (bright - lung)), bright, contrast, size, rng)
+
+
+def _with_mask(changed: Float, scene: _Scene) -> tuple[Float, Mask]:
+    change = np.abs(changed - scene.pixels)
+    return changed, change > MASK_SHARE * change.max()
+
+
+def _dilated(mask: Mask, side: int) -> Mask:
+    """A mask grown by a square of `side` pixels."""
+    return cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)).astype(np.bool_)
 
 
 def _brighten(scene: _Scene, share: Float) -> Float:
@@ -142,11 +154,11 @@ def _brighten(scene: _Scene, share: Float) -> Float:
 
 def _fill_up(scene: _Scene, share: Float, level: float) -> Float:
     """Blend towards `level`, which hides what is darker: fluid and consolidated lung take the place of air."""
-    return np.asarray(scene.pixels + share * np.maximum(level - scene.pixels, 0), np.float32)
+    return np.asarray(scene.pixels + share * np.maximum(np.float32(level) - scene.pixels, 0), np.float32)
 
 
-def _nodule(scene: _Scene, contrast: float) -> Float:
-    radius = scene.rng.uniform(0.02, 0.05) * scene.width * scene.size
+def _nodule(scene: _Scene) -> Float:
+    radius = scene.length(0.02, 0.05)
     x, y = scene.place(1.2 * radius)
     field = scene.fill(lobed(x, y, radius, scene.rng))
     if scene.rng.random() < 0.35:
@@ -158,12 +170,12 @@ def _nodule(scene: _Scene, contrast: float) -> Float:
             spikes.append(ribbon(line, np.linspace(0.16, 0.03, 5) * radius))
         field = np.maximum(field, 0.6 * scene.fill(*spikes))
     field = scene.blur(field, scene.rng.uniform(0.12, 0.25) * radius)
-    return _brighten(scene, field * np.float32(contrast * scene.rng.uniform(0.6, 0.95)))
+    return _brighten(scene, field * np.float32(scene.contrast * scene.rng.uniform(0.6, 0.95)))
 
 
-def _opacity(scene: _Scene, contrast: float) -> Float:
+def _opacity(scene: _Scene) -> Float:
     rng = scene.rng
-    radius = rng.uniform(0.07, 0.13) * scene.width * scene.size
+    radius = scene.length(0.07, 0.13)
     x, y = scene.place(0.6 * radius)
     blobs = []
     for _ in range(5):
@@ -182,10 +194,10 @@ def _opacity(scene: _Scene, contrast: float) -> Float:
         line = spline(np.array([x, y]) + rng.normal(0, 0.3, 2) * radius + np.cumsum(along, axis=0))
         bronchi.append(ribbon(line, 0.012 * scene.width))
     field *= 1 - 0.55 * scene.blur(scene.fill(*bronchi), 0.003 * scene.width)
-    return _fill_up(scene, np.clip(field * np.float32(contrast * rng.uniform(0.6, 0.9)), 0, 0.97), scene.tissue)
+    return _fill_up(scene, np.clip(field * np.float32(scene.contrast * rng.uniform(0.6, 0.9)), 0, 0.97), scene.tissue)
 
 
-def _effusion(scene: _Scene, contrast: float) -> Float:
+def _effusion(scene: _Scene) -> Float:
     lung, outward = scene.one_lung()
     rows, columns = np.nonzero(lung)
     top, bottom, left, right = rows.min(), rows.max(), columns.min(), columns.max()
@@ -198,22 +210,20 @@ def _effusion(scene: _Scene, contrast: float) -> Float:
     below = np.arange(scene.pixels.shape[0], dtype=np.float32)[:, None] - surface[None, :]
     soft = 0.012 * scene.width
     field = 1 / (1 + np.exp(np.clip(-below / soft, -30, 30)))
-    wide = max(3, round(0.02 * scene.width)) | 1
-    near = cv2.dilate(lung.astype(np.uint8), np.ones((wide, wide), np.uint8)).astype(np.float32)
+    near = _dilated(lung, max(3, round(0.02 * scene.width)) | 1).astype(np.float32)
     field = (field * scene.blur(near, 0.006 * scene.width)).astype(np.float32)
     level = scene.tissue + 0.1 * (scene.bright - scene.tissue)
-    return _fill_up(scene, np.minimum(field * np.float32(0.85 * contrast), 0.97), level)
+    return _fill_up(scene, np.minimum(field * np.float32(0.85 * scene.contrast), 0.97), level)
 
 
-def _pneumothorax(scene: _Scene, contrast: float) -> Float:
+def _pneumothorax(scene: _Scene) -> Float:
     lung, outward = scene.one_lung()
     rows, columns = np.nonzero(lung)
     gap = scene.rng.uniform(0.1, 0.22) * scene.size * (columns.max() - columns.min() + 1)
     fall = scene.rng.uniform(1.2, 2.2) * gap
     shift = np.array([[1, 0, -outward * gap], [0, 1, fall]], np.float32)
     height, width = scene.pixels.shape
-    moved = cv2.warpAffine(lung.astype(np.float32), shift, (width, height), flags=cv2.INTER_LINEAR)
-    collapsed = np.asarray(moved, np.float32)
+    collapsed: Float = cv2.warpAffine(lung.astype(np.float32), shift, (width, height), flags=cv2.INTER_LINEAR)  # type: ignore[assignment]
     border = scene.blur(collapsed, 0.006 * width)
     fade = np.clip((rows.max() - np.arange(height, dtype=np.float32)) / (0.35 * (rows.max() - rows.min() + 1)), 0, 1)
     free = scene.blur(lung.astype(np.float32), 0.6) * (1 - scene.blur(collapsed, 0.003 * width)) * fade[:, None]
@@ -221,30 +231,31 @@ def _pneumothorax(scene: _Scene, contrast: float) -> Float:
     share = (np.arange(width) - columns.mean()) * outward / (np.ptp(columns) / 2)
     free *= np.clip(1.2 + 1.5 * share, 0, 1)[None, :].astype(np.float32)
     edge = (4 * border * (1 - border)) ** 3  # the visceral pleura: a thin line where air meets the lung
-    edge *= cv2.dilate((free > 0.3).astype(np.uint8), np.ones((5, 5), np.uint8))
+    edge *= _dilated(free > 0.3, 5)
     # Subtracted, not replaced: the ribs stay visible in front of the air.
-    fall_to = np.maximum(scene.pixels - np.float32(0.4 * contrast * (scene.tissue - scene.lung)), scene.pixels.min())
+    step = scene.tissue - scene.lung
+    fall_to = np.maximum(scene.pixels - np.float32(0.4 * scene.contrast * step), scene.pixels.min())
     emptied = scene.pixels + free * (fall_to - scene.pixels)
-    line = np.float32(0.25 * contrast * (scene.tissue - scene.lung)) * edge
+    line = np.float32(0.25 * scene.contrast * step) * edge
     return np.asarray(np.minimum(emptied + line, scene.pixels.max()), np.float32)
 
 
-def _foreign(scene: _Scene, contrast: float) -> Float:
+def _foreign(scene: _Scene) -> Float:
     kind = scene.rng.choice(["coin", "tube", "pacemaker"])
     field = {"coin": _coin, "tube": _tube, "pacemaker": _pacemaker}[str(kind)](scene)
     metal = scene.bright + 0.3 * (float(scene.pixels.max()) - scene.bright)
-    return _fill_up(scene, np.minimum(field * np.float32(contrast), 1), metal)
+    return _fill_up(scene, np.minimum(field * np.float32(scene.contrast), 1), metal)
 
 
 def _coin(scene: _Scene) -> Float:
-    radius = scene.rng.uniform(0.015, 0.035) * scene.width * scene.size
+    radius = scene.length(0.015, 0.035)
     x, y = scene.place(radius)
     return 0.9 * scene.fill(ellipse(x, y, radius, radius * scene.rng.uniform(0.35, 1), angle=scene.rng.uniform(0, 180)))
 
 
 def _tube(scene: _Scene) -> Float:
     x, y = scene.place(0.03 * scene.width)
-    step = scene.rng.uniform(0.1, 0.16) * scene.width * scene.size
+    step = scene.length(0.1, 0.16)
     heading = -np.pi / 2 + scene.rng.normal(0, 0.6) + np.cumsum(scene.rng.normal(0, 0.35, 4))
     steps = np.column_stack([np.cos(heading), np.sin(heading)]) * step
     line = spline(np.array([x, y]) + np.vstack([[0, 0], np.cumsum(steps, axis=0)]))
@@ -254,21 +265,41 @@ def _tube(scene: _Scene) -> Float:
 
 
 def _pacemaker(scene: _Scene) -> Float:
-    width = scene.rng.uniform(0.045, 0.065) * scene.width * scene.size
+    width = scene.length(0.045, 0.065)
     lung, outward = scene.one_lung()
     rows, columns = np.nonzero(lung)
     x = columns.mean() + outward * 0.2 * np.ptp(columns)
     y = rows.min() + scene.rng.uniform(0.12, 0.25) * np.ptp(rows)
     corners = np.array([(-1, -0.6), (0, -0.8), (1, -0.6), (1, 0.5), (0.2, 0.85), (-1, 0.6)])
     case = spline(corners * width + [x, y], closed=True)
-    goal = np.array([x - outward * 0.75 * np.ptp(columns), rows.min() + 0.75 * np.ptp(rows)])
-    middle = x - outward * 0.3 * np.ptp(columns)
-    lead = curve([x, middle, goal[0], goal[0]], [y - 0.7 * width, y - 1.1 * width, y + width, goal[1]])
+    middle, end = (x - outward * share * np.ptp(columns) for share in (0.3, 0.75))
+    bottom = rows.min() + 0.75 * np.ptp(rows)
+    lead = curve([x, middle, end, end], [y - 0.7 * width, y - 1.1 * width, y + width, bottom])
     wire = scene.fill(ribbon(lead, 0.007 * scene.width))
     return np.asarray(np.maximum(0.9 * scene.fill(case), 0.8 * wire), np.float32)
 
 
-_PLANT: dict[str, Callable[[_Scene, float], Float]] = {
+def _ct_nodule(scene: _Scene) -> Float:
+    radius = scene.length(0.012, 0.035)
+    field = gaussian(_disc(scene, radius), 0.6 * scene.width / 256)
+    target = scene.lung + scene.contrast * (scene.rng.uniform(0, 60) - scene.lung)
+    return _fill_up(scene, field, target)
+
+
+def _ground_glass(scene: _Scene) -> Float:
+    radius = scene.length(0.05, 0.1)
+    field = gaussian(_disc(scene, radius) * scene.lungs, 0.22 * radius)
+    field *= 1 + 0.2 * smooth_noise(scene.rng, field.shape, 40)
+    step = np.float32(scene.contrast * scene.rng.uniform(250, 450))
+    return np.asarray(scene.pixels + np.clip(field, 0, 1.3) * step * (scene.pixels < -200), np.float32)
+
+
+def _disc(scene: _Scene, radius: float) -> Float:
+    """An irregular disc anywhere in the lungs."""
+    return scene.fill(lobed(*scene.place(1.1 * radius), radius, scene.rng))
+
+
+_PLANT = {
     "nodule": _nodule,
     "opacity": _opacity,
     "effusion": _effusion,
@@ -276,3 +307,5 @@ _PLANT: dict[str, Callable[[_Scene, float], Float]] = {
     "pneumothorax": _pneumothorax,
 }
 KINDS = tuple(_PLANT)
+_CT_PLANT = {"nodule": _ct_nodule, "ground_glass": _ground_glass}
+CT_KINDS = tuple(_CT_PLANT)

@@ -1,10 +1,11 @@
 """Writes data sets of pictures as folders: healthy images to train on, healthy and abnormal ones to test."""
 
+import contextlib
 import csv
 import json
 import shutil
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -12,17 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_med.errors import ConfigError, OutputError
+from anomalib_med.files import temporary_beside
 from anomalib_med.phantoms.chest import chest_phantom
-from anomalib_med.phantoms.ct import CT_KINDS, add_ct_lesion, ct_slice_phantom
+from anomalib_med.phantoms.ct import ct_slice_phantom
 from anomalib_med.phantoms.digit_anatomy import KINDS as DIGIT_KINDS
 from anomalib_med.phantoms.digit_anatomy import digit_anatomy
-from anomalib_med.phantoms.drawing import Float, Mask, Phantom
+from anomalib_med.phantoms.drawing import Float, Mask, Phantom, check_arguments, check_kinds
+from anomalib_med.phantoms.lesions import CT_KINDS, add_ct_lesion, add_lesion
 from anomalib_med.phantoms.lesions import KINDS as LESION_KINDS
-from anomalib_med.phantoms.lesions import add_lesion
 from anomalib_med.records import Progress, silent
 
 Stored = NDArray[np.uint8] | NDArray[np.uint16]
-Cell = str | int | float
+Cells = Mapping[str, str | int | float]
 Draw = Callable[[int, str | None, str], tuple[Stored, Mask]]  # seed, kind of lesion or None, side of the split
 
 CHEST_KINDS = ("nodule", "opacity", "effusion", "foreign")
@@ -69,14 +71,14 @@ def write_chest_dataset(
     Raises
     ------
     ConfigError
-        Where a number or a kind makes no sense.
+        A number or a kind makes no sense.
     OutputError
-        Where `root` holds something else, or cannot be written.
+        `root` holds something else, or cannot be written.
     """
     check_kinds(kinds, LESION_KINDS)
     draw = _drawn(chest_phantom, add_lesion, lambda pixels: np.round(pixels * 4095), size)
-    counts = (train, normal, abnormal)
-    _write(root, "phantoms", draw, counts, seed, kinds, progress, {"size": size, "kinds": list(kinds)})
+    stamp = {"dataset": "phantoms", "size": size, "kinds": list(kinds)}
+    _write(root, draw, {"train": train, "normal": normal, "abnormal": abnormal}, seed, kinds, progress, stamp)
 
 
 def write_ct_dataset(
@@ -92,12 +94,12 @@ def write_ct_dataset(
 ) -> None:
     """Write CT-like chest slices as 16-bit PNG: Hounsfield units are ``value / 16 - 1024``.
 
-    Layout, parameters and errors are those of `write_chest_dataset`, with `kinds` from `ct.CT_KINDS`.
+    Layout, parameters and errors are those of `write_chest_dataset`, with `kinds` from `lesions.CT_KINDS`.
     """
     check_kinds(kinds, CT_KINDS)
     draw = _drawn(ct_slice_phantom, add_ct_lesion, lambda pixels: pixels + 1024, size)
-    counts = (train, normal, abnormal)
-    _write(root, "ct_phantoms", draw, counts, seed, kinds, progress, {"size": size, "kinds": list(kinds)})
+    stamp = {"dataset": "ct_phantoms", "size": size, "kinds": list(kinds)}
+    _write(root, draw, {"train": train, "normal": normal, "abnormal": abnormal}, seed, kinds, progress, stamp)
 
 
 def write_digit_anatomy(
@@ -118,64 +120,53 @@ def write_digit_anatomy(
         pixels, mask = digit_anatomy(image_seed, kind=kind, split="train" if split == "train" else "test")
         return np.round(pixels * 255).astype(np.uint8), mask
 
-    _write(root, "digit_anatomy", draw, (train, normal, abnormal), seed, DIGIT_KINDS, progress, {})
+    counts = {"train": train, "normal": normal, "abnormal": abnormal}
+    _write(root, draw, counts, seed, DIGIT_KINDS, progress, {"dataset": "digit_anatomy"})
 
 
-def check_kinds(kinds: Sequence[str], known: Sequence[str]) -> None:
-    """Raise ConfigError where `kinds` is empty or holds one that is not known."""
-    unknown = [kind for kind in kinds if kind not in known]
-    if unknown or not kinds:
-        raise ConfigError(f"kinds: {', '.join(unknown) or 'none given'}; choose from {', '.join(known)}")
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a data set, abnormal where it has a mask; `cells` are its further columns in the manifest."""
+
+    split: str
+    name: str
+    pixels: Stored
+    cells: Cells
+    mask: Mask | None = None
+
+    def write(self, root: Path) -> Cells:
+        """Write the picture and its mask as PNG below `root`; returns its row of the manifest."""
+        path = f"{self.split}/{'normal' if self.mask is None else 'abnormal'}/{self.name}.png"
+        mask_path = "" if self.mask is None else f"test/masks/{self.name}.png"
+        (root / path).write_bytes(cv2.imencode(".png", self.pixels)[1].tobytes())
+        if self.mask is not None:
+            (root / mask_path).write_bytes(
+                cv2.imencode(".png", self.mask.astype(np.uint8) * np.uint8(255))[1].tobytes()
+            )
+        return {"path": path, "label": int(bool(mask_path)), "mask": mask_path, "split": self.split, **self.cells}
 
 
-class PictureFolder:
-    """A data set while it is written: pictures, the masks of abnormal ones, and a manifest with a row for each."""
-
-    def __init__(self, root: Path, columns: Sequence[str]) -> None:
-        self.root = root
-        self._columns = columns
-        self._rows: list[dict[str, Cell]] = []
-        for folder in [*("/".join(group) for group in _GROUPS), "test/masks"]:
-            (root / folder).mkdir(parents=True)
-
-    def add(self, split: str, name: str, pixels: Stored, cells: Mapping[str, Cell], mask: Mask | None = None) -> None:
-        """Write one picture, abnormal where it has a mask; `cells` are its further columns in the manifest."""
-        path = f"{split}/{'normal' if mask is None else 'abnormal'}/{name}.png"
-        mask_path = "" if mask is None else f"test/masks/{name}.png"
-        _save_png(self.root / path, pixels)
-        if mask is not None:
-            _save_png(self.root / mask_path, mask.astype(np.uint8) * np.uint8(255))
-        self._rows.append({"path": path, "label": int(mask is not None), "mask": mask_path, "split": split, **cells})
-
-    def write_manifest(self) -> None:
-        """Write ``manifest.csv``."""
-        with (self.root / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(self._rows)
-
-
-def build(
-    root: Path | str, stamp: dict[str, object], columns: Sequence[str], fill: Callable[[PictureFolder], None]
-) -> None:
-    """Have a data set written beside its folder, stamp it and rename it, unless `root` already holds it.
+def build(root: Path | str, stamp: dict[str, object], columns: Sequence[str], pictures: Iterable[Picture]) -> None:
+    """Write a data set beside its folder, stamp it and rename it, unless `root` already holds it.
 
     A reader never meets half a data set, and two writers cannot mix theirs.
 
     Raises
     ------
     OutputError
-        Where `root` holds anything else, or cannot be written.
+        `root` holds anything else, or cannot be written.
     """
     root = Path(root).resolve()
     if _holds(root, stamp):
         return
-    building = root.parent / f".{root.name}-{uuid.uuid4().hex[:8]}"
+    building = temporary_beside(root)
     try:
-        building.mkdir(parents=True)
-        folder = PictureFolder(building, columns)
-        fill(folder)
-        folder.write_manifest()
+        for folder in [*("/".join(group) for group in _GROUPS), "test/masks"]:
+            (building / folder).mkdir(parents=True)
+        with (building / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(picture.write(building) for picture in pictures)
         (building / STAMP).write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
         try:
             building.replace(root)
@@ -195,15 +186,12 @@ def _holds(root: Path, stamp: dict[str, object]) -> bool:
         raise OutputError(f"{root}: is a file; choose a new or empty folder")
     if not root.exists() or not any(root.iterdir()):
         return False
-    try:
-        held = json.loads((root / STAMP).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        held = None
-    if held != stamp:
-        raise OutputError(
-            f"{root}: holds other files or a data set made with other arguments; choose a new or empty folder"
-        )
-    return True
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        if json.loads((root / STAMP).read_text(encoding="utf-8")) == stamp:
+            return True
+    raise OutputError(
+        f"{root}: holds other files or a data set made with other arguments; choose a new or empty folder"
+    )
 
 
 def _drawn(
@@ -227,39 +215,29 @@ def _drawn(
 
 def _write(
     root: Path | str,
-    name: str,
     draw: Draw,
-    counts: tuple[int, int, int],
+    counts: dict[str, int],
     seed: int,
     kinds: Sequence[str],
     progress: Progress,
-    arguments: dict[str, object],
+    stamp: dict[str, object],
 ) -> None:
-    if seed < 0:
-        raise ConfigError(f"seed: {seed} is negative; give 0 or more")
-    numbers = dict(zip(("train", "normal", "abnormal"), counts, strict=True))
-    for group, count in numbers.items():
+    check_arguments(seed)
+    for group, count in counts.items():
         if not 0 <= count <= _SEEDS_PER_GROUP:
             raise ConfigError(f"{group}: {count} images; give a number from 0 to {_SEEDS_PER_GROUP}")
 
-    def fill(folder: PictureFolder) -> None:
+    def pictures() -> Iterator[Picture]:
         done = 0
-        for number, ((split, label), count) in enumerate(zip(_GROUPS, counts, strict=True)):
+        for number, ((split, label), count) in enumerate(zip(_GROUPS, counts.values(), strict=True)):
             for index in range(count):
                 image_seed = (seed * len(_GROUPS) + number) * _SEEDS_PER_GROUP + index
                 kind = kinds[index % len(kinds)] if label == "abnormal" else None
                 pixels, mask = draw(image_seed, kind, split)
-                cells: dict[str, Cell] = {"patient": f"{name}-{image_seed}", "kind": kind or "", "seed": image_seed}
-                folder.add(split, f"{index:05d}", pixels, cells, mask if kind else None)
+                cells: Cells = {"patient": f"{stamp['dataset']}-{image_seed}", "kind": kind or "", "seed": image_seed}
+                yield Picture(split, f"{index:05d}", pixels, cells, mask if kind else None)
                 done += 1
-                progress("images", done, sum(counts))
+                progress("images", done, sum(counts.values()))
 
-    stamp = {"dataset": name, "format": FORMAT, "seed": seed, **numbers, **arguments}
-    build(root, stamp, ("path", "patient", "label", "mask", "kind", "split", "seed"), fill)
-
-
-def _save_png(path: Path, pixels: Stored) -> None:
-    encoded, data = cv2.imencode(".png", pixels)
-    if not encoded:
-        raise OutputError(f"{path}: OpenCV could not encode the image as PNG")
-    path.write_bytes(data.tobytes())
+    columns = ("path", "patient", "label", "mask", "kind", "split", "seed")
+    build(root, {"dataset": stamp["dataset"], "format": FORMAT, "seed": seed, **counts, **stamp}, columns, pictures())

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from anomalib_med.datasets.layout.manifest import run_alone
-from anomalib_med.datasets.layout.rows import Condition, Row, check_columns, fill
+from anomalib_med.datasets.layout.rows import Condition, Row, fill
 from anomalib_med.datasets.layout.slices import has_lung, spaced
 from anomalib_med.datasets.layout.tree import Tree
 from anomalib_med.datasets.readers import nifti, read
@@ -46,24 +46,18 @@ class _Nodule:
 
 def slices(tree: Tree) -> Iterator[Row]:
     """Normal slices of every scan, and in test the slices through the middle of nodules."""
-    rows, table = tree.table(TABLE)
-    if rows:
-        check_columns(rows, {"ct_nifti_file", "patient-id", "benchmark_split", *CENTRE, *SIZE}, table)
+    rows, table = tree.table(TABLE, ("ct_nifti_file", "patient-id", "benchmark_split", *CENTRE, *SIZE))
     for split, text in SPLITS.items():
         where = Condition({"benchmark_split": text})
         scans: dict[tuple[str, ...], list[Row]] = defaultdict(list)
-        for row in rows:
-            if where.matched(row) is not None:
-                scans[tuple(fill(template, row) for template in VOLUME)].append(row)
-        absent = [wanted for wanted in scans if tree.find(wanted) is None]
+        for row in where.matched(rows):
+            scans[tuple(fill(template, row) for template in VOLUME)].append(row)
         for wanted, nodules in scans.items():
             if name := tree.find(wanted):
                 yield from _slices_of(name, nodules, split, table, tree)
         if rows and not scans:
             tree.missing.append(f"no row of {table} in which {where.text}")
-        if absent:
-            first = " or ".join(str(tree.root / path) for path in absent[0])
-            tree.missing.append(f"{len(absent)} of {len(scans)} volumes that {table.name} lists, the first is {first}")
+        tree.note_absent([wanted for wanted in scans if tree.find(wanted) is None], len(scans), "volumes", table)
 
 
 def _slices_of(name: str, rows: list[Row], split: str, table: Path, tree: Tree) -> Iterator[Row]:

@@ -52,13 +52,13 @@ class _Reading:
 
     def mask(self, slice: str, shape: tuple[int, int]) -> Mask:
         """Pixels ``shape`` inside the outlines of a slice."""
-        found = np.zeros(shape, np.bool_)
+        inside = np.zeros(shape, np.bool_)
         for nodule in self.nodules:
             own, holes = np.zeros((2, *shape), np.bool_)
             for outline in nodule.get(slice, []):
                 (own if outline.inside else holes)[_filled(outline.points, shape)] = True
-            found |= own & ~holes
-        return found
+            inside |= own & ~holes
+        return inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +73,12 @@ class _Slice:
 
 def slices(tree: Tree) -> Iterator[Row]:
     """Normal slices of every scan, and in test the slices on which enough readers agree."""
-    found = False
+    any_ct = False
     for name in tree.glob(READINGS):
         readings = _read(tree.root / name)
         if readings is None:
             continue
-        found = True
+        any_ct = True
         patient = PurePosixPath(name).parts[0]
         split = "train" if patient_share(patient) < TRAIN_SHARE else "test"
         series = _series((tree.root / name).parent)
@@ -91,7 +91,7 @@ def slices(tree: Tree) -> Iterator[Row]:
             path = slice.path.relative_to(tree.root)
             known = {"patient": patient, "study": path.parent.name}
             yield {"split": split, "path": path.as_posix(), "label": label, "runs": runs, **known}
-    if not (found or tree.missing):
+    if not (any_ct or tree.missing):
         tree.missing.append(f"no reading of a CT (root element {_CT_READING}) among the XML files below {tree.root}")
 
 
@@ -184,15 +184,15 @@ def _normal(readings: list[_Reading], slices: list[_Slice]) -> list[_Slice]:
 def _abnormal(readings: list[_Reading], slices: list[_Slice]) -> list[tuple[_Slice, Mask]]:
     """Slices on which enough readers agree on enough pixels of nodules; the largest first, away from one another."""
     outlined = {uid for reading in readings for nodule in reading.nodules for uid in nodule}
-    found = []
+    agreed = []
     for slice in slices:
         if slice.uid in outlined:
             votes = np.sum([reading.mask(slice.uid, slice.shape) for reading in readings], axis=0)
             mask = np.asarray(votes >= AGREE, np.bool_)
             if mask.sum() >= MIN_LESION:
-                found.append((-int(mask.sum()), slice.height, slice, mask))
-    found.sort(key=lambda item: item[:2])
-    return spaced(((height, (slice, mask)) for _, height, slice, mask in found), GAP)
+                agreed.append((-int(mask.sum()), slice.height, slice, mask))
+    agreed.sort(key=lambda item: item[:2])
+    return spaced(((height, (slice, mask)) for _, height, slice, mask in agreed), GAP)
 
 
 if __name__ == "__main__":

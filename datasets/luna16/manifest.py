@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from anomalib_med.datasets.layout.manifest import run_alone
-from anomalib_med.datasets.layout.rows import Row, check_columns
+from anomalib_med.datasets.layout.rows import Row
 from anomalib_med.datasets.layout.tree import Tree
 from anomalib_med.datasets.readers.metaimage import MetaImageHeader, read_header
 from anomalib_med.errors import InputError
@@ -81,23 +81,27 @@ def _scans(tree: Tree) -> Iterator[_Scan]:
             raise InputError(f"{tree.root / name}: its folder does not end in the number of a fold, like subset0")
         header = read_header(tree.root / name)
         split = "train" if int(fold) in TRAIN_FOLDS else "test"
-        found = ([_ball(row, header) for row in table.get(path.stem, [])] for table in (nodules, places))
-        yield _Scan(name, split, header, *found)
+        balls = ([_ball(row, header) for row in table.get(path.stem, [])] for table in (nodules, places))
+        yield _Scan(name, split, header, *balls)
 
 
 def _by_series(tree: Tree, table: tuple[str, ...], extra: str) -> dict[str, list[Row]]:
-    rows, path = tree.table(table)
-    if rows:
-        check_columns(rows, (*_PLACE, extra), path)
     series: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
+    for row in tree.table(table, (*_PLACE, extra))[0]:
         series[row["seriesuid"]].append(row)
     return series
 
 
 def _ball(row: Row, header: MetaImageHeader) -> _Ball:
     x, y, z = (float(row[column]) for column in _PLACE[1:])
-    return _Ball((z, y, x), float(row.get("diameter_mm", 0)), header.index(x, y, z), row)
+    return _Ball((z, y, x), float(row.get("diameter_mm", 0)), index(header, x, y, z), row)
+
+
+def index(header: MetaImageHeader, x: float, y: float, z: float) -> tuple[float, float, float]:
+    """Slice, row and column, as shown, of a world position (LPS, mm)."""
+    steps = np.subtract((z, y, x), header.origin[::-1]) / header.spacing
+    k, r, c = np.where(header.flipped, np.subtract(header.shape, 1) + steps, steps).tolist()
+    return k, r, c
 
 
 def _hash(row: Row) -> float:

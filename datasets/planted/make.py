@@ -17,10 +17,10 @@ import numpy as np
 from anomalib_med.datasets import discover, read, split_by_patient
 from anomalib_med.errors import AnomedError, ConfigError, ReadError
 from anomalib_med.phantoms import add_ct_lesion, add_lesion, lungs_of_ct, lungs_of_radiograph
-from anomalib_med.phantoms.ct import CT_KINDS
-from anomalib_med.phantoms.drawing import Float, Mask
+from anomalib_med.phantoms.drawing import Float, Mask, check_kinds
+from anomalib_med.phantoms.lesions import CT_KINDS
 from anomalib_med.phantoms.lesions import KINDS as LESION_KINDS
-from anomalib_med.phantoms.write import CHEST_KINDS, Cell, PictureFolder, Stored, build, check_kinds
+from anomalib_med.phantoms.write import CHEST_KINDS, Picture, Stored, build
 from anomalib_med.records import Progress, Sample, silent
 
 SIZES = (0.5, 1.0, 2.0)
@@ -100,8 +100,8 @@ def write_planted(
     modality
         ``radiograph``: frontal chest radiographs, bright is dense. ``ct``: axial chest slices.
     kinds
-        Lesions, from `lesions.KINDS` or `ct.CT_KINDS`; by default nodule, opacity, effusion and foreign body, or nodule
-        and ground glass.
+        Lesions, from `lesions.KINDS` or `lesions.CT_KINDS`; by default nodule, opacity, effusion and foreign body, or
+        nodule and ground glass.
     sizes, contrasts
         Factors of the extent and the strength of a lesion; 1 and 1 is plainly visible.
     per_image
@@ -146,14 +146,14 @@ def write_planted(
         "images": hashlib.sha256("\n".join(sample.id for sample in (*train, *heldout)).encode()).hexdigest(),
     }
     left_out: list[str] = []
-    build(root, stamp, COLUMNS, lambda folder: left_out.extend(_fill(folder, train, heldout, plan, progress)))
+    build(root, stamp, COLUMNS, _pictures(train, heldout, plan, progress, left_out))
     return left_out
 
 
-def _fill(
-    folder: PictureFolder, train: Sequence[Sample], heldout: Sequence[Sample], plan: _Plan, progress: Progress
-) -> Iterator[str]:
-    """Write all images; what is said of those that are left out."""
+def _pictures(
+    train: Sequence[Sample], heldout: Sequence[Sample], plan: _Plan, progress: Progress, left_out: list[str]
+) -> Iterator[Picture]:
+    """All pictures; what is said of the images that give none goes to `left_out`."""
     deep = plan.modality == "radiograph" and _is_deep([*train, *heldout])
     images = [(split, *item) for split, samples in (("train", train), ("test", heldout)) for item in enumerate(samples)]
     for done, (split, index, sample) in enumerate(images, 1):
@@ -161,13 +161,13 @@ def _fill(
             values = plan.values(sample)
             planted = list(plan.planted(values, index)) if split == "test" else []
         except (ReadError, ConfigError) as error:
-            yield f"{sample.id}: {error}"
+            left_out.append(f"{sample.id}: {error}")
             continue
         whose = {"patient": sample.patient, "source": sample.id}
-        folder.add(split, f"{index:05d}", plan.stored(values, deep=deep), whose)
+        yield Picture(split, f"{index:05d}", plan.stored(values, deep=deep), whose)
         for number, (kind, size, contrast), changed, mask in planted:
-            cells: dict[str, Cell] = {"kind": kind, "size": size, "contrast": contrast, **whose}
-            folder.add(split, f"{index:05d}_{number}", plan.stored(changed, deep=deep), cells, mask)
+            cells = {"kind": kind, "size": size, "contrast": contrast, **whose}
+            yield Picture(split, f"{index:05d}_{number}", plan.stored(changed, deep=deep), cells, mask)
         progress("images", done, len(images))
 
 

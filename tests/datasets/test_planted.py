@@ -103,7 +103,7 @@ def test_an_image_without_lung_is_left_out_and_said(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((64, 64), 200, np.uint8))
     a, b = (Sample(name, tmp_path / f"{name}.png") for name in ("a", "b"))
     (said,) = write_planted(tmp_path / "planted", [a], [b], modality="ct")
-    assert said.startswith("b: lungs: mask")
+    assert said.startswith("b: lungs: the mask covers 0.0%")
     with (tmp_path / "planted/manifest.csv").open() as file:
         assert [row["path"] for row in csv.DictReader(file)] == ["train/normal/00000.png"]
 

@@ -21,10 +21,9 @@ from anomalib_med.phantoms import (
     write_ct_dataset,
     write_digit_anatomy,
 )
-from anomalib_med.phantoms.ct import CT_KINDS
 from anomalib_med.phantoms.digit_anatomy import CELL, handwriting
 from anomalib_med.phantoms.digit_anatomy import KINDS as DIGIT_KINDS
-from anomalib_med.phantoms.lesions import KINDS, MASK_SHARE
+from anomalib_med.phantoms.lesions import CT_KINDS, KINDS, MASK_SHARE
 
 DENSE = tuple(kind for kind in KINDS if kind != "pneumothorax")
 
@@ -156,7 +155,7 @@ def test_what_cannot_be_planted_is_refused_by_name():
     phantom = chest_phantom(0)
     rng = np.random.default_rng(0)
     for arguments, said in [
-        ((phantom.pixels, phantom.lungs, "tumor"), "kind: 'tumor'.*nodule"),
+        ((phantom.pixels, phantom.lungs, "tumor"), "kinds: tumor.*nodule"),
         ((phantom.pixels, np.zeros_like(phantom.lungs), "nodule"), "lungs: the mask covers 0.0%"),
         ((phantom.pixels, phantom.lungs[:-1], "nodule"), r"lungs: mask \(255, 256\)"),
         ((np.zeros_like(phantom.pixels), phantom.lungs, "nodule"), "pixels: nothing in the image"),

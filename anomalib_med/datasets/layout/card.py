@@ -5,23 +5,19 @@ Text in braces is filled in from the row of an image: ``{Patient ID}`` is a colu
 `Group.pattern` and `Group.where` are there by their names.
 """
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from anomalib_med.cards import cards_folder
+from anomalib_med.cards import cards_folder, read_toml
 from anomalib_med.errors import ConfigError
 
 Share = tuple[float, float]
 
 
-def _as_tuple(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""One text or several."""
 
 
 class _Strict(BaseModel):
@@ -30,17 +26,20 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class Join(_Strict):
+class _OfTable(_Strict):
+    table: Names
+    """The table, as `Group.table`."""
+    where: dict[str, str] = {}
+    """Only these rows count, as `Group.where`."""
+
+
+class Join(_OfTable):
     """Look each row of a group up in another table: keep the rows with a partner, and give them its columns."""
 
-    table: Names
-    """The other table, as `Group.table`."""
     key: str
     """Text made from a row of the group, equal to that of its partner."""
     partner: str = ""
     """Text made from a row of the other table; `key`, where both tables name their columns alike."""
-    where: dict[str, str] = {}
-    """Only these rows of the other table count, as `Group.where`."""
     keep: bool = True
     """False keeps the rows that have no partner instead."""
 
@@ -50,7 +49,7 @@ class Slices(_Strict):
 
     min_lesion: int = 1
     """Mask voxels that make a slice abnormal. A normal slice has none; a slice between the two is left out."""
-    content: tuple[float, float] = (0.0, 0.0)
+    content: Share = (0.0, 0.0)
     """Values between which enough of a slice must lie."""
     min_content: float = 0.0
     """How much of a slice that is, as a share; a slice with less is left out."""
@@ -68,25 +67,21 @@ class Group(_Strict):
     table: Names = ()
     """A CSV, TSV, text or JSON file with one row an image or more; alternatives are tried in turn.
 
-    ``lists.json#train.0`` is the list under these keys. A line of a text file, and an item of a list that is plain
-    text, is the column ``item``.
+    ``lists.json#train.0`` is the list under these keys. A line of a text file and a plain text in a list is ``item``.
     """
     path: Names = ()
     """Where the file of a row lies; alternatives are tried in turn. The folder may be a glob."""
     join: tuple[Join, ...] = ()
     """Further tables, in turn."""
     where: dict[str, str] = {}
-    """A regular expression for each column, which the whole cell must match. Named groups become columns.
+    """A regular expression for each column, or text with columns in braces, which must match as a whole.
 
-    In place of a column, text with columns in braces may be matched. One matching row of an image is enough.
+    Named groups become columns. One matching row of an image is enough.
     """
     pattern: str | None = None
     """A regular expression with named groups, searched in the path below the root."""
     patient: str | None = None
-    """Whose image it is; by default the column or named group ``patient``, or else the file.
-
-    The study of the patient is always the column or named group ``study``.
-    """
+    """Whose image it is; by default the column or named group ``patient``, or else the file. Likewise ``study``."""
     meta: dict[str, str] = {}
     """What else is known, by name."""
     part: Share = (0.0, 1.0)
@@ -99,11 +94,9 @@ class Group(_Strict):
     """The images are NIfTI volumes with a mask volume each."""
 
 
-class Marks(_Strict):
+class Marks(_OfTable):
     """Where the lesions of abnormal images are, from a table: boxes, run lengths or outlines."""
 
-    table: Names
-    """The table, as `Group.table`."""
     key: str
     """Text made from a row of this table."""
     image: str
@@ -120,22 +113,16 @@ class Marks(_Strict):
     """
     scale: float = 1.0
     """Pixels of the image for one unit of a box."""
-    where: dict[str, str] = {}
-    """Only these rows count, as `Group.where`."""
     finding: str | None = None
     """What the mark shows, for ``meta["finding"]``."""
 
 
-class Published(_Strict):
+class Published(_OfTable):
     """A number that the publication states of a table, to be compared with the table at hand."""
 
     what: str
     """Name of the number."""
     number: int
-    table: Names
-    """The table, as `Group.table`."""
-    where: dict[str, str] = {}
-    """Only these rows count, as `Group.where`."""
     distinct: str | None = None
     """Count the different texts of this kind instead of rows."""
 
@@ -171,27 +158,15 @@ class Card(_Strict):
 
 def card_paths() -> dict[str, Path]:
     """The files ``datasets/<name>/dataset.toml``, and ``datasets/<family>/<member>.toml`` as ``<family>_<member>``."""
-    found = {}
-    for path in sorted(cards_folder("datasets").glob("*/*.toml")):
-        family = path.parent.name
-        found[family if path.stem == "dataset" else f"{family}_{path.stem}"] = path
-    return dict(sorted(found.items()))
+    paths = cards_folder("datasets").glob("*/*.toml")
+    named = {path.parent.name + f"_{path.stem}".removesuffix("_dataset"): path for path in paths}
+    return dict(sorted(named.items()))
 
 
 def read_card(path: Path) -> Card:
-    """Read and check one description.
-
-    Raises
-    ------
-    ConfigError
-        It cannot be read, is not TOML, or has an unknown key.
-    """
+    """Read one description; raises ConfigError where it cannot be read, is not TOML, or has an unknown key."""
     try:
-        return Card.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML ({error})") from error
+        return Card.model_validate(read_toml(path, "card"))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -19,21 +19,10 @@ _FIELD = re.compile(r"\{([^{}]+)\}")
 
 
 def read_rows(path: Path, keys: str = "") -> list[Row]:
-    """Read a table.
+    """Read a table: ``.csv``, ``.tsv``, ``.json``, also ``.gz``, or a text file with one name a line (column ``item``).
 
-    Parameters
-    ----------
-    path
-        ``.json`` (list, or dictionary of lists), ``.csv``, ``.tsv`` (also ``.gz``), or a text file with one name a
-        line (column ``item``).
-    keys
-        Where the list lies in a JSON file: ``train.0``. A dictionary there gives one row a key, the key being the
-        column ``key``.
-
-    Raises
-    ------
-    InputError
-        It cannot be read, or is not such a table.
+    `keys` says where the list lies in a JSON file: ``train.0``. A dictionary there gives one row a key, the key being
+    the column ``key``. Raises InputError where the file cannot be read, or is not such a table.
     """
     name = path.name.lower()
     try:
@@ -93,19 +82,10 @@ def fill(template: str, row: Mapping[str, str]) -> str:
 
 
 def check_columns(rows: list[Row], names: Iterable[str], path: Path) -> None:
-    """Every name is a column, but for those of the file itself.
-
-    Raises
-    ------
-    InputError
-        One is not: another version of the table, or another table.
-    """
-    if not rows:
-        raise InputError(f"{path}: the table has no row")
-    known = set(rows[0])
-    for name in sorted(names):
-        if name not in known and not name.startswith("file."):
-            raise InputError(f"{path}: no column named {name!r}; the columns are: {', '.join(sorted(known))}")
+    """Raise InputError where the rows lack a column, those of the file itself aside; no row lacks none."""
+    for name in sorted(names) if rows else ():
+        if name not in rows[0] and not name.startswith("file."):
+            raise InputError(f"{path}: no column named {name!r}; the columns are: {', '.join(sorted(rows[0]))}")
 
 
 class Condition:
@@ -117,12 +97,10 @@ class Condition:
         self._patterns = {column: re.compile(text, re.DOTALL) for column, text in where.items()}
         self.groups = {name for pattern in self._patterns.values() for name in pattern.groupindex}
 
-    def matched(self, row: Row) -> Row | None:
-        """The row with the named groups as columns, or None where a cell does not match as a whole."""
+    def matched(self, rows: list[Row]) -> list[Row]:
+        """The rows of which every cell matches as a whole, with the named groups as columns."""
         for column, pattern in self._patterns.items():
-            match = pattern.fullmatch(fill(column, row) if "{" in column else row.get(column, ""))
-            if match is None:
-                return None
-            if groups := match.groupdict():
-                row = row | {name: text or "" for name, text in groups.items()}
-        return row
+            cells = [fill(column, row) if "{" in column else row.get(column, "") for row in rows]
+            matches = zip(rows, map(pattern.fullmatch, cells), strict=True)
+            rows = [row | match.groupdict("") if self.groups else row for row, match in matches if match]
+        return rows

@@ -49,9 +49,7 @@ def _group_rows(group: Group, tree: Tree) -> list[Row]:
 
 
 def _patient(row: Row, group: Group) -> str:
-    if group.patient is not None:
-        return fill(group.patient, row)
-    return row.get("patient") or row["file.path"]
+    return row.get("patient") or row["file.path"] if group.patient is None else fill(group.patient, row)
 
 
 def _sample(row: Row, group: Group, tree: Tree) -> Sample:
@@ -61,7 +59,7 @@ def _sample(row: Row, group: Group, tree: Tree) -> Sample:
     wanted = tuple(fill(template, row) for template in group.mask)
     mask = tree.find(wanted)
     if wanted and not mask and "" not in wanted:
-        tree.missing.append(f"no mask {' or '.join(str(tree.root / path) for path in wanted)} for {name}")
+        tree.missing.append(f"no mask {tree.named(wanted)} for {name}")
     return Sample(
         id=name,
         path=tree.root / name,
@@ -87,12 +85,11 @@ def _file_cells(name: str) -> Row:
 def _with_pattern(row: Row, group: Group, tree: Tree) -> Row:
     if group.pattern is None:
         return row
-    found = re.search(group.pattern, row["file.path"])
-    if found is None:
-        raise InputError(
-            f"{tree.root / row['file.path']}: not a name of this data set ({group.pattern}): move the file away"
-        )
-    return row | {key: text or "" for key, text in found.groupdict().items()}
+    match = re.search(group.pattern, row["file.path"])
+    if match is None:
+        file = tree.root / row["file.path"]
+        raise InputError(f"{file}: not a name of this data set ({group.pattern}): move the file away")
+    return row | match.groupdict("")
 
 
 def _table_rows(group: Group, tree: Tree) -> list[Row]:
@@ -105,51 +102,33 @@ def _table_rows(group: Group, tree: Tree) -> list[Row]:
     used = where.columns.union(*map(fields, [*group.path, *group.meta.values(), group.patient or ""]))
     check_columns(rows, used - where.groups - set(re.compile(group.pattern or "").groupindex), table)
     kept: dict[tuple[str, ...], Row] = {}
-    for row in rows:
-        matched = where.matched(row)
-        if matched is not None:
-            kept.setdefault(tuple(fill(template, matched) for template in group.path), matched)
+    for row in where.matched(rows):
+        kept.setdefault(tuple(fill(template, row) for template in group.path), row)
     if not kept:
         tree.missing.append(f"no row of {table} in which {where.text}")
-    return list(_existing(kept, tree, table))
+    files = {wanted: tree.find(wanted) for wanted in kept}
+    tree.note_absent([wanted for wanted, file in files.items() if file is None], len(kept), "images", table)
+    return [kept[wanted] | _file_cells(file) for wanted, file in files.items() if file is not None]
 
 
 def _joined(rows: list[Row], join: Join, table: Path, tree: Tree) -> list[Row]:
-    others, other_table = tree.table(join.table)
-    if not others or not rows:
-        return []
     where, partner = Condition(join.where), join.partner or join.key
-    check_columns(others, where.columns | fields(partner), other_table)
+    others, _ = tree.table(join.table, where.columns | fields(partner))
+    if not others:
+        return []
     check_columns(rows, fields(join.key), table)
-    partners = {fill(partner, other): other for other in others if where.matched(other) is not None}
-    keys = [fill(join.key, row) for row in rows]
+    partners = {fill(partner, other): other for other in where.matched(others)}
     if not join.keep:
-        return [row for key, row in zip(keys, rows, strict=True) if key not in partners]
-    return [partners[key] | row for key, row in zip(keys, rows, strict=True) if key in partners]
-
-
-def _existing(wanted: dict[tuple[str, ...], Row], tree: Tree, table: Path) -> Iterator[Row]:
-    absent = []
-    for alternatives, row in wanted.items():
-        found = tree.find(alternatives)
-        if found is None:
-            absent.append(alternatives)
-        else:
-            yield row | _file_cells(found)
-    if absent:
-        first = " or ".join(str(tree.root / path) for path in absent[0])
-        tree.missing.append(f"{len(absent)} of {len(wanted)} images that {table.name} lists, the first is {first}")
+        return [row for row in rows if fill(join.key, row) not in partners]
+    return [partners[key] | row for row in rows if (key := fill(join.key, row)) in partners]
 
 
 def _rows_by_key(marks: Marks, tree: Tree) -> dict[str, list[Row]]:
-    rows, table = tree.table(marks.table)
     where = Condition(marks.where)
-    if rows:
-        check_columns(rows, {*marks.columns, *where.columns, *fields(marks.key), *fields(marks.finding or "")}, table)
+    used = {*marks.columns, *where.columns, *fields(marks.key), *fields(marks.finding or "")}
     by_key: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        if where.matched(row) is not None:
-            by_key[fill(marks.key, row)].append(row)
+    for row in where.matched(tree.table(marks.table, used)[0]):
+        by_key[fill(marks.key, row)].append(row)
     return by_key
 
 
@@ -173,11 +152,10 @@ def _with_marks(sample: Sample, marks: Marks, rows: list[Row]) -> Sample:
 
 def _boxes(cells: list[str], marks: Marks) -> Iterator[Box]:
     """The boxes of one row."""
-    if not any(cells):
-        return
     try:
-        found = cells if len(cells) > 1 else json.loads(cells[0])
-        for box in found if found and isinstance(found[0], list) else [found] if found else []:
+        stated = cells if len(cells) > 1 else json.loads(cells[0] or "[]")
+        boxes = stated if stated and isinstance(stated[0], list) else [stated] if stated and any(cells) else []
+        for box in boxes:
             x, y, width, height = (float(number) * marks.scale for number in box)
             yield (x, y, width - x, height - y) if marks.kind == "corners" else (x, y, width, height)
     except (ValueError, TypeError) as error:

@@ -23,16 +23,8 @@ FORMATS = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI, MetaImage, .npy"
 def read(sample: Sample) -> Image:
     """Read the pixels of a sample; of a part of the image where `Sample.crop` says so.
 
-    Returns
-    -------
-    Image
-        `pixels` are float32 without NaN or infinity: where the file holds none, the lowest value of the image stands
-        and `missing` is True.
-
-    Raises
-    ------
-    ReadError
-        Whatever is wrong with this one file: the message names the file and the remedy in one line.
+    The pixels are float32 without NaN or infinity: where the file holds none, the lowest value of the image stands and
+    `missing` is True. Whatever is wrong with the file is a ReadError that names it and the remedy in one line.
     """
     if sample.array is not None:
         return _finished(array.read(sample, None), sample.id)
@@ -44,24 +36,19 @@ def read(sample: Sample) -> Image:
     if sample.frame is not None and sample.frame < 0:
         raise ReadError(f"{path}: there is no frame {sample.frame}: frames count from 0")
     with _reader(path) as reader:
-        image: Image = reader.read(sample, path)
-        return _cropped(_finished(image, str(path)))
+        image = _finished(reader.read(sample, path), str(path))
+    if sample.crop is None:
+        return image
+    top, left, height, width = sample.crop
+    part = np.s_[top : top + height, left : left + width]
+    return replace(image, pixels=image.pixels[part], missing=None if image.missing is None else image.missing[part])
 
 
 def header(path: Path, *, keep_patient_ids: bool = False) -> HeaderInfo:
-    """What can be known of a file without reading its pixels.
+    """What can be known of a file of any format without reading its pixels.
 
-    Parameters
-    ----------
-    path
-        A file of any format.
-    keep_patient_ids
-        Keep PatientID and the UIDs of a DICOM file as they are; otherwise pseudonyms stand for them.
-
-    Raises
-    ------
-    ReadError
-        Not an image, or its header is damaged.
+    `keep_patient_ids` keeps PatientID and the UIDs of a DICOM file as they are; otherwise pseudonyms stand for them.
+    Raises ReadError where the file is not an image, or its header is damaged.
     """
     with _reader(path) as reader:
         if reader is dicom:
@@ -91,33 +78,21 @@ def _reader(path: Path) -> Iterator[ModuleType]:
     except ReadError:
         raise
     except FileNotFoundError as error:
-        text = f"{path}: no such file: it was moved or deleted, or the path has a typing error"
-        raise ReadError(text) from error
+        raise ReadError(f"{path}: no such file: it was moved or deleted, or the path has a typing error") from error
     except OSError as error:
         said = error.strerror or error
         raise ReadError(f"{path}: cannot be opened ({said}): check the permissions and the disk") from error
     except Exception as error:  # a damaged file makes the decoders raise anything
         said = " ".join(f"{type(error).__name__}: {error}".split())
-        text = f"{path}: damaged, or of an unsupported kind ({said}): copy or export it again"
-        raise ReadError(text) from error
+        raise ReadError(f"{path}: damaged, or of an unsupported kind ({said}): copy or export it again") from error
 
 
 def _reader_of(path: Path) -> ModuleType | None:
-    name = path.name.lower()
     for reader in (raster, nifti, metaimage, array, dicom):
-        if name.endswith(reader.SUFFIXES):
+        if path.name.lower().endswith(reader.SUFFIXES):
             return reader
     # Neither a pipe, which would wait for ever, nor a link to nothing is looked into.
     return dicom if path.is_file() and dicom.is_dicom(path) else None
-
-
-def _cropped(image: Image) -> Image:
-    """The part of an image that the sample is, see `Sample.crop`."""
-    if image.sample.crop is None:
-        return image
-    top, left, height, width = image.sample.crop
-    part = np.s_[top : top + height, left : left + width]
-    return replace(image, pixels=image.pixels[part], missing=None if image.missing is None else image.missing[part])
 
 
 def _finished(image: Image, name: str) -> Image:
@@ -128,7 +103,7 @@ def _finished(image: Image, name: str) -> Image:
     with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and so missing
         pixels = np.ascontiguousarray(image.pixels, dtype=np.float32)
     measured = np.isfinite(pixels)
-    missing: np.ndarray | None = image.missing
+    missing = image.missing
     if not measured.all():
         if not measured.any():
             raise ReadError(f"{name}: not one pixel is a finite number (all NaN): export it again")

@@ -12,19 +12,10 @@ SUFFIXES = (".npy",)
 
 
 def samples_from_array(array: np.ndarray | Sequence[np.ndarray], prefix: str = "image") -> list[Sample]:
-    """One sample for each image of an array; every image counts as a patient of its own.
+    """One sample for each image of an array, with the ids ``<prefix>-000`` and so on, each a patient of its own.
 
-    Parameters
-    ----------
-    array
-        ``(N, H, W)``, ``(N, H, W, 3)``, or a sequence of N arrays ``(H, W)`` or ``(H, W, 3)``; any real number type.
-    prefix
-        The ids are ``<prefix>-000``, ``<prefix>-001`` and so on.
-
-    Raises
-    ------
-    InputError
-        No image, another shape, or not numbers.
+    The array is ``(N, H, W)``, ``(N, H, W, 3)``, or a sequence of N arrays ``(H, W)`` or ``(H, W, 3)``, of any real
+    number type. Raises InputError where there is no image, another shape, or something else than numbers.
     """
     if isinstance(array, np.ndarray) and not (array.ndim == 3 or (array.ndim == 4 and array.shape[-1] == 3)):
         raise InputError(
@@ -35,48 +26,44 @@ def samples_from_array(array: np.ndarray | Sequence[np.ndarray], prefix: str = "
     width = max(3, len(str(len(array) - 1)))
     samples = [Sample(id=f"{prefix}-{i:0{width}d}", array=np.asarray(image)) for i, image in enumerate(array)]
     for sample in samples:
-        problem = _problem(sample.array)
-        if problem:
+        if problem := _problem(sample.array):
             raise InputError(f"{sample.id}: {problem}")
     return samples
 
 
 def count_frames(path: Path) -> int:
     """Images in a ``.npy`` file: 1 for ``(H, W)``, N for ``(N, H, W)`` and ``(N, H, W, 3)``, from its header."""
-    stored = _stored(path)
-    return 1 if stored.ndim == 2 else len(stored)
+    return len(_stored(path))
 
 
 def read(sample: Sample, path: Path | None) -> Image:
     """Pixels of a sample in memory, or of one image of a ``.npy`` file.
 
-    Raises
-    ------
-    ReadError
-        Another shape, not numbers, no such frame.
+    Raises ReadError where they have another shape, are not numbers, or where there is no such frame.
     """
-    if sample.array is not None:
-        pixels, name = sample.array, sample.id
-    elif path is not None:
-        stored, frame, name = _stored(path), sample.frame or 0, str(path)
-        if frame >= (1 if stored.ndim == 2 else len(stored)):
-            raise ReadError(f"{path}: of shape {stored.shape}, there is no frame {frame}: correct the frame asked for")
-        pixels = stored if stored.ndim == 2 else stored[frame]
+    name, pixels, frame = path or sample.id, sample.array, sample.frame or 0
+    if path is not None:
+        stored = _stored(path)
+        if frame >= len(stored):
+            raise ReadError(
+                f"{path}: holds {len(stored)} images, there is no frame {frame}: correct the frame asked for"
+            )
+        pixels = stored[frame]
     problem = _problem(pixels)
-    if problem:
+    if pixels is None or problem:
         raise ReadError(f"{name}: {problem}")
     return Image(pixels, sample)
 
 
 def _stored(path: Path) -> np.ndarray:
-    """The array in a file, mapped and not read."""
+    """The images ``(N, H, W)`` or ``(N, H, W, 3)`` in a file, mapped and not read."""
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         raise ReadError(f"{path}: not a .npy file of numbers ({error}): write it with numpy.save") from error
     if not (stored.ndim in (2, 3) or (stored.ndim == 4 and stored.shape[-1] == 3)):
         raise ReadError(f"{path}: of shape {stored.shape}: only (H, W), (N, H, W) and (N, H, W, 3) are read")
-    return np.asarray(stored)
+    return np.asarray(stored[None] if stored.ndim == 2 else stored)
 
 
 def _problem(pixels: np.ndarray | None) -> str:

@@ -7,23 +7,17 @@ Nobody's name or birth date is read. PatientID and the UIDs are replaced by pseu
 """
 
 import hashlib
-from collections.abc import Iterator
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-)
 
 from anomalib_med.datasets.readers.raster import grey_if_equal
 from anomalib_med.errors import ReadError
@@ -48,11 +42,19 @@ _IMAGE_TAGS = [
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "PixelSpacing", "ImagerPixelSpacing", "ImageOrientationPatient"),
-    *("RedPaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData"),
-    *("GreenPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableData"),
-    *("BluePaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableData"),
+    *(
+        f"{colour}PaletteColorLookupTable{part}"
+        for colour in ("Red", "Green", "Blue")
+        for part in ("Descriptor", "Data")
+    ),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
+# The transfer syntax of a file without file meta information, from how its tags could be parsed: implicit, little.
+_ASSUMED: dict[tuple[bool | None, bool | None], uid.UID] = {
+    (True, True): uid.ImplicitVRLittleEndian,
+    (False, True): uid.ExplicitVRLittleEndian,
+    (False, False): uid.ExplicitVRBigEndian,
+}
 _EXTRA = 'pip install "anomalib-med[dicom]"'
 
 
@@ -83,20 +85,15 @@ def is_dicom(path: Path) -> bool:
 def header(path: Path, *, keep_patient_ids: bool = False) -> HeaderInfo:
     """Read who and what a file is; pixels, name and birth date are left in the file.
 
-    The patient is PatientID, or the study or series where the file has none, or "".
-
-    Raises
-    ------
-    ReadError
-        Not a DICOM file.
+    The patient is PatientID, or the study or series where the file has none, or "". Raises ReadError where the file is
+    not DICOM.
     """
     tags = _tags(path, _HEADER_TAGS)
 
     def named(keyword: str, prefix: str) -> str:
         value = str(tags.get(keyword) or "").strip()
-        if not value or keep_patient_ids:
-            return value
-        return f"{prefix}-{hashlib.sha256(value.encode()).hexdigest()[:12]}"
+        pseudonym = f"{prefix}-{hashlib.sha256(value.encode()).hexdigest()[:12]}"
+        return value if keep_patient_ids or not value else pseudonym
 
     whose = (named(keyword, "dicom") for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"))
     series = named("SeriesInstanceUID", "series")
@@ -108,25 +105,18 @@ def header(path: Path, *, keep_patient_ids: bool = False) -> HeaderInfo:
 
 
 def read(sample: Sample, path: Path) -> Image:
-    """Decode one frame into physical units.
+    """Decode one frame into physical units: Hounsfield units for CT, the stored values after rescale elsewhere, or RGB.
 
-    Returns
-    -------
-    Image
-        Hounsfield units for CT, the stored values after rescale elsewhere; colour in RGB. MONOCHROME1 is inverted as
-        ``lowest + highest - value``, with the lowest and highest value that the bits stored can hold, so that it does
-        not depend on the content. `window` is the first one the file states, as the values where PS3.3 C.11.2.1.2
-        begins and ends its ramp. `missing` is the pixel padding, and what lies at or below `CT_PADDING` in a CT.
-
-    Raises
-    ------
-    ReadError
-        Not DICOM, no pixel data, no such frame, cut short, or compressed in a way that no decoder here knows.
+    MONOCHROME1 is inverted as ``lowest + highest - value``, with the lowest and highest value that the bits stored can
+    hold, so that it does not depend on the content. `window` is the first one the file states, as the values where
+    PS3.3 C.11.2.1.2 begins and ends its ramp. `missing` is the pixel padding, and what lies at or below `CT_PADDING` in
+    a CT. Raises ReadError where the file is not DICOM, has no pixel data or no such frame, is cut short, or compressed
+    in a way that no decoder here knows.
     """
     tags, frame = _tags(path, _IMAGE_TAGS), sample.frame or 0
     if "Rows" not in tags:
         what = tags.get("SOPClassUID")
-        kind = f" ({UID(what).name})" if what else ""
+        kind = f" ({uid.UID(what).name})" if what else ""
         raise ReadError(f"{path}: a DICOM object without pixel data{kind}: leave it out, or export the image itself")
     if frame >= _frames(tags):
         raise ReadError(f"{path}: holds {_frames(tags)} frames, there is no frame {frame}: correct the frame asked for")
@@ -162,8 +152,7 @@ def _place(tags: Dataset, series: str) -> Place:
     else:
         kind = "slice"
     position, axes = _finite(tags, "ImagePositionPatient", 3), _finite(tags, "ImageOrientationPatient", 6)
-    if position is None or axes is None:
-        position = axes = None
+    position, axes = (position, axes) if position and axes else (None, None)
     keywords = ("Rows", "Columns", "InstanceNumber", "AcquisitionNumber")
     rows, columns, instance, acquisition = (int(tags.get(keyword) or 0) for keyword in keywords)
     modality = str(tags.get("Modality") or "")
@@ -200,7 +189,7 @@ def _frames(tags: Dataset) -> int:
 
 def _decoded(path: Path, tags: Dataset, frame: int) -> np.ndarray:
     """Stored values of one frame, colour spaces turned to RGB."""
-    syntax = tags.file_meta.get("TransferSyntaxUID") or _assumed_syntax(tags)
+    syntax = tags.file_meta.get("TransferSyntaxUID") or _ASSUMED[tags.original_encoding]
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
@@ -209,39 +198,25 @@ def _decoded(path: Path, tags: Dataset, frame: int) -> np.ndarray:
     if not decoder.is_available:
         raise ReadError(f"{path}: compressed as {syntax.name} ({syntax}), which needs a decoder: {_EXTRA}")
     try:
-        if syntax == DeflatedExplicitVRLittleEndian:
+        if syntax == uid.DeflatedExplicitVRLittleEndian:
             return pixel_array(pydicom.dcmread(path), index=frame)
         return pixel_array(path, index=frame, transfer_syntax_uid=syntax)
     except Exception as error:  # the plug-ins raise what they like
         said = " ".join(str(error).split())
+        text = f"the pixel data ({syntax.name}, {syntax}) is cut short or damaged ({said}): export it again"
         if "no 'Pixel Data'" in said:
-            text = f"{path}: a DICOM object without pixel data: leave it out, or export the image again"
-            raise ReadError(text) from error
-        also = f", or {_EXTRA}" if syntax.is_encapsulated else ""
-        text = f"{path}: the pixel data ({syntax.name}, {syntax}) is cut short or damaged ({said})"
-        raise ReadError(f"{text}: export it again{also}") from error
-
-
-def _assumed_syntax(tags: Dataset) -> UID:
-    """The transfer syntax of a file without file meta information, from how its tags could be parsed."""
-    implicit, little = tags.original_encoding
-    if implicit:
-        return ImplicitVRLittleEndian
-    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-
-
-def _items(tags: Dataset, frame: int, group: str) -> Iterator[Dataset]:
-    """Where a value of one frame may stand: the frame's functional group, the shared one, the data set itself."""
-    per_frame = tags.get("PerFrameFunctionalGroupsSequence") or []
-    shared = tags.get("SharedFunctionalGroupsSequence") or []
-    for item in (*per_frame[frame : frame + 1], *shared[:1]):
-        yield from (item.get(group) or [])[:1]
-    yield tags
+            text = "a DICOM object without pixel data: leave it out, or export the image again"
+        elif syntax.is_encapsulated:
+            text += f", or {_EXTRA}"
+        raise ReadError(f"{path}: {text}") from error
 
 
 def _numbers(tags: Dataset, frame: int, group: str, keyword: str) -> list[float]:
-    """All values of a numeric tag for one frame, or an empty list."""
-    for item in _items(tags, frame, group):
+    """All values of a numeric tag for one frame: from its functional group, the shared one, or the data set itself."""
+    per_frame = tags.get("PerFrameFunctionalGroupsSequence") or []
+    shared = tags.get("SharedFunctionalGroupsSequence") or []
+    groups = [(item.get(group) or [])[:1] for item in (*per_frame[frame : frame + 1], *shared[:1])]
+    for item in [*itertools.chain(*groups), tags]:
         value = item.get(keyword)
         if value is not None and value != "":
             return [float(v) for v in ([value] if isinstance(value, int | float | str) else value)]
@@ -277,18 +252,17 @@ def _looked_up(values: np.ndarray, item: Dataset, tags: Dataset) -> tuple[np.nda
         table = np.frombuffer(data, f"{order}u2" if wide else np.uint8)
     else:
         table = np.asarray(data)
-    table = table[:entries].astype(np.float64)
-    index = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
-    return table[index], (0.0, 2.0**bits - 1)
+    index = np.clip(np.rint(values).astype(np.int64) - first, 0, min(entries, len(table)) - 1)
+    return table[index].astype(np.float64), (0.0, 2.0**bits - 1)
 
 
 def _padding(stored: np.ndarray, pixels: np.ndarray, tags: Dataset) -> np.ndarray | None:
     """Pixels that hold no measurement, bool ``(H, W)``, or None where all do."""
     missing = np.zeros(stored.shape, bool)
-    ends = [tags.get(k) for k in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
-    if ends[0] is not None:
-        first, last = (_as_stored(value if value is not None else ends[0], tags) for value in ends)
-        missing |= (stored >= min(first, last)) & (stored <= max(first, last))
+    stated = [tags.get(k) for k in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if stated[0] is not None:
+        ends = [_as_stored(value, tags) for value in stated if value is not None]
+        missing |= (stored >= min(ends)) & (stored <= max(ends))
     # A CT whose Modality was removed still has its rescale.
     if tags.get("Modality") == "CT" or (not tags.get("Modality") and "RescaleIntercept" in tags):
         missing |= pixels <= CT_PADDING
@@ -318,7 +292,7 @@ def _window(tags: Dataset, frame: int) -> tuple[float, float] | None:
 def _spacing(tags: Dataset, frame: int) -> tuple[float, float] | None:
     """Millimetres between rows and between columns: in the patient, else at the detector."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
-        found = _numbers(tags, frame, "PixelMeasuresSequence", keyword)
-        if len(found) == 2 and min(found) > 0:
-            return found[0], found[1]
+        spacing = _numbers(tags, frame, "PixelMeasuresSequence", keyword)
+        if len(spacing) == 2 and min(spacing) > 0:
+            return spacing[0], spacing[1]
     return None

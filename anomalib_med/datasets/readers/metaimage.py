@@ -34,21 +34,13 @@ class MetaImageHeader:
     """Millimetres between slices, rows, columns."""
     origin: tuple[float, float, float]
     """World position (LPS, mm) of the first stored voxel: x, y, z."""
-    flipped: tuple[bool, bool, bool]
+    flipped: tuple[bool, ...]
     """Whether slices, rows, columns are stored against the LPS axes."""
     dtype: np.dtype
     data: tuple[Path, int]
     """The file with the values, and where they begin in it."""
     compressed: bool
     """Whether the values are a zlib stream."""
-
-    def index(self, x: float, y: float, z: float) -> tuple[float, float, float]:
-        """Slice, row and column, as shown, of a world position (LPS, mm)."""
-        steps = [
-            (at - start) / step for at, start, step in zip((z, y, x), self.origin[::-1], self.spacing, strict=True)
-        ]
-        k, r, c = (n - 1 + s if back else s for s, n, back in zip(steps, self.shape, self.flipped, strict=True))
-        return k, r, c
 
 
 def slice_affine(path: Path) -> np.ndarray:
@@ -71,10 +63,8 @@ def count_frames(path: Path) -> int:
 def read(sample: Sample, path: Path) -> Image:
     """One axial slice, the stored values.
 
-    Raises
-    ------
-    ReadError
-        Not a MetaImage that can be read, no such slice, cut short, the file with the values is missing.
+    Raises ReadError where the file is no MetaImage that can be read, has no such slice, or its values are cut short or
+    missing.
     """
     header, frame = read_header(path), sample.frame or 0
     slices, rows, columns = header.shape
@@ -82,7 +72,7 @@ def read(sample: Sample, path: Path) -> Image:
         raise ReadError(f"{path}: holds {slices} axial slices, there is no frame {frame}: correct the frame asked for")
     at = slices - 1 - frame if header.flipped[0] else frame
     pixels = _stored(header, path)[at * rows * columns : (at + 1) * rows * columns].reshape(rows, columns)
-    pixels = pixels[:: -1 if header.flipped[1] else 1, :: -1 if header.flipped[2] else 1]
+    pixels = np.flip(pixels, tuple(axis for axis in (0, 1) if header.flipped[axis + 1]))
     return Image(pixels, sample, spacing=header.spacing[1:])
 
 
@@ -99,10 +89,10 @@ def _header(path: Path, changed: int) -> MetaImageHeader:
     fields, begin = {}, 0
     for line in head.split(b"\n"):
         begin += len(line) + 1
-        key, equals, value = line.decode("latin-1").partition("=")
+        key, equals, value = (part.strip() for part in line.decode("latin-1").partition("="))
         if equals:
-            fields[key.strip()] = value.strip()
-        if equals and key.strip() == "ElementDataFile":
+            fields[key] = value
+        if "ElementDataFile" in fields:
             break
     try:
         return _parsed(fields, path, begin)
@@ -129,13 +119,12 @@ def _parsed(fields: dict[str, str], path: Path, begin: int) -> MetaImageHeader:
         raise ReadError(f"{path}: the volume is oblique or not axial (TransformMatrix {text}): convert it to NIfTI")
     x, y, z = numbers("Offset", "Position", default="0 0 0")
     width, height, depth = numbers("ElementSpacing", "ElementSize", default="1 1 1")
-    back = [bool(axes[i, i] < 0) for i in (2, 1, 0)]
     big_endian = fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False")) == "True"
     return MetaImageHeader(
         shape=(size[2], size[1], size[0]),
         spacing=(depth, height, width),
         origin=(x, y, z),
-        flipped=(back[0], back[1], back[2]),
+        flipped=tuple(bool(axes[i, i] < 0) for i in (2, 1, 0)),
         dtype=np.dtype((">" if big_endian else "<") + _TYPES[kind]),
         data=(path, begin) if local else (path.parent / name, 0),
         compressed=fields.get("CompressedData", "False") == "True",

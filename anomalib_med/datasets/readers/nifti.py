@@ -25,14 +25,13 @@ SUFFIXES = (".nii", ".nii.gz")
 VOLUMES_KEPT = 2
 
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
-_SUPERIOR = 2
 _LOCK = threading.Lock()
 
 
 def count_frames(path: Path) -> int:
     """Number of axial slices, from the header; raises ReadError where the file is not one NIfTI volume."""
     volume = _open(path)
-    return int(volume.shape[_axial(_orientation(volume))])
+    return int(volume.shape[_axes(_orientation(volume))[2]])
 
 
 def read(sample: Sample, path: Path) -> Image:
@@ -40,16 +39,12 @@ def read(sample: Sample, path: Path) -> Image:
 
     Slices count from inferior to superior. Row 0 is anterior and column 0 is the patient's right, whatever the
     orientation of the file: with the volume in canonical RAS order, ``pixels = canonical[::-1, ::-1, frame].T``.
-    An oblique volume is taken along the axis nearest to the patient's.
-
-    Raises
-    ------
-    ReadError
-        Not a NIfTI file, not one volume, no such slice, cut short.
+    An oblique volume is taken along the axis nearest to the patient's. Raises ReadError where the file is not one
+    NIfTI volume, has no such slice, or is cut short.
     """
     volume, frame = _open(path), sample.frame or 0
     orientation = _orientation(volume)
-    axis = _axial(orientation)
+    left_right, front_back, axis = _axes(orientation)
     slices = volume.shape[axis]
     if frame >= slices:
         raise ReadError(f"{path}: holds {slices} axial slices, there is no frame {frame}: correct the frame asked for")
@@ -57,17 +52,14 @@ def read(sample: Sample, path: Path) -> Image:
     where = tuple(slice(at, at + 1) if i == axis else slice(None) for i in range(3))
     block = _block(volume, path, where)
     pixels = apply_orientation(block, orientation)[::-1, ::-1, 0].T
-    zooms = [float(volume.header.get_zooms()[int(np.flatnonzero(orientation[:, 0] == i)[0])]) for i in (1, 0)]
-    spacing = (zooms[0], zooms[1]) if min(zooms) > 0 else None
-    return Image(pixels, sample, spacing=spacing)
+    zooms = volume.header.get_zooms()
+    spacing = (float(zooms[front_back]), float(zooms[left_right]))
+    return Image(pixels, sample, spacing=spacing if min(spacing) > 0 else None)
 
 
 def read_volume(path: Path) -> np.ndarray:
     """All axial slices of a volume, ``(frames, H, W)``, each as `read` gives it; raises ReadError as `read` does."""
-    try:
-        volume = _open(path)
-    except FileNotFoundError:
-        raise ReadError(f"{path}: no such file: it was moved or deleted, or the path has a typing error") from None
+    volume = _open(path)
     canonical = apply_orientation(_block(volume, path, (slice(None),) * 3), _orientation(volume))
     slices: np.ndarray = canonical[::-1, ::-1].transpose(2, 1, 0)
     return slices
@@ -78,9 +70,8 @@ def slice_affine(path: Path) -> np.ndarray:
     volume = _open(path)
     orientation = _orientation(volume)
     canonical = volume.affine @ inv_ornt_aff(orientation, volume.shape[:3])
-    sizes = [volume.shape[int(np.flatnonzero(orientation[:, 0] == i)[0])] for i in (0, 1)]
     shown = np.diag([-1.0, -1.0, 1.0, 1.0])
-    shown[0, 3], shown[1, 3] = sizes[0] - 1, sizes[1] - 1
+    shown[:2, 3] = [volume.shape[axis] - 1 for axis in _axes(orientation)[:2]]
     affine: np.ndarray = canonical @ shown
     return affine
 
@@ -88,10 +79,7 @@ def slice_affine(path: Path) -> np.ndarray:
 def write_slices(maps: np.ndarray, affine: np.ndarray, out: Path) -> None:
     """Write maps ``(slices, H, W)`` of a scan that is no NIfTI file, with an affine as from `slice_affine`.
 
-    Raises
-    ------
-    OutputError
-        The file cannot be written.
+    Raises OutputError where the file cannot be written.
     """
     data = maps.transpose(2, 1, 0)
     header = nibabel.Nifti1Image(np.empty((1, 1, 1), np.float32), affine).header
@@ -100,21 +88,14 @@ def write_slices(maps: np.ndarray, affine: np.ndarray, out: Path) -> None:
     header["descrip"] = b"anomaly map"
     header.set_sform(affine, 1)
     header.set_qform(affine, 1, strip_shears=True)
-    _write(data, header, out, _mapping(maps))
+    _write(data, header, out, maps)
 
 
 def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
-    """Write the maps of all slices of a volume as one NIfTI file in the volume's orientation, affine and voxel order.
+    """Write the maps of all slices of the volume `like` as one NIfTI file in its orientation, affine and voxel order.
 
-    Parameters
-    ----------
-    maps
-        float32 ``(frames, H, W)``, one map for each slice in the order and geometry of `read`. It may be a memmap: the
-        file is written slice by slice.
-    like
-        The volume that was scored.
-    out
-        The file to write, ``.nii`` or ``.nii.gz``; replaced only when it is complete.
+    The maps are float32 ``(frames, H, W)`` in the order and geometry of `read`. They may be a memmap: the file,
+    ``.nii`` or ``.nii.gz``, is written slice by slice, and replaced only when it is complete.
 
     Raises
     ------
@@ -123,8 +104,7 @@ def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
     ReadError
         `like` cannot be read.
     """
-    suffix = next((s for s in reversed(SUFFIXES) if out.name.lower().endswith(s)), None)
-    if suffix is None:
+    if not out.name.lower().endswith(SUFFIXES):
         raise OutputError(f"{out}: a volume is written as .nii or .nii.gz: change the name")
     volume = _open(like)
     orientation = _orientation(volume)
@@ -138,24 +118,15 @@ def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
     header.extensions.clear()  # they may hold a DICOM header with the patient's name
     header["descrip"], header["intent_name"], header["db_name"], header["aux_file"] = b"anomaly map", b"", b"", b""
     header["cal_min"] = header["cal_max"] = 0
-    _write(data, header, out, _mapping(maps))
+    _write(data, header, out, maps)
 
 
-def _mapping(maps: np.ndarray) -> mmap.mmap | None:
-    """What a memory map is read through."""
-    return getattr(maps, "_mmap", None)
-
-
-def _write(data: np.ndarray, header: nibabel.Nifti1Header, out: Path, mapped: mmap.mmap | None) -> None:
-    """Write slab after slab, so that of a memory map one slab is resident and not the volume."""
+def _write(data: np.ndarray, header: nibabel.Nifti1Header, out: Path, maps: np.ndarray) -> None:
+    """Write slab after slab, so that of maps in a memory map one slab is resident and not the volume."""
+    mapped: mmap.mmap | None = getattr(maps, "_mmap", None)
     header.set_slope_inter(1, 0)
     header.set_data_offset(0)
-    with (
-        output_errors(out),
-        replacing(out) as temporary,
-        temporary.open("wb") as raw,
-        _compressed(raw, out) as file,
-    ):
+    with output_errors(out), replacing(out) as temporary, temporary.open("wb") as raw, _compressed(raw, out) as file:
         header.write_to(file)
         for k in range(data.shape[2]):
             file.write(np.asarray(data[:, :, k], header.get_data_dtype()).tobytes(order="F"))
@@ -170,10 +141,7 @@ def _compressed(raw: BinaryIO, out: Path) -> AbstractContextManager[BinaryIO]:
 
 
 def _open(path: Path) -> nibabel.Nifti1Image:
-    """The header of one volume; the voxels stay in the file.
-
-    A fourth axis of length 1 is kept here and dropped when voxels are read.
-    """
+    """The header of one volume; the voxels stay in the file. Axes of length 1 after the third are kept."""
     try:
         volume = nibabel.load(path)
     except FileNotFoundError:
@@ -199,15 +167,15 @@ def _orientation(volume: nibabel.Nifti1Image) -> np.ndarray:
     return orientation
 
 
-def _axial(orientation: np.ndarray) -> int:
-    """The voxel axis that runs from inferior to superior."""
-    return int(np.flatnonzero(orientation[:, 0] == _SUPERIOR)[0])
+def _axes(orientation: np.ndarray) -> list[int]:
+    """The voxel axes that run from left to right, from posterior to anterior, and from inferior to superior."""
+    return [int(axis) for axis in np.argsort(orientation[:, 0])]
 
 
 def _block(volume: nibabel.Nifti1Image, path: Path, where: tuple[slice, ...]) -> np.ndarray:
     """Scaled voxels ``(X, Y, Z)``, with length 1 along the axis that was cut."""
     try:
-        proxy = _proxy(volume)
+        proxy = cast(ArrayProxy, volume.dataobj)
         if not path.name.lower().endswith(".gz"):
             return np.asanyarray(proxy[(*where, *(0 for _ in volume.shape[3:]))])
         stored = _kept(path)
@@ -215,13 +183,6 @@ def _block(volume: nibabel.Nifti1Image, path: Path, where: tuple[slice, ...]) ->
         raise ReadError(f"{path}: cut short or damaged ({error}): copy or convert it again") from error
     block = stored.reshape(stored.shape[:3])[where]
     return block if (proxy.slope, proxy.inter) == (1, 0) else block * proxy.slope + proxy.inter
-
-
-def _proxy(volume: nibabel.Nifti1Image) -> ArrayProxy:
-    """The voxels that are still in the file."""
-    if not isinstance(volume.dataobj, ArrayProxy):
-        raise ReadError(f"{volume.get_filename()}: has no voxels: copy or convert it again")
-    return volume.dataobj
 
 
 def _kept(path: Path) -> np.ndarray:
@@ -234,4 +195,4 @@ def _kept(path: Path) -> np.ndarray:
 @lru_cache(maxsize=VOLUMES_KEPT)
 def _decompressed(path: Path, changed: int, size: int) -> np.ndarray:
     """Keyed by time and size as well, so that a file that was replaced is read again."""
-    return np.asanyarray(_proxy(_open(path)).get_unscaled())
+    return np.asanyarray(cast(ArrayProxy, _open(path).dataobj).get_unscaled())

@@ -4,7 +4,6 @@ The stored rows and columns are kept as they are: an EXIF orientation is ignored
 maps are given in stored pixels. A photographed film that carries one should be turned before it is used.
 """
 
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,15 +17,16 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
-_TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
+# Byte order, and whether offsets have 64 bits.
+_TIFF = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}
 _CUT_SHORT = "is cut short: copy or export it again"
 
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _PIECES = ((273, 279), (324, 325))  # offsets and lengths of strips, of tiles
 _WANTED = {_PHOTOMETRIC, *_PIECES[0], *_PIECES[1]}
-_FIELD_TYPES = {3: "H", 4: "I", 16: "Q"}
+_FIELD_TYPES = {3: "u2", 4: "u4", 16: "u8"}
 
-_Page = dict[int, tuple[int, ...]]
+_Page = dict[int, list[int]]
 
 
 def count_frames(path: Path) -> int:
@@ -36,21 +36,15 @@ def count_frames(path: Path) -> int:
     data = _mapped(path)
     if data[:4].tobytes() not in _TIFF:
         return 1  # another format under this name: the decoder looks at the content
-    return sum(1 for _ in _tiff_pages(data.data, path))
+    return len(list(_tiff_pages(data, path)))
 
 
 def read(sample: Sample, path: Path) -> Image:
     """Decode one image, or one page of a TIFF; the content decides on the format, not the name.
 
-    Returns
-    -------
-    Image with the stored values ``(H, W)``, or ``(H, W, 3)`` in RGB order where the three channels differ.
-    Transparency is dropped, a palette is looked up, and a TIFF in which white is zero is inverted.
-
-    Raises
-    ------
-    ReadError
-        Not an image, cut short, or of an unsupported kind.
+    The stored values are ``(H, W)``, or ``(H, W, 3)`` in RGB order where the three channels differ. Transparency is
+    dropped, a palette is looked up, and a TIFF in which white is zero is inverted. Raises ReadError where the file is
+    no image, cut short, or of an unsupported kind.
     """
     frame = sample.frame or 0
     data = _mapped(path)
@@ -84,12 +78,10 @@ def _mapped(path: Path) -> np.ndarray:
 
 
 def _without_alpha(decoded: np.ndarray, path: Path) -> np.ndarray:
-    channels = 1 if decoded.ndim == 2 else decoded.shape[2]
-    if channels in (3, 4):
-        return decoded[..., 2::-1]  # OpenCV gives blue, green, red
-    if channels > 4:
-        raise ReadError(f"{path}: has {channels} channels: save it as grey or RGB")
-    return decoded if decoded.ndim == 2 else decoded[..., 0]
+    pixels = np.atleast_3d(decoded)
+    if pixels.shape[2] > 4:
+        raise ReadError(f"{path}: has {pixels.shape[2]} channels: save it as grey or RGB")
+    return pixels[..., 2::-1] if pixels.shape[2] > 2 else pixels[..., 0]  # OpenCV gives blue, green, red
 
 
 def _is_whole(data: bytes) -> bool:
@@ -110,7 +102,7 @@ def _is_whole(data: bytes) -> bool:
 
 
 def _read_tiff(data: np.ndarray, path: Path, frame: int) -> np.ndarray:
-    pages = list(_tiff_pages(data.data, path))
+    pages = list(_tiff_pages(data, path))
     if frame >= len(pages):
         raise ReadError(f"{path}: holds {len(pages)} pages, there is no frame {frame}: correct the frame asked for")
     page = pages[frame]
@@ -118,46 +110,39 @@ def _read_tiff(data: np.ndarray, path: Path, frame: int) -> np.ndarray:
     if any(start + size > data.size for piece in pieces for start, size in piece):
         raise ReadError(f"{path}: {_CUT_SHORT}")
     try:
-        found, decoded = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED, range=(frame, frame + 1))
+        complete, decoded = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED, range=(frame, frame + 1))
     except cv2.error as error:
         raise ReadError(f"{path}: cannot be decoded ({error.err}): save it as an uncompressed TIFF") from error
-    if not found or len(decoded) != 1:
+    if not complete or len(decoded) != 1:
         raise ReadError(f"{path}: page {frame} cannot be decoded: save it as an uncompressed TIFF")
     pixels = _without_alpha(decoded[0], path)
-    if page.get(_PHOTOMETRIC) == (_WHITE_IS_ZERO,) and pixels.dtype == np.uint16:
+    if page.get(_PHOTOMETRIC) == [_WHITE_IS_ZERO] and pixels.dtype == np.uint16:
         return 65535 - pixels  # the decoder inverts 8 bits and leaves 16 bits as they are
     return pixels
 
 
-def _tiff_pages(data: memoryview, path: Path) -> Iterator[_Page]:
+def _tiff_pages(data: np.ndarray, path: Path) -> Iterator[_Page]:
     """The wanted fields of every page of a TIFF or BigTIFF, in order."""
-    head = bytes(data[:4])
-    order, big = _TIFF[head], b"+" in head
-    word, count, entry = ("Q", "Q", 20) if big else ("I", "H", 12)
+    order, big = _TIFF[data[:4].tobytes()]
+    word = np.dtype(order + ("u8" if big else "u4"))
+    count = np.dtype(order + ("u8" if big else "u2"))
+    entry = np.dtype([("tag", order + "u2"), ("type", order + "u2"), ("number", word), ("at", word)])
     seen: set[int] = set()
     try:
-        (at,) = struct.unpack_from(f"{order}{word}", data, 8 if big else 4)
+        at = int(np.frombuffer(data, word, 1, 8 if big else 4)[0])
         while at and at not in seen:
             seen.add(at)
-            (fields,) = struct.unpack_from(f"{order}{count}", data, at)
-            first = at + struct.calcsize(f"{order}{count}")
-            starts = range(first, first + fields * entry, entry)
-            page = (_tiff_field(data, start, order, word) for start in starts)
-            yield {tag: values for tag, values in page if tag in _WANTED}
-            (at,) = struct.unpack_from(f"{order}{word}", data, first + fields * entry)
-    except struct.error as error:
+            fields, first = int(np.frombuffer(data, count, 1, at)[0]), at + count.itemsize
+            page: _Page = {}
+            for i, (tag, kind, number, place) in enumerate(np.frombuffer(data, entry, fields, first).tolist()):
+                if tag in _WANTED and kind in _FIELD_TYPES:
+                    values = np.dtype(order + _FIELD_TYPES[kind])
+                    inline = number * values.itemsize <= word.itemsize
+                    start = first + (i + 1) * entry.itemsize - word.itemsize if inline else place
+                    page[tag] = np.frombuffer(data, values, number, start).tolist()
+            yield page
+            at = int(np.frombuffer(data, word, 1, first + fields * entry.itemsize)[0])
+    except (ValueError, OverflowError) as error:
         raise ReadError(f"{path}: {_CUT_SHORT}") from error
     if not seen:
         raise ReadError(f"{path}: the TIFF holds no page: copy or export it again")
-
-
-def _tiff_field(data: memoryview, start: int, order: str, word: str) -> tuple[int, tuple[int, ...]]:
-    """Tag and values of one directory entry; no values for a tag or type that is not wanted."""
-    tag, kind, number = struct.unpack_from(f"{order}HH{word}", data, start)
-    if tag not in _WANTED or kind not in _FIELD_TYPES:
-        return tag, ()
-    layout = f"{order}{number}{_FIELD_TYPES[kind]}"
-    at = start + struct.calcsize(f"{order}HH{word}")
-    if struct.calcsize(layout) > struct.calcsize(f"{order}{word}"):
-        (at,) = struct.unpack_from(f"{order}{word}", data, at)
-    return tag, struct.unpack_from(layout, data, at)
