@@ -27,10 +27,7 @@ MOST_MARKED = 0.03  # of the image
 def exposed_field(pixels: np.ndarray) -> tuple[np.ndarray, str]:
     """Find the exposed field of a radiograph, float ``(H, W)``, bright where dense.
 
-    Returns
-    -------
-    bool ``(H, W)``, and "" or why the field could not be trusted; the mask is then that of
-    :func:`.valid_area.inside_borders`.
+    Returns bool ``(H, W)`` and "", or the mask of :func:`.valid_area.inside_borders` and why it is that.
     """
     borders = inside_borders(pixels)
     low, high = (float(v) for v in np.percentile(pixels, (0.5, 99.8)))
@@ -78,10 +75,8 @@ def _markers(scaled: np.ndarray, field: np.ndarray) -> np.ndarray:
         if i == 0:
             continue  # what is not bright
         left, top, wide, high, _ = stats[i].tolist()
-        rows, columns = (
-            slice(max(0, start - 2 * margin), start + length + 2 * margin)
-            for start, length in ((top, high), (left, wide))
-        )
+        starts = ((top, high), (left, wide))
+        rows, columns = (slice(max(0, at - 2 * margin), at + length + 2 * margin) for at, length in starts)
         glyph = (labels[rows, columns] == i).astype(np.uint8)
         stroke = float(cv2.distanceTransform(np.pad(glyph, 1), cv2.DIST_L2, 3).max())
         if stroke > max(1.5, STROKE * longer) or not frame[rows, columns][glyph > 0].all():

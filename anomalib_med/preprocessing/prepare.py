@@ -27,12 +27,10 @@ def prepare(
     around: Sequence[Image] = (),
     height: float = float("nan"),
 ) -> Frame:
-    """Turn an image into a model input.
+    """Turn an image into a model input, with settings whose windows are resolved.
 
     Parameters
     ----------
-    image, settings
-        The image as read, and settings whose windows are resolved.
     display
         Whether the picture for the eye is made.
     own
@@ -70,16 +68,10 @@ def prepare(
     if settings.height != "none" and np.isnan(height):
         name, colon, why = status.partition(":")
         status = f"{name} at unknown height{colon}{why}"
-    return Frame(
-        # Padded with the image's own edge, which makes no false border for the backbone to see.
-        np.ascontiguousarray(np.pad(stack, ((0, 0), *padding), mode="edge")),
-        np.pad(valid, padding),
-        geometry,
-        image.sample,
-        status,
-        _display(image, limits[0]) if display else None,
-        height,
-    )
+    # Padded with the image's own edge, which makes no false border for the backbone to see.
+    pixels = np.ascontiguousarray(np.pad(stack, ((0, 0), *padding), mode="edge"))
+    shown = _display(image, limits[0]) if display else None
+    return Frame(pixels, np.pad(valid, padding), geometry, image.sample, status, shown, height)
 
 
 def is_hounsfield(image: Image, settings: Preprocessing) -> bool:
@@ -99,14 +91,16 @@ def fit_geometry(
 ) -> Geometry:
     """Rows and columns of the model input for an image of `shape`, and where the image lies in it.
 
-    Raises
-    ------
-    ReadError
-        `settings.spacing` is given, and the image has no spacing or would become too large.
+    Raises ReadError where `settings.spacing` is given, and the image has no spacing or would become too large.
     """
     size = _rounded(settings.size, settings.multiple)
     if settings.spacing > 0:
-        inner = _at_spacing(shape, spacing, settings.spacing)
+        if spacing is None:
+            raise ReadError(
+                f"the file does not say how large a pixel is, and the model wants {settings.spacing:g} mm: "
+                "fit without spacing"
+            )
+        inner = _sides(*(side * mm / settings.spacing for side, mm in zip(shape, spacing, strict=True)))
         height, width = (-(-side // settings.multiple) * settings.multiple for side in inner)
         if max(height, width) > LARGEST_INPUT:
             raise ReadError(
@@ -115,7 +109,7 @@ def fit_geometry(
             )
     elif settings.aspect == "pad":
         scale = size / max(shape)
-        inner = max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+        inner = _sides(shape[0] * scale, shape[1] * scale)
         height = width = size
     elif settings.aspect == "stretch":
         inner = height, width = size, size
@@ -124,12 +118,8 @@ def fit_geometry(
     return Geometry(shape, (height, width), ((height - inner[0]) // 2, (width - inner[1]) // 2, *inner))
 
 
-def _at_spacing(shape: tuple[int, int], spacing: tuple[float, float] | None, wanted: float) -> tuple[int, int]:
-    if spacing is None:
-        raise ReadError(
-            f"the file does not say how large a pixel is, and the model wants {wanted:g} mm: fit without spacing"
-        )
-    return max(1, round(shape[0] * spacing[0] / wanted)), max(1, round(shape[1] * spacing[1] / wanted))
+def _sides(rows: float, columns: float) -> tuple[int, int]:
+    return max(1, round(rows)), max(1, round(columns))
 
 
 def _rounded(value: float, multiple: int) -> int:
@@ -162,7 +152,7 @@ def resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def shrunk(pixels: np.ndarray, longest: int) -> np.ndarray:
     """The same picture with no side longer than `longest`, float32."""
     scale = min(1.0, longest / max(pixels.shape[:2]))
-    return resize(pixels, (max(1, round(pixels.shape[0] * scale)), max(1, round(pixels.shape[1] * scale))))
+    return resize(pixels, _sides(pixels.shape[0] * scale, pixels.shape[1] * scale))
 
 
 def apply_window(pixels: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
@@ -202,10 +192,8 @@ def _turned(grid: np.ndarray, flips: tuple[bool, bool]) -> np.ndarray:
 def _upright(image: Image, *, colour: bool) -> np.ndarray:
     """The pixels turned as the model sees them, ``(H, W, 3)`` in colour and ``(H, W)`` otherwise."""
     pixels = image.pixels
-    if colour and pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
-    elif not colour and pixels.ndim == 3:
-        pixels = pixels @ LUMINANCE
+    if colour != (pixels.ndim == 3):
+        pixels = np.repeat(pixels[..., None], 3, axis=2) if colour else pixels @ LUMINANCE
     return _turned(pixels, image.flips)
 
 

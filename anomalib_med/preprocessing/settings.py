@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from anomalib_med.config import Settings
 from anomalib_med.preprocessing.areas import OWN_AREA, area_names
 from anomalib_med.records import Image
 
@@ -19,23 +20,21 @@ CT_WINDOWS: dict[str, tuple[float, float]] = {
 Window = Literal["auto", "percentile", "voi", "lung", "mediastinum", "bone"] | tuple[float, float]
 
 
-class Preprocessing(BaseModel):
+class Preprocessing(Settings):
     """How an image becomes a model input."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     size: int = Field(224, ge=32, le=4096)
     """Side in pixels of a square that has the area of the input, from 32 to 4096. Where it is not given, fit takes the
-    size that the detector asks for. 224 is the size of the images that most backbones were trained on."""
+    size that the detector asks for."""
 
     aspect: Literal["keep", "pad", "stretch"] = "keep"
     """What becomes of the image's aspect. "keep" keeps it without padding, so inputs of different images may differ in
     shape; "pad" makes a square whose rest is filled with the image's edge and marked invalid; "stretch" makes a square
-    and loses the aspect. "keep" is the default because it shows anatomy undistorted and spends no pixel on padding."""
+    and loses the aspect."""
 
     multiple: int = Field(16, ge=1, le=64)
     """Number of pixels that rows and columns of the input are multiples of, from 1 to 64. It is the coarsest stride of
-    the backbone, 16 for radlite; fit takes another where the detector needs one."""
+    the backbone; fit takes another where the detector needs one."""
 
     windows: tuple[Window, ...] = Field(("auto",), min_length=1, max_length=3)
     """One to three windows, each of which becomes a channel of the input. A pair holds the lowest and the highest value
