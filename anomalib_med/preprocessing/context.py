@@ -53,9 +53,8 @@ class VolumeContext:
     def height(self, sample: Sample) -> float:
         """Relative height of a slice, NaN where it is not known.
 
-        In the volume it runs from 0, the lowest slice, to 1. In the lungs it runs from 0, the lowest slice with a lung
-        field, to 1, the highest, and lies below 0 and above 1 beyond them. In volumes of other planes it runs along the
-        slice normal.
+        "volume" counts from 0, the lowest slice, to 1; "lung" counts from 0, the lowest slice with a lung field, to 1,
+        the highest, and goes below 0 and above 1 beyond them. Volumes of other planes are measured along their normal.
         """
         if self.settings.height == "none" or not self.knows(sample):
             return float("nan")

@@ -1,8 +1,7 @@
 """The exposed field of a radiograph: without collimated borders, whatever their angle, and without burned-in markers.
 
-Both are found by thresholds and connected components. Every step is timid: a border is dark, even and reaches the edge
-of the image; a marker is brighter than all of the patient around it, small, drawn with thin strokes and near the edge.
-What would reach into the middle of the image is left in, so that lung apices and costophrenic angles stay.
+Both are found by thresholds and connected components. Every step is timid: what reaches into the middle of the image is
+left in, so that lung apices and costophrenic angles stay.
 """
 
 import cv2
@@ -70,7 +69,7 @@ def _markers(scaled: np.ndarray, field: np.ndarray) -> np.ndarray:
     extent = stats[:, (cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT)].max(axis=1)
     frame = _frame(field, FRAME)
     margin = max(2, round(0.01 * longer))
-    found = np.zeros(scaled.shape, bool)
+    marked = np.zeros(scaled.shape, bool)
     for i in np.flatnonzero((extent >= GLYPH[0] * longer) & (extent <= GLYPH[1] * longer)):
         if i == 0:
             continue  # what is not bright
@@ -85,8 +84,8 @@ def _markers(scaled: np.ndarray, field: np.ndarray) -> np.ndarray:
         around = scaled[rows, columns][(near > 0) & (cv2.dilate(glyph, np.ones((5, 5))) == 0)]
         inner = float(np.median(scaled[rows, columns][glyph > 0]))
         if around.size and inner - float(np.percentile(around, 75)) >= RISE:
-            found[rows, columns] |= near > 0
-    return found
+            marked[rows, columns] |= near > 0
+    return marked
 
 
 def _frame(field: np.ndarray, share: float) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections import OrderedDict, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field, replace
-from itertools import islice
+from itertools import accumulate, islice
 
 import numpy as np
 import torch
@@ -143,15 +143,14 @@ class Frames:
             raise middle
         if not reads:
             self.context.around(sample)  # in 2.5-D it says that this is no slice
-        image = replace(middle, sample=sample)
-        around = [image]
-        for k in range(len(outcomes) // 2 - 1, -1, -1):
-            below, above = (
-                inner if isinstance(outer, ReadError) else image if outer is middle else outer
-                for inner, outer in ((around[0], outcomes[k]), (around[-1], outcomes[-1 - k]))
-            )
-            around = [below, *around, above]
-        return around
+        image, half = replace(middle, sample=sample), len(outcomes) // 2
+        below = accumulate(reversed(outcomes[:half]), _readable, initial=image)
+        above = accumulate(outcomes[half + 1 :], _readable, initial=image)
+        return [*list(below)[:0:-1], *above]
+
+
+def _readable(inner: Image, outer: Image | ReadError) -> Image:
+    return inner if isinstance(outer, ReadError) else outer
 
 
 def _read(sample: Sample) -> Image | ReadError:

@@ -1,9 +1,8 @@
 """Lung fields of an axial CT slice by thresholds and connected components: no network, about a millisecond.
 
-Air inside the body; then bowel gas and airways are taken away, vessels and nodules inside are filled, and a closing
-takes in what lies at the pleura (as in Hu, Hoffman and Reinhardt, "Automatic lung segmentation for accurate
-quantitation of volumetric X-ray CT images", IEEE TMI 20, 2001). A lung without air (effusion, consolidation) is not
-found; the checks at the end then say so.
+Of the air inside the body bowel gas and airways are taken away, vessels and nodules are filled, and a closing takes in
+what lies at the pleura (as in Hu, Hoffman and Reinhardt, "Automatic lung segmentation for accurate quantitation of
+volumetric X-ray CT images", IEEE TMI 20, 2001). A lung without air is not found; the checks at the end then say so.
 """
 
 import cv2

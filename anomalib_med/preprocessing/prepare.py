@@ -59,8 +59,10 @@ def prepare(
         area = Area(np.ones_like(valid), f"all: nothing was measured in the area ({area.status})")
         valid = area.mask
     limits = [_limits(window, image, grey[valid]) for window in settings.windows]
-    others = around or (image,)
-    every = [planes if o is image else resize(_upright(o, colour=settings.colour), shape) for o in others]
+    every = [
+        planes if other.pixels is image.pixels else resize(_upright(other, colour=settings.colour), shape)
+        for other in around or (image,)
+    ]
     stack = np.moveaxis(np.dstack([apply_window(one, ends) for one in every for ends in limits]), 2, 0)
     top, left, rows, columns = geometry.content
     padding = ((top, geometry.input[0] - rows - top), (left, geometry.input[1] - columns - left))
@@ -70,8 +72,10 @@ def prepare(
         status = f"{name} at unknown height{colon}{why}"
     # Padded with the image's own edge, which makes no false border for the backbone to see.
     pixels = np.ascontiguousarray(np.pad(stack, ((0, 0), *padding), mode="edge"))
-    shown = _display(image, limits[0]) if display else None
-    return Frame(pixels, np.pad(valid, padding), geometry, image.sample, status, shown, height)
+    picture = None
+    if display:
+        picture = np.round(255 * apply_window(shrunk(image.pixels, LARGEST_DISPLAY), limits[0])).astype(np.uint8)
+    return Frame(pixels, np.pad(valid, padding), geometry, image.sample, status, picture, height)
 
 
 def is_hounsfield(image: Image, settings: Preprocessing) -> bool:
@@ -207,7 +211,3 @@ def _limits(window: Window, image: Image, values: np.ndarray) -> tuple[float, fl
         return image.window
     low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
     return (low, high) if low < high else (float(image.pixels.min()), float(image.pixels.max()))
-
-
-def _display(image: Image, limits: tuple[float, float]) -> np.ndarray:
-    return np.round(255 * apply_window(shrunk(image.pixels, LARGEST_DISPLAY), limits)).astype(np.uint8)

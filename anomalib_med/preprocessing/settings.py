@@ -28,9 +28,9 @@ class Preprocessing(Settings):
     size that the detector asks for."""
 
     aspect: Literal["keep", "pad", "stretch"] = "keep"
-    """What becomes of the image's aspect. "keep" keeps it without padding, so inputs of different images may differ in
-    shape; "pad" makes a square whose rest is filled with the image's edge and marked invalid; "stretch" makes a square
-    and loses the aspect."""
+    """What becomes of the image's aspect. "keep", the default, shows anatomy undistorted and without padding, so inputs
+    of different images may differ in shape; "pad" makes a square whose rest is filled with the image's edge and marked
+    invalid; "stretch" makes a square and loses the aspect."""
 
     multiple: int = Field(16, ge=1, le=64)
     """Number of pixels that rows and columns of the input are multiples of, from 1 to 64. It is the coarsest stride of
@@ -105,13 +105,13 @@ class Preprocessing(Settings):
 
 
 def _suitable_window(images: Sequence[Image]) -> Window:
-    if images and all(_is_hounsfield(image) for image in images):
+    if not images:
+        return "percentile"
+    if all(map(_is_hounsfield, images)):
         return "lung"
-    if images and all(image.window is not None for image in images):
+    if all(image.window is not None for image in images):
         return "voi"
-    if images and all(_is_8_bit(image) for image in images):
-        return (0.0, 255.0)
-    return "percentile"
+    return (0.0, 255.0) if all(map(_is_8_bit, images)) else "percentile"
 
 
 def _is_hounsfield(image: Image) -> bool:
