@@ -15,6 +15,7 @@ Verb = Callable[..., int | None]
 EXISTING_OR_GLOB = click.Path(path_type=str)
 FOLDER = click.Path(path_type=Path)
 
+_DEVICE = "Device that computes: auto, cpu, cuda or cuda:<n>."
 _PATIENT = """Regular expression with one group that finds the patient in a path, e.g. '(patient\\d+)'. Without it the
 patient is DICOM's, the CSV's, or the file."""
 _SHARED: dict[str, Callable[..., Callable[[Verb], Verb]]] = {
@@ -24,13 +25,7 @@ _SHARED: dict[str, Callable[..., Callable[[Verb], Verb]]] = {
     "false_alarm_rate": partial(click.option, "--false-alarm-rate", type=float, default=0.05, metavar="RATE"),
     "cache": partial(click.option, "--cache", type=FOLDER, help="Folder that keeps backbone features."),
     "patient_pattern": partial(click.option, "--patient-pattern", metavar="REGEX", help=_PATIENT),
-    "device": partial(
-        click.option,
-        "--device",
-        default="auto",
-        metavar="NAME",
-        help="Device that computes: auto, cpu, cuda, cuda:<n>.",
-    ),
+    "device": partial(click.option, "--device", default="auto", metavar="NAME", help=_DEVICE),
 }
 
 

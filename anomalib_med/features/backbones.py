@@ -24,11 +24,9 @@ State = Mapping[str, torch.Tensor]
 PRETRAINED, RANDOM = "pretrained", "random"
 HUB_TIMEOUT = 4.0  # seconds to find out whether the hub answers at all
 
-RANDOM_WARNING = (
-    "the backbone has random weights: scores are those of untrained features. "
-    "Leave out --backbone to use the built-in one, give pretrained ones with --weights FILE (safetensors), or run once "
-    "where the model hub can be reached"
-)
+RANDOM_WARNING = """the backbone has random weights: scores are those of untrained features. \
+Leave out --backbone to use the built-in one, give pretrained ones with --weights FILE (safetensors), or run once \
+where the model hub can be reached"""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def create(
         (random ones with a warning where neither has them); "random" draws them with `seed`; anything else names a
         safetensors file, which may lack what lies behind the last layer.
     state
-        Weights in memory (a saved model's); `weights` then only says where they once came from.
+        Weights of a saved model; `weights` then only says where they once came from.
 
     Raises
     ------
@@ -122,9 +120,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
     except (FileNotFoundError, IsADirectoryError):
-        raise ConfigError(
-            f'weights "{path}": no such file; give a safetensors file, "{PRETRAINED}" or "{RANDOM}"'
-        ) from None
+        options = f'a safetensors file, "{PRETRAINED}" or "{RANDOM}"'
+        raise ConfigError(f'weights "{path}": no such file; give {options}') from None
     except (SafetensorError, OSError) as error:
         raise ConfigError(
             f'weights "{path}": not a readable safetensors file ({error}); convert it with safetensors.torch.save_file'

@@ -20,26 +20,21 @@ GPU_BATCH = 32
 
 
 class FeatureExtractor:
-    """A frozen backbone whose layers are brought to one grid and joined.
+    """A frozen backbone whose layers are brought to one grid and joined; see :func:`.backbones.create` for its choice.
 
     Every feature is rounded to float16, on every device, with or without a cache: what a bank was built from is what
     a score is computed from. Each image is computed alike whatever the batch.
 
     Parameters
     ----------
-    backbone, layers, weights, seed
-        See :func:`anomalib_med.features.backbones.create`.
     neighbourhood
         Odd side in cells of the average taken around each cell of each layer; 1 for none (PatchCore: 3).
     scales
-        Factors of the input's size at which the backbone sees each image; their features are joined cell by cell on
-        the grid of the first. ``(1, 0.5)`` adds to each cell what the network sees around it in the image at half
-        size. Rows and columns are rounded to :attr:`multiple`.
+        Factors of the input's size, rounded to :attr:`multiple`, at which the backbone sees each image; their features
+        are joined cell by cell on the grid of the first. ``(1, 0.5)`` adds what the network sees around each cell.
     precision
         Type of the network's arithmetic. "float32" gives the same ranking on every device; the half types are faster
         and shift scores by about one part in a thousand.
-    state
-        Weights of a saved extractor.
     """
 
     def __init__(
@@ -55,16 +50,15 @@ class FeatureExtractor:
         state: State | None = None,
     ) -> None:
         self.backbone = create(backbone, layers=layers, weights=weights, state=state, seed=seed)
-        self.weight_hash = weight_hash(self.backbone.network)
-        self._state = {
-            k: v.clone() for k, v in self.backbone.network.state_dict().items() if not k.endswith("num_batches_tracked")
-        }
+        network = self.backbone.network
+        self.weight_hash = weight_hash(network)
+        self._state = {k: v.clone() for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
         self.neighbourhood = neighbourhood
         self.scales = scales
         self.precision: Precision = precision
         self.cache: FeatureCache | None = None
         side = 8 * self.multiple
-        fuse_batch_norms(self.backbone.network, torch.zeros(1, len(self.backbone.mean), side, side))
+        fuse_batch_norms(network, torch.zeros(1, len(self.backbone.mean), side, side))
         self.to(torch.device("cpu"))
 
     @property
@@ -104,10 +98,8 @@ class FeatureExtractor:
 
     def state(self) -> dict[str, torch.Tensor]:
         """The weights as loaded, for saving with a model; float16 where that loses nothing."""
-        return {
-            k: v.half() if v.dtype == torch.float32 and torch.equal(v.half().float(), v) else v
-            for k, v in self._state.items()
-        }
+        exact = {k: v.dtype == torch.float32 and torch.equal(v.half().float(), v) for k, v in self._state.items()}
+        return {k: v.half() if exact[k] else v for k, v in self._state.items()}
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Features of a batch, float32 ``(B, C, H, W)`` in [0, 1] with one or three channels; ConfigError for others.

@@ -19,14 +19,10 @@ _own: dict[str, AreaFunction] = {}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Area:
-    """The area to be looked at, a mask, bool ``(H, W)``, and what it is.
-
-    The status is "all", "borders", "exposed", "body", "lung" or the name of a user's function; after a colon it says
-    why this is not what was asked for.
-    """
+    """The area to be looked at: a mask, bool ``(H, W)``, and what it is."""
 
     mask: np.ndarray
-    status: str
+    status: str  # a name, "borders", or either with a colon and why this is not what was asked for
 
 
 def area_names() -> list[str]:

@@ -1,7 +1,6 @@
 """Augmentation of model inputs that leaves a chest a chest: small movements, small changes of exposure.
 
-Nothing is mirrored (the heart is on one side), turned by more than a few degrees, or cut out of the middle (findings
-lie in the apices and the costophrenic angles).
+Nothing is mirrored (the heart is on one side) or cut off (findings lie in the apices and the costophrenic angles).
 """
 
 import os

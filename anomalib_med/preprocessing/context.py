@@ -75,10 +75,8 @@ class VolumeContext:
         if count == 1:
             return [sample]
         if not self.knows(sample):
-            raise ReadError(
-                f"{sample.id}: a single image, and the model looks at {count} neighbouring slices of a volume: "
-                "fit without slices"
-            )
+            wanted = f"the model looks at {count} neighbouring slices of a volume: fit without slices"
+            raise ReadError(f"{sample.id}: a single image, and {wanted}")
         slices, at, known, _ = self._stack(sample.volume)
         step = float(np.median(np.diff(at))) if len(at) > 1 else 0.0
         first = last = known[_key(sample)]
@@ -121,8 +119,8 @@ class VolumeContext:
         if image.pixels.ndim != 2:
             return False
         small = shrunk(image.pixels, LOOKED_AT_SIDE)
-        spacing = spacing_at(image, (small.shape[0], small.shape[1]))
-        return lung_field(small, spacing, hounsfield=is_hounsfield(image, self.settings))[0] is not None
+        hounsfield = is_hounsfield(image, self.settings)
+        return lung_field(small, spacing_at(image, small.shape), hounsfield=hounsfield)[0] is not None
 
 
 def _key(sample: Sample) -> str | int:

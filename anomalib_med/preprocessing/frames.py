@@ -125,10 +125,8 @@ class Frames:
             image = around[len(around) // 2]
             height = self.context.height(sample)
             if self.known_height and self.preprocessing.height != "none" and np.isnan(height):
-                raise ReadError(
-                    f"{sample.id}: its height is not known (no slice of a volume, or no lungs in it): leave it out, "
-                    "or fit without height"
-                )
+                why = "its height is not known (no slice of a volume, or no lungs in it)"
+                raise ReadError(f"{sample.id}: {why}: leave it out, or fit without height")
             own = None if self.preprocessing.valid == "all" else read_area(sample, image.shape)
             return prepare(image, self.preprocessing, display=self.display, own=own, around=around, height=height)
         except ReadError as error:

@@ -29,21 +29,10 @@ def prepare(
 ) -> Frame:
     """Turn an image into a model input, with settings whose windows are resolved.
 
-    Parameters
-    ----------
-    display
-        Whether the picture for the eye is made.
-    own
-        bool ``(H, W)``, an area of the user's own in the geometry of the image; it replaces the one of `settings`.
-    around
-        The slice and its neighbours, whose channels follow one another; empty for the image alone.
-    height
-        Relative height of the slice, to be carried by the frame.
-
-    Raises
-    ------
-    ReadError
-        The image is constant and so holds nothing to score, or `settings.spacing` is given and the image has none.
+    `display` asks for the picture for the eye. `own`, bool ``(H, W)`` in the geometry of the image, is an area of the
+    user's own that replaces the one of the settings. `around` holds the slice and its neighbours, whose channels follow
+    one another, and nothing for the image alone. `height` is the relative height of the slice, which the frame carries.
+    Raises ReadError where the image is constant, or as :func:`fit_geometry`.
     """
     if float(np.ptp(image.pixels)) == 0:
         raise ReadError(
@@ -53,17 +42,14 @@ def prepare(
     shape = geometry.content[2:]
     planes = resize(_upright(image, colour=settings.colour), shape)
     grey = planes if planes.ndim == 2 else planes @ LUMINANCE
-    area = _area(image, grey, settings) if own is None else _own_area(image, own, shape)
+    area = _area(image, grey, settings, own)
     valid = area.mask if image.missing is None else area.mask & (_share(image, image.missing, shape) < 0.5)
     if not valid.any():
         area = Area(np.ones_like(valid), f"all: nothing was measured in the area ({area.status})")
         valid = area.mask
     limits = [_limits(window, image, grey[valid]) for window in settings.windows]
-    every = [
-        planes if other.pixels is image.pixels else resize(_upright(other, colour=settings.colour), shape)
-        for other in around or (image,)
-    ]
-    stack = np.moveaxis(np.dstack([apply_window(one, ends) for one in every for ends in limits]), 2, 0)
+    others = [resize(_upright(other, colour=settings.colour), shape) for other in around]
+    stack = np.moveaxis(np.dstack([apply_window(one, ends) for one in others or [planes] for ends in limits]), 2, 0)
     top, left, rows, columns = geometry.content
     padding = ((top, geometry.input[0] - rows - top), (left, geometry.input[1] - columns - left))
     status = area.status
@@ -83,7 +69,7 @@ def is_hounsfield(image: Image, settings: Preprocessing) -> bool:
     return all(window in CT_WINDOWS for window in settings.windows) or image.modality == "CT"
 
 
-def spacing_at(image: Image, shape: tuple[int, int]) -> tuple[float, float] | None:
+def spacing_at(image: Image, shape: Sequence[int]) -> tuple[float, float] | None:
     """Millimetres between rows and between columns of the image resized to `shape`, or None."""
     if image.spacing is None:
         return None
@@ -100,17 +86,13 @@ def fit_geometry(
     size = _rounded(settings.size, settings.multiple)
     if settings.spacing > 0:
         if spacing is None:
-            raise ReadError(
-                f"the file does not say how large a pixel is, and the model wants {settings.spacing:g} mm: "
-                "fit without spacing"
-            )
+            wanted = f"the model wants {settings.spacing:g} mm: fit without spacing"
+            raise ReadError(f"the file does not say how large a pixel is, and {wanted}")
         inner = _sides(*(side * mm / settings.spacing for side, mm in zip(shape, spacing, strict=True)))
         height, width = (-(-side // settings.multiple) * settings.multiple for side in inner)
         if max(height, width) > LARGEST_INPUT:
-            raise ReadError(
-                f"an input of {height} x {width} pixels at {settings.spacing:g} mm is too large: "
-                "fit with a larger spacing"
-            )
+            pixels = f"{height} x {width} pixels at {settings.spacing:g} mm"
+            raise ReadError(f"an input of {pixels} is too large: fit with a larger spacing")
     elif settings.aspect == "pad":
         scale = size / max(shape)
         inner = _sides(shape[0] * scale, shape[1] * scale)
@@ -146,11 +128,11 @@ def _nearest_shape(aspect: float, size: int, multiple: int) -> tuple[int, int]:
 
 def resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """The one resize of the package: area averages when shrinking, bilinear when enlarging. float32 in and out."""
+    pixels = pixels.astype(np.float32, copy=False)
     if pixels.shape[:2] == shape:
-        return pixels.astype(np.float32, copy=False)
+        return pixels
     shrinking = shape[0] < pixels.shape[0] or shape[1] < pixels.shape[1]
-    method = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-    return cv2.resize(pixels.astype(np.float32, copy=False), shape[::-1], interpolation=method)
+    return cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
 
 
 def shrunk(pixels: np.ndarray, longest: int) -> np.ndarray:
@@ -165,27 +147,24 @@ def apply_window(pixels: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
     return np.clip((pixels - low) / (high - low), 0, 1).astype(np.float32, copy=False)
 
 
-def _area(image: Image, grey: np.ndarray, settings: Preprocessing) -> Area:
+def _area(image: Image, grey: np.ndarray, settings: Preprocessing, own: np.ndarray | None) -> Area:
     """The area to be looked at in the resized image."""
-    spacing, hounsfield = spacing_at(image, grey.shape[:2]), is_hounsfield(image, settings)
+    shape = grey.shape[0], grey.shape[1]
+    if own is not None:
+        inside = _share(image, own, shape) >= 0.5
+        return Area(inside, "own") if inside.any() else Area(np.ones_like(inside), "all: the mask is empty")
+    spacing, hounsfield = spacing_at(image, shape), is_hounsfield(image, settings)
     if settings.valid != EXPOSED:
         return find_area(settings.valid, grey, spacing, hounsfield=hounsfield)
     # Letters are found in a larger picture; a pixel that a quarter of one covers is left out.
     detailed = shrunk(_upright(image, colour=False), SIDE)
     area = find_area(settings.valid, detailed, spacing, hounsfield=hounsfield)
-    if area.mask.shape == grey.shape:
-        return area
-    return replace(area, mask=resize((~area.mask).astype(np.float32), grey.shape[:2]) < 0.25)
-
-
-def _own_area(image: Image, own: np.ndarray, shape: tuple[int, int]) -> Area:
-    inside = _share(image, own, shape) >= 0.5
-    return Area(inside, "own") if inside.any() else Area(np.ones_like(inside), "all: the mask is empty")
+    return replace(area, mask=resize(~area.mask, shape) < 0.25)
 
 
 def _share(image: Image, mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Share of each pixel of the resized image that a mask of the image covers."""
-    return resize(_turned(mask, image.flips).astype(np.float32), shape)
+    return resize(_turned(mask, image.flips), shape)
 
 
 def _turned(grid: np.ndarray, flips: tuple[bool, bool]) -> np.ndarray:

@@ -11,11 +11,7 @@ from anomalib_med.preprocessing.areas import OWN_AREA, area_names
 from anomalib_med.records import Image
 
 # Lowest and highest Hounsfield unit shown. Width / level as radiologists quote them: 1500 / -600, 400 / 40, 1800 / 400.
-CT_WINDOWS: dict[str, tuple[float, float]] = {
-    "lung": (-1350.0, 150.0),
-    "mediastinum": (-160.0, 240.0),
-    "bone": (-500.0, 1300.0),
-}
+CT_WINDOWS = {"lung": (-1350.0, 150.0), "mediastinum": (-160.0, 240.0), "bone": (-500.0, 1300.0)}
 
 Window = Literal["auto", "percentile", "voi", "lung", "mediastinum", "bone"] | tuple[float, float]
 
@@ -44,25 +40,23 @@ class Preprocessing(Settings):
     them."""
 
     colour: bool = False
-    """Whether red, green and blue of colour images are kept as channels. By default their luminance is taken, as most
-    medical images are grey."""
+    """Whether red, green and blue of colour images are kept as channels. Otherwise their luminance is taken."""
 
     valid: str = "auto"
     """Part of the image that banks, maps and scores are taken from. "auto" leaves out padding, constant borders and, in
     CT, everything outside the body; "body" leaves out the same, as in CT, whatever the file says; "lung" takes the lung
     fields of a CT slice, and the body where they cannot be found; "exposed" leaves out collimated borders and burned-in
-    markers of radiographs too; "all" takes every pixel. The name of a function of your own, see register_area, is taken
-    as well. "auto" is the default because it leaves out only what shows no patient."""
+    markers of radiographs too; "all" takes every pixel. A name given to register_area takes a function of your
+    own. "auto" is the default because it leaves out only what shows no patient."""
 
     spacing: float = Field(0.0, ge=0, le=10)
     """Millimetres of a pixel of the input, above 0 to 10, so that anatomy keeps its size whatever the field of view;
-    `size` and `aspect` then have no effect. 0, the default, resizes to `size`, because many files do not say how large
-    a pixel is."""
+    `size` and `aspect` then have no effect. 0 resizes to `size`, as many files do not say how large a pixel is."""
 
     slices: int = Field(1, ge=1, le=15)
     """Odd number of slices, from 1 to 15: a slice of a volume and its neighbours on both sides become channels, the
-    lowest slice first (2.5-D). At the ends of the volume, and where a slice is missing, the last one is repeated.
-    Images that are no slices are then refused. 1, the default, takes the slice alone and so any kind of image."""
+    lowest slice first (2.5-D). Where the volume ends or a slice is missing, the last one is repeated. 1, the default,
+    takes the slice alone and so any kind of image; with more, images that are no slices are refused."""
 
     height: Literal["none", "volume", "lung"] = "none"
     """What the relative height of a slice is measured by, for detectors that compare slices of one height. "volume"
@@ -93,7 +87,7 @@ class Preprocessing(Settings):
         return valid
 
     def resolved(self, images: Sequence[Image]) -> "Preprocessing":
-        """Replace "auto" by the window that suits these images, so that every later image is treated alike.
+        """Replace "auto" by the window that suits these images, so that every later image is treated like them.
 
         CT in Hounsfield units gets the lung window, images that state a window their own, 8-bit images their full
         range, anything else its percentiles.
