@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 from pydantic import JsonValue
 
-from anomalib_med.cli.fitted_output import say_fitted
 from anomalib_med.cli.memory import keep_freed_memory
-from anomalib_med.cli.options import EXISTING_OR_GLOB, FOLDER, device_option, parse_settings, patient_option
-from anomalib_med.cli.progress import ProgressDisplay
+from anomalib_med.cli.options import EXISTING_OR_GLOB, FOLDER, Verb, parse_settings, shared
+from anomalib_med.cli.outcome import say_fitted
+from anomalib_med.cli.progress import with_progress
+from anomalib_med.config import parse_config
 
 EPILOG = """\b
 Examples:
@@ -23,18 +24,31 @@ Examples:
   torchrun --nproc-per-node 4 --no-python anomed fit normals/ -o model/ -m fae
   anomed fit normals/ -o model/ --backbone resnet18 --weights resnet18.safetensors --layers layer2,layer3
 """
+RECIPE = "TOML file with [detector], [preprocessing] and [fit]; options given beside it win."
+CALIBRATION = "Share of the normals, by patient, held out for p-values; 0 for none.  [default: 0.2]"
+VOLUME_SCORE = """How the scores of slices become that of a volume: max, mean, top<k>, run<mm>mm, or auto, which is
+chosen on held-out normals."""
+UNLABELLED = """Images by which the epoch of a trained detector is chosen that is kept: the one with the highest AUCp,
+training normals against these. Transductive, and noted in the model.  [default: the last epoch]"""
 
-# Settings that have an option of their own, by the class that describes them.
-DETECTOR = {
-    "backbone": "models/base.py:BackboneConfig",
-    "weights": "models/base.py:BackboneConfig",
-    "layers": "models/base.py:BackboneConfig",
-    "seed": "models/base.py:BaseConfig",
-    "max_minutes": "models/training/schedule.py:TrainingConfig",
+BASE, BACKBONE = "models/base.py:BaseConfig", "models/base.py:BackboneConfig"
+TRAINING, PREPROCESSING = "models/training/schedule.py:TrainingConfig", "preprocessing/settings.py:Preprocessing"
+
+# Settings that have an option of their own: the class that describes them, what the option takes, its default.
+OWN_OPTION = {
+    "backbone": (BACKBONE, "NAME", "radlite"),
+    "weights": (BACKBONE, "FILE", "pretrained"),
+    "layers": (BACKBONE, "A,B", None),
+    "seed": (BASE, "N", "0"),
+    "max_minutes": (TRAINING, "MINUTES", None),
+    "size": (PREPROCESSING, "PX", "the detector's, mostly 224"),
+    "aspect": (PREPROCESSING, "[keep|pad|stretch]", "keep; trained: stretch"),
+    "spacing": (PREPROCESSING, "MM", None),
+    "slices": (PREPROCESSING, "N", "1"),
+    "height": (PREPROCESSING, "[none|volume|lung]", "none"),
+    "valid": (PREPROCESSING, "AREA", "auto"),
+    "windows": (PREPROCESSING, "NAME|LOW,HIGH", "what suits the normals"),
 }
-PREPROCESSING = dict.fromkeys(
-    ("size", "aspect", "spacing", "slices", "height", "valid", "windows"), "preprocessing/settings.py:Preprocessing"
-)
 
 
 @cache
@@ -59,64 +73,32 @@ class SettingOption(click.Option):
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """The option and its help, which is read only now."""
         name = str(self.name)
-        self.help = described((DETECTOR | PREPROCESSING)[name]).get(name, "")
+        self.help = described(OWN_OPTION[name][0])[name]
         return super().get_help_record(ctx)
+
+
+def setting_options(verb: Verb) -> Verb:
+    """Give a verb the options of settings; their values stay text, which the settings parse."""
+    for name, (_, takes, default) in reversed(OWN_OPTION.items()):
+        flag, many = f"--{name.replace('_', '-')}", name == "windows"  # several of them, so each is a --window
+        flag = flag.removesuffix("s") if many else flag
+        verb = click.option(flag, name, cls=SettingOption, metavar=takes, show_default=default, multiple=many)(verb)
+    return verb
 
 
 @click.command(epilog=EPILOG)
 @click.argument("normals", type=EXISTING_OR_GLOB)
-@click.option("-o", "--output", required=True, type=FOLDER, help="Folder for the model.")
+@shared("output")
 @click.option("-m", "--model", "name", metavar="NAME", help="Detector, see `anomed models`.  [default: twoview]")
-@click.option(
-    "--recipe", type=FOLDER, help="TOML file with [detector], [preprocessing] and [fit]; options given beside it win."
-)
+@click.option("--recipe", type=FOLDER, help=RECIPE)
 @click.option(
     "-s", "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Setting of the detector; repeatable."
 )
-@click.option("--backbone", metavar="NAME", cls=SettingOption, show_default="radlite")
-@click.option("--weights", metavar="FILE", cls=SettingOption, show_default="pretrained")
-@click.option("--layers", metavar="A,B", cls=SettingOption)
-@click.option("--size", type=int, metavar="PX", cls=SettingOption, show_default="the detector's, mostly 224")
-@click.option(
-    "--aspect", type=click.Choice(["keep", "pad", "stretch"]), cls=SettingOption, show_default="keep; trained: stretch"
-)
-@click.option("--spacing", type=float, metavar="MM", cls=SettingOption)
-@click.option("--slices", type=int, metavar="N", cls=SettingOption, show_default="1")
-@click.option("--height", type=click.Choice(["none", "volume", "lung"]), cls=SettingOption, show_default="none")
-@click.option("--valid", metavar="AREA", cls=SettingOption, show_default="auto")
-@click.option(
-    "--window",
-    "windows",
-    multiple=True,
-    metavar="NAME|LOW,HIGH",
-    cls=SettingOption,
-    show_default="what suits the normals",
-)
-@click.option(
-    "--calibration",
-    type=float,
-    metavar="SHARE",
-    help="Share of the normals, by patient, held out for p-values; 0 for none.  [default: 0.2]",
-)
-@click.option(
-    "--volume-score",
-    metavar="HOW",
-    help="How the scores of slices become that of a volume: max, mean, top<k>, run<mm>mm, or auto, which is chosen on "
-    "held-out normals.  [default: auto]",
-)
-@click.option("--seed", type=int, cls=SettingOption, show_default="0")
-@click.option("--cache", type=FOLDER, help="Folder that keeps backbone features for the next fit.")
-@click.option("--max-minutes", type=float, metavar="MINUTES", cls=SettingOption)
-@click.option(
-    "--unlabelled",
-    type=EXISTING_OR_GLOB,
-    metavar="IMAGES",
-    help="Images by which the epoch of a trained detector is chosen that is kept: the one with the highest AUCp, "
-    "training normals against these. Transductive, and noted in the model.  [default: the last epoch]",
-)
-@click.option("--overwrite", is_flag=True, help="Replace a model that is already there.")
-@patient_option
-@device_option
+@setting_options
+@click.option("--calibration", type=float, metavar="SHARE", help=CALIBRATION)
+@click.option("--volume-score", default="auto", metavar="HOW", help=VOLUME_SCORE)
+@click.option("--unlabelled", type=EXISTING_OR_GLOB, metavar="IMAGES", help=UNLABELLED)
+@shared("cache", "overwrite", "patient_pattern", "device")
 def command(
     normals: str,
     output: Path,
@@ -125,19 +107,14 @@ def command(
     settings: tuple[str, ...],
     windows: tuple[str, ...],
     calibration: float | None,
-    volume_score: str | None,
-    cache: Path | None,
     unlabelled: str | None,
     overwrite: bool,
     patient_pattern: str | None,
-    device: str,
     **options: JsonValue,
 ) -> int:
     """Learn what is normal from NORMALS: a folder (searched through), a file, a glob or a CSV with a `path` column."""
     from anomalib_med import processes
-    from anomalib_med.calibration import AUTO
     from anomalib_med.cards import read_recipe
-    from anomalib_med.config import parse_config
     from anomalib_med.evaluation import AUCp
     from anomalib_med.fitting import fit
     from anomalib_med.model_file import check_writable
@@ -147,44 +124,36 @@ def command(
     from anomalib_med.preprocessing import Preprocessing
 
     planned = read_recipe(recipe) if recipe else {}
-    options["windows"] = [_window(window) for window in windows] or None
-    given = {key: value for key, value in options.items() if value is not None}
-    chosen = planned.get("detector", {}) | {key: value for key, value in given.items() if key in DETECTOR}
-    images = planned.get("preprocessing", {}) | {key: value for key, value in given.items() if key in PREPROCESSING}
-    default_name = chosen.pop("name", "twoview")
-    detector = detector_class(name or str(default_name))(**chosen | parse_settings(settings))
-    planned_share = parse_config(FitTable, planned.get("fit", {}), "recipe, [fit]").calibration
+    share = parse_config(FitTable, planned.get("fit", {}), "recipe, [fit]").calibration
+    chosen, images = planned.get("detector", {}), planned.get("preprocessing", {})
+    options["windows"] = [[*window.split(",")] if "," in window else window for window in windows] or None
+    for key, (home, _, _) in OWN_OPTION.items():
+        value = options.pop(key)
+        if value is not None:
+            (images if home == PREPROCESSING else chosen)[key] = value
+    default_name = str(chosen.pop("name", "twoview"))
+    detector = detector_class(name or default_name)(**chosen | parse_settings(settings))
+    preprocessing = parse_config(Preprocessing, images, "preprocessing")
     check_writable(output, overwrite=overwrite)
     checkpoint = None
     if isinstance(detector, TrainedDetector):
         checkpoint = output.absolute().with_name(f"{output.absolute().name}.training")
         keep_freed_memory()
-    with ProgressDisplay(quiet=processes.number() > 0) as progress:
-        model = fit(
-            detector,
-            normals,
-            calibration=planned_share if calibration is None else calibration,
-            preprocessing=parse_config(Preprocessing, images, "preprocessing"),
-            volume_score=volume_score or AUTO,
-            device=device,
-            cache=cache,
-            checkpoint=checkpoint,
-            replace_checkpoint=overwrite,
-            epoch_choice=None if unlabelled is None else AUCp(unlabelled, patient_pattern=patient_pattern),
-            patient_pattern=patient_pattern,
-            progress=progress,
-        )
+    model = with_progress(
+        fit,
+        detector,
+        normals,
+        calibration=share if calibration is None else calibration,
+        preprocessing=preprocessing,
+        checkpoint=checkpoint,
+        replace_checkpoint=overwrite,
+        epoch_choice=None if unlabelled is None else AUCp(unlabelled, patient_pattern=patient_pattern),
+        patient_pattern=patient_pattern,
+        **options,
+    )
     if processes.number():
         return 0  # the first of several processes writes the model
     model.save(output, overwrite=overwrite)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return say_fitted(model, output)
-
-
-def _window(text: str) -> JsonValue:
-    low, comma, high = text.partition(",")
-    try:
-        return [float(low), float(high)] if comma else text
-    except ValueError:
-        return text  # refused by Preprocessing, which says what it takes

@@ -6,22 +6,16 @@ from pathlib import Path
 import click
 
 from anomalib_med.cli.options import FOLDER
+from anomalib_med.cli.outcome import aligned
 
 
 @click.command(epilog="\b\nExamples:\n  anomed info model/\n  anomed info model/ --json")
 @click.argument("model_dir", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print model.json as it is.")
-def command(model_dir: Path, as_json: bool) -> int:
+def command(model_dir: Path, as_json: bool) -> None:
     """Show settings, training, calibration and fingerprints of a model, whose files are checked."""
     from anomalib_med.model_file import read_model
     from anomalib_med.outputs.run import flat_table
 
-    files = read_model(model_dir)
-    if as_json:
-        click.echo(json.dumps(files.description, indent=2))
-        return 0
-    table = flat_table(files.description)
-    width = max(map(len, table))
-    for key, value in table.items():
-        click.echo(f"{key:<{width}}  {value}")
-    return 0
+    described = read_model(model_dir).description
+    click.echo(json.dumps(described, indent=2) if as_json else aligned(flat_table(described), indent=""))

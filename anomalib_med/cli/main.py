@@ -5,7 +5,6 @@ import os
 import sys
 import traceback
 import warnings
-from typing import TextIO
 
 import click
 
@@ -53,7 +52,7 @@ class Verbs(click.Group):
 
 @click.group(
     cls=Verbs,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
     epilog="\b\nStart here:\n  anomed demo -o demo\n  anomed fit normals/ -o model/\n"
     "  anomed score model/ new_images/ -o out/ --report",
 )
@@ -107,14 +106,7 @@ def _say(message: str) -> None:
     click.echo(f"anomed: {' '.join(message.splitlines())}", err=True)
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     if issubclass(category, UserWarning):
         _say(f"warning: {message}")
 

@@ -2,45 +2,45 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 from pydantic import JsonValue
 
 from anomalib_med.errors import ConfigError
 
-F = TypeVar("F", bound=Callable[..., Any])  # click's own decorators are typed like this
+Verb = Callable[..., int | None]
 
 EXISTING_OR_GLOB = click.Path(path_type=str)
-FOLDER = click.Path(path_type=Path, file_okay=True, dir_okay=True)
+FOLDER = click.Path(path_type=Path)
 
-device_option: Callable[[F], F] = click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="NAME",
-    help="Device that computes: auto, cpu, cuda or cuda:<n>.",
-)
-patient_option: Callable[[F], F] = click.option(
-    "--patient-pattern",
-    metavar="REGEX",
-    help="Regular expression with one group that finds the patient in a path, e.g. '(patient\\d+)'. "
-    "Without it the patient is DICOM's, the CSV's, or the file.",
-)
+_DEVICE = "Device that computes: auto, cpu, cuda or cuda:<n>."
+_PATIENT = """Regular expression with one group that finds the patient in a path, e.g. '(patient\\d+)'. Without it the
+patient is DICOM's, the CSV's, or the file."""
+_SHARED: dict[str, Callable[..., Callable[[Verb], Verb]]] = {
+    "output": partial(click.option, "-o", "--output", required=True, type=FOLDER, help="Folder for the model."),
+    "overwrite": partial(click.option, "--overwrite", is_flag=True, help="Replace a model that is already there."),
+    "calibration": partial(click.option, "--calibration", type=float, default=0.2, metavar="SHARE"),
+    "false_alarm_rate": partial(click.option, "--false-alarm-rate", type=float, default=0.05, metavar="RATE"),
+    "cache": partial(click.option, "--cache", type=FOLDER, help="Folder that keeps backbone features."),
+    "patient_pattern": partial(click.option, "--patient-pattern", metavar="REGEX", help=_PATIENT),
+    "device": partial(click.option, "--device", default="auto", metavar="NAME", help=_DEVICE),
+}
 
 
-def new_model_options(command: F) -> F:
-    """Give a verb that makes a model of models the options output, cache, overwrite, patient_pattern and device."""
-    for option in (
-        device_option,
-        patient_option,
-        click.option("--overwrite", is_flag=True, help="Replace a model that is already there."),
-        click.option("--cache", type=FOLDER, help="Folder that keeps backbone features."),
-        click.option("-o", "--output", required=True, type=FOLDER, help="Folder for the new model."),
-    ):
-        command = option(command)
-    return command
+def shared(*names: str, **helps: str) -> Callable[[Verb], Verb]:
+    """Give a verb options that others have too; a keyword names an option and its help in this verb."""
+
+    def decorate(verb: Verb) -> Verb:
+        for name in reversed([*helps, *names]):
+            verb = _SHARED[name](**({"help": helps[name]} if name in helps else {}))(verb)
+        return verb
+
+    return decorate
+
+
+device_option, patient_option = shared("device"), shared("patient_pattern")
 
 
 def parse_settings(pairs: tuple[str, ...]) -> dict[str, JsonValue]:
@@ -49,7 +49,7 @@ def parse_settings(pairs: tuple[str, ...]) -> dict[str, JsonValue]:
     Raises
     ------
     ConfigError
-        For a pair without "=".
+        A pair has no "=".
     """
     settings: dict[str, JsonValue] = {}
     for pair in pairs:
@@ -61,13 +61,7 @@ def parse_settings(pairs: tuple[str, ...]) -> dict[str, JsonValue]:
 
 
 def data_root(given: Path | None) -> Path:
-    """The folder with the data sets: ``--root``, else what ANOMED_TEST_DATA names.
-
-    Raises
-    ------
-    ConfigError
-        Without either.
-    """
+    """The folder with the data sets: ``--root``, else what ANOMED_TEST_DATA names; ConfigError without either."""
     named = os.environ.get("ANOMED_TEST_DATA")
     if given is None and not named:
         raise ConfigError("--root: name the folder with the data sets, or set ANOMED_TEST_DATA")

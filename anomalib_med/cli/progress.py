@@ -2,12 +2,15 @@
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
+from typing import Self, TypeVar
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
 
 LINE_EVERY = 10.0  # seconds between plain lines
 
@@ -31,7 +34,7 @@ class ProgressDisplay:
         self._tasks: dict[str, TaskID] = {}
         self._stages: dict[str, _Stage] = {}
 
-    def __enter__(self) -> "ProgressDisplay":
+    def __enter__(self) -> Self:
         if sys.stderr.isatty() and not self._quiet:
             columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
             rate = TextColumn("{task.fields[rate]}")
@@ -39,9 +42,7 @@ class ProgressDisplay:
             self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bars is not None:
             self._bars.stop()
 
@@ -67,3 +68,11 @@ class ProgressDisplay:
             state.printed = now
             left = f"{elapsed / max(1, here) * (total - done):.0f} s left" if done < total else f"{elapsed:.1f} s"
             click.echo(", ".join(part for part in (f"{stage}: {done} / {total}", rate, left) if part), err=True)
+
+
+def with_progress(work: Callable[..., T], *inputs: object, **options: object) -> T:
+    """Call a function of the package with options of the command line, which have the same names, and show progress."""
+    from anomalib_med import processes
+
+    with ProgressDisplay(quiet=processes.number() > 0) as progress:
+        return work(*inputs, progress=progress, **options)

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import urllib.request
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,66 +19,42 @@ from torch import nn
 from anomalib_med.errors import ConfigError
 from anomalib_med.features import radlite
 
+State = Mapping[str, torch.Tensor]
+
 PRETRAINED, RANDOM = "pretrained", "random"
 HUB_TIMEOUT = 4.0  # seconds to find out whether the hub answers at all
 
-RANDOM_WARNING = (
-    "the backbone has random weights: scores are those of untrained features. "
-    "Leave out --backbone to use the built-in one, give pretrained ones with --weights FILE (safetensors), or run once "
-    "where the model hub can be reached"
-)
+RANDOM_WARNING = """the backbone has random weights: scores are those of untrained features. \
+Leave out --backbone to use the built-in one, give pretrained ones with --weights FILE (safetensors), or run once \
+where the model hub can be reached"""
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen network and how to feed it.
+    """A frozen network and how to feed it."""
 
-    Parameters
-    ----------
-    name
-        "radlite" or timm's name.
-    network
-        The network in evaluation mode, without the parts behind the last layer.
-    layers
-        Names of the layers whose outputs are used, in the order of the network.
-    indices
-        Their numbers in timm's list of intermediate outputs.
-    channels, strides
-        Channels and stride of each layer.
-    mean, std
-        Mean and standard deviation that input channels are normalised by: one for radlite, three for others.
-    source
-        "pretrained", "random", or the name of the weight file.
-    norm
-        Whether the final norm of a transformer is applied to the layers.
-    """
-
-    name: str
-    network: nn.Module
-    layers: tuple[str, ...]
-    indices: tuple[int, ...]
-    channels: tuple[int, ...]
-    strides: tuple[int, ...]
-    mean: tuple[float, ...]
+    name: str  # "radlite" or timm's name
+    network: nn.Module  # in evaluation mode, without the parts behind the last layer
+    layers: tuple[str, ...]  # names of the layers whose outputs are used, in the order of the network
+    indices: tuple[int, ...]  # their numbers in timm's list of intermediate outputs
+    channels: tuple[int, ...]  # of each layer
+    strides: tuple[int, ...]  # of each layer
+    mean: tuple[float, ...]  # that input channels are normalised by: one number for radlite, three for others
     std: tuple[float, ...]
-    source: str
-    norm: bool = False
+    source: str  # "pretrained", "random", or the name of the weight file
+    norm: bool = False  # whether the final norm of a transformer is applied to the layers
 
     def intermediates(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Outputs ``(B, C, h, w)`` of each layer for a normalised batch ``(B, C, H, W)``."""
         trunk: Any = self.network  # as in `create`
-        options = {"norm": self.norm, "output_fmt": "NCHW", "intermediates_only": True}
-        outputs: list[torch.Tensor] = trunk.forward_intermediates(x, list(self.indices), **options)
+        outputs: list[torch.Tensor] = trunk.forward_intermediates(
+            x, list(self.indices), norm=self.norm, output_fmt="NCHW", intermediates_only=True
+        )
         return outputs
 
 
 def create(
-    name: str,
-    *,
-    layers: tuple[str, ...] = (),
-    weights: str = PRETRAINED,
-    state: Mapping[str, torch.Tensor] | None = None,
-    seed: int = 0,
+    name: str, *, layers: Sequence[str] = (), weights: str = PRETRAINED, state: State | None = None, seed: int = 0
 ) -> Backbone:
     """Build a backbone.
 
@@ -95,7 +71,7 @@ def create(
         (random ones with a warning where neither has them); "random" draws them with `seed`; anything else names a
         safetensors file, which may lack what lies behind the last layer.
     state
-        Weights in memory (a saved model's); `weights` then only says where they once came from.
+        Weights of a saved model; `weights` then only says where they once came from.
 
     Raises
     ------
@@ -126,47 +102,26 @@ def create(
     elif weights != RANDOM:
         _load(network, read_weights(Path(weights)), weights)
         source = Path(weights).name
-    return Backbone(
-        name=name,
-        network=network.eval().requires_grad_(False),
-        layers=tuple(str(info[i]["module"]) for i in chosen),
-        indices=tuple(chosen),
-        channels=tuple(int(info[i]["num_chs"]) for i in chosen),
-        strides=tuple(strides[i] for i in chosen),
-        mean=config["mean"],
-        std=config["std"],
-        source=source,
-        norm=norm,
-    )
+    names, channels = zip(*((str(info[i]["module"]), int(info[i]["num_chs"])) for i in chosen), strict=True)
+    frozen, used = network.eval().requires_grad_(False), tuple(strides[i] for i in chosen)
+    return Backbone(name, frozen, names, tuple(chosen), channels, used, config["mean"], config["std"], source, norm)
 
 
 def create_untrained(name: str, layers: tuple[str, ...], seed: int) -> Backbone:
-    """The network that :func:`create` builds, with random weights, to be trained: it has its batch norms, and weights
-    ask for gradients.
-    """
+    """The network that :func:`create` builds, to be trained: random weights that ask for gradients, and batch norms."""
     backbone = create(name, layers=layers, weights=RANDOM, seed=seed)
-    network = backbone.network
-    if name == radlite.NAME:  # its inference form has no batch norms
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = radlite.RadLite(trained=True)
+    # The inference form of radlite has no batch norms.
+    network = _construct(name, seed, trained=True) if name == radlite.NAME else backbone.network
     return replace(backbone, network=network.requires_grad_(True).train())
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file as float32.
-
-    Raises
-    ------
-    ConfigError
-        There is no such file or it is not safetensors.
-    """
+    """Tensors of a safetensors file as float32; ConfigError where there is no such file or it is not safetensors."""
     try:
         return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
     except (FileNotFoundError, IsADirectoryError):
-        raise ConfigError(
-            f'weights "{path}": no such file; give a safetensors file, "{PRETRAINED}" or "{RANDOM}"'
-        ) from None
+        options = f'a safetensors file, "{PRETRAINED}" or "{RANDOM}"'
+        raise ConfigError(f'weights "{path}": no such file; give {options}') from None
     except (SafetensorError, OSError) as error:
         raise ConfigError(
             f'weights "{path}": not a readable safetensors file ({error}); convert it with safetensors.torch.save_file'
@@ -182,64 +137,56 @@ def weight_hash(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _construct(name: str, seed: int) -> nn.Module:
+def _construct(name: str, seed: int, *, trained: bool = False) -> nn.Module:
     if name != radlite.NAME and not timm.is_model(name):
         close = timm.list_models(f"*{name.split('.')[0][:6]}*")[:5]
         hint = f": did you mean {', '.join(close)}?" if close else ""
         raise ConfigError(f'backbone "{name}" is neither {radlite.NAME} nor a timm network{hint}')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return radlite.RadLite() if name == radlite.NAME else _any_size(name, pretrained=False)
+        return radlite.RadLite(trained=trained) if name == radlite.NAME else _any_size(name, pretrained=False)
 
 
 def _any_size(name: str, *, pretrained: bool) -> nn.Module:
     """A timm network that takes inputs of any shape, transformers with positional embeddings included."""
-    network: nn.Module
     try:
-        network = timm.create_model(name, pretrained=pretrained, dynamic_img_size=True)
+        network: nn.Module = timm.create_model(name, pretrained=pretrained, dynamic_img_size=True)
     except TypeError:  # an option of transformers only
         network = timm.create_model(name, pretrained=pretrained)
     return network
 
 
-def _choose_layers(name: str, asked: tuple[str, ...], modules: list[str], strides: list[int]) -> list[int]:
+def _choose_layers(name: str, asked: Sequence[str], modules: list[str], strides: list[int]) -> list[int]:
+    if not asked and len(set(strides)) == 1:
+        return sorted({len(modules) // 2, 3 * len(modules) // 4})
     if not asked:
-        if len(set(strides)) == 1:
-            return sorted({len(modules) // 2, 3 * len(modules) // 4})
         return [i for i, stride in enumerate(strides) if stride in (8, 16)]
-    chosen = set()
+    known = {str(i): i for i in range(len(modules))} | {module: i for i, module in enumerate(modules)}
     for layer in asked:
-        if layer in modules:
-            chosen.add(modules.index(layer))
-        elif layer.isdigit() and int(layer) < len(modules):
-            chosen.add(int(layer))
-        else:
+        if layer not in known:
             raise ConfigError(f'backbone "{name}" has no layer "{layer}": it has {", ".join(modules)}')
-    return sorted(chosen)
+    return sorted({known[layer] for layer in asked})
 
 
-def _load(network: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+def _load(network: nn.Module, state: State, source: str) -> None:
     """Load what the pruned network needs; the file may hold more."""
-    own = network.state_dict()
-    needed = [key for key in own if not key.endswith("num_batches_tracked")]
+    needed = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
     misfit = f"weights of {source} do not fit the backbone"
     missing = [key for key in needed if key not in state]
     if missing:
-        unused = [key for key in state if key not in own]
+        unused = [key for key in state if key not in needed]
         raise ConfigError(
             f"{misfit}: {len(missing)} of {len(needed)} tensors are absent, first {', '.join(missing[:3])}; the file "
             f"has {', '.join(unused[:3]) or 'nothing'} instead. Name the backbone it was made for"
         )
-    for key in needed:
-        found, wanted = tuple(state[key].shape), tuple(own[key].shape)
-        if found != wanted:
-            raise ConfigError(f"{misfit}: {key} is {found}, needed {wanted}")
+    for key, value in needed.items():
+        if state[key].shape != value.shape:
+            raise ConfigError(f"{misfit}: {key} is {tuple(state[key].shape)}, needed {tuple(value.shape)}")
     network.load_state_dict({key: state[key] for key in needed}, strict=False)
 
 
 def _load_pretrained(network: nn.Module, name: str, chosen: list[int], *, prune_norm: bool) -> str:
-    log = logging.getLogger("anomalib_med")
-    log.info("looking for the pretrained weights of %s (local cache, then the model hub)", name)
+    logging.getLogger("anomalib_med").info("looking for the weights of %s (local cache, then the model hub)", name)
     offline = hub.HF_HUB_OFFLINE
     hub.HF_HUB_OFFLINE = offline or not _hub_answers()
     try:

@@ -11,15 +11,10 @@ from anomalib_med.files import replacing
 
 
 class FeatureCache:
-    """Features by extractor and input.
+    """Features by extractor and input, in a folder that is created where absent and may be deleted at any time.
 
     The key is a hash of the extractor (backbone, weights, layers) and of the prepared pixels, so it changes with the
     preprocessing and with the content of the image, and never with its name.
-
-    Parameters
-    ----------
-    folder
-        Created where absent. Files in it can be deleted at any time.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -36,20 +31,12 @@ class FeatureCache:
         """Features ``(D, h, w)``, float16; None where they are not stored or the file is damaged."""
         try:
             return torch.from_numpy(np.load(path, allow_pickle=False))
-        except FileNotFoundError:
-            return None
         except (ValueError, EOFError, OSError):
             path.unlink(missing_ok=True)
             return None
 
     def put(self, path: Path, features: torch.Tensor) -> None:
-        """Store features ``(D, h, w)``.
-
-        Raises
-        ------
-        OutputError
-            The folder cannot be written.
-        """
+        """Store features ``(D, h, w)``; OutputError where the folder cannot be written."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary, temporary.open("wb") as file:
@@ -61,13 +48,7 @@ class FeatureCache:
 
 
 class FirstFeatures(FeatureCache):
-    """Features of the first images only, in memory: for those that come again before long.
-
-    Parameters
-    ----------
-    megabytes
-        MiB of features; once they are full, nothing more is kept.
-    """
+    """Features of the first images only, in memory, until `megabytes` MiB are full: for those that come again soon."""
 
     def __init__(self, megabytes: float) -> None:
         super().__init__("")

@@ -1,7 +1,6 @@
 """The feature-extraction core: images in, one grid of half-precision feature vectors an image out."""
 
 import hashlib
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 
 from anomalib_med.errors import ConfigError
 from anomalib_med.features import radlite
-from anomalib_med.features.backbones import create, weight_hash
+from anomalib_med.features.backbones import State, create, weight_hash
 from anomalib_med.features.cache import FeatureCache
 from anomalib_med.features.fusion import fuse_batch_norms
 from anomalib_med.features.grid import to_grid
@@ -21,26 +20,21 @@ GPU_BATCH = 32
 
 
 class FeatureExtractor:
-    """A frozen backbone whose layers are brought to one grid and joined.
+    """A frozen backbone whose layers are brought to one grid and joined; see :func:`.backbones.create` for its choice.
 
     Every feature is rounded to float16, on every device, with or without a cache: what a bank was built from is what
     a score is computed from. Each image is computed alike whatever the batch.
 
     Parameters
     ----------
-    backbone, layers, weights, seed
-        See :func:`anomalib_med.features.backbones.create`.
     neighbourhood
         Odd side in cells of the average taken around each cell of each layer; 1 for none (PatchCore: 3).
     scales
-        Factors of the input's size at which the backbone sees each image; their features are joined cell by cell on
-        the grid of the first. ``(1, 0.5)`` adds to each cell what the network sees around it in the image at half
-        size. Rows and columns are rounded to :attr:`multiple`.
+        Factors of the input's size, rounded to :attr:`multiple`, at which the backbone sees each image; their features
+        are joined cell by cell on the grid of the first. ``(1, 0.5)`` adds what the network sees around each cell.
     precision
         Type of the network's arithmetic. "float32" gives the same ranking on every device; the half types are faster
         and shift scores by about one part in a thousand.
-    state
-        Weights of a saved extractor.
     """
 
     def __init__(
@@ -53,19 +47,18 @@ class FeatureExtractor:
         scales: tuple[float, ...] = (1.0,),
         precision: Precision = "float32",
         seed: int = 0,
-        state: Mapping[str, torch.Tensor] | None = None,
+        state: State | None = None,
     ) -> None:
         self.backbone = create(backbone, layers=layers, weights=weights, state=state, seed=seed)
-        self.weight_hash = weight_hash(self.backbone.network)
-        self._state = {
-            k: v.clone() for k, v in self.backbone.network.state_dict().items() if not k.endswith("num_batches_tracked")
-        }
+        network = self.backbone.network
+        self.weight_hash = weight_hash(network)
+        self._state = {k: v.clone() for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
         self.neighbourhood = neighbourhood
         self.scales = scales
         self.precision: Precision = precision
         self.cache: FeatureCache | None = None
         side = 8 * self.multiple
-        fuse_batch_norms(self.backbone.network, torch.zeros(1, len(self.backbone.mean), side, side))
+        fuse_batch_norms(network, torch.zeros(1, len(self.backbone.mean), side, side))
         self.to(torch.device("cpu"))
 
     @property
@@ -105,28 +98,15 @@ class FeatureExtractor:
 
     def state(self) -> dict[str, torch.Tensor]:
         """The weights as loaded, for saving with a model; float16 where that loses nothing."""
-        return {
-            k: v.half() if v.dtype == torch.float32 and torch.equal(v.half().float(), v) else v
-            for k, v in self._state.items()
-        }
+        exact = {k: v.dtype == torch.float32 and torch.equal(v.half().float(), v) for k, v in self._state.items()}
+        return {k: v.half() if exact[k] else v for k, v in self._state.items()}
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Features of a batch.
+        """Features of a batch, float32 ``(B, C, H, W)`` in [0, 1] with one or three channels; ConfigError for others.
 
-        Parameters
-        ----------
-        x
-            float32 ``(B, C, H, W)`` in [0, 1] with one or three channels. A grey backbone sees their mean, which for
-            several CT windows is one tone curve over all of them.
-
-        Returns
-        -------
-        float16 ``(B, D, h, w)`` on the extractor's device; h and w are those of the finest layer at the first scale.
-
-        Raises
-        ------
-        ConfigError
-            The number of channels is neither 1 nor 3.
+        A grey backbone sees the mean of the channels, which for several CT windows is one tone curve over all of them.
+        Returns float16 ``(B, D, h, w)`` on the extractor's device, with the h and w of the finest layer at the first
+        scale.
         """
         return _joined([self._kept(x, scale) for scale in self.scales])
 
@@ -140,13 +120,13 @@ class FeatureExtractor:
             return self._at(x, scale)
         key = self.key(scale)
         paths = [self.cache.path(key, image.cpu()) for image in x]
-        found = [self.cache.get(path) for path in paths]
-        absent = [i for i, features in enumerate(found) if features is None]
+        kept = [self.cache.get(path) for path in paths]
+        absent = [i for i, features in enumerate(kept) if features is None]
         if absent:
             for i, features in zip(absent, self._at(x[absent], scale).cpu(), strict=True):
                 self.cache.put(paths[i], features)
-                found[i] = features
-        return torch.stack([features for features in found if features is not None]).to(self.device)
+                kept[i] = features
+        return torch.stack([features for features in kept if features is not None]).to(self.device)
 
     @torch.inference_mode()
     def _at(self, x: torch.Tensor, scale: float) -> torch.Tensor:
@@ -156,30 +136,15 @@ class FeatureExtractor:
             x = F.interpolate(x.to(self.device), size=size, mode="bilinear", antialias=True, align_corners=False)
         # The CPU's convolutions round differently in large batches of small images.
         parts = torch.split(x, CPU_BATCH) if self.device.type == "cpu" else (x,)
-        side = self.neighbourhood
-        return torch.cat(
-            [
-                _joined([F.avg_pool2d(output.float(), side, 1, padding=side // 2) for output in self.layers(part)])
-                for part in parts
-            ]
-        )
+        return torch.cat([_joined([self._averaged(output) for output in self.layers(part)]) for part in parts])
+
+    def _averaged(self, output: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(output.float(), self.neighbourhood, 1, padding=self.neighbourhood // 2)
 
     def layers(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Outputs of each layer as they are, with gradients to `x` where it asks for them.
+        """Outputs ``(B, C_i, h_i, w_i)`` of each layer as they are, neither averaged nor rounded, for a batch as above.
 
-        Parameters
-        ----------
-        x
-            float32 ``(B, C, H, W)`` in [0, 1], see :meth:`__call__`.
-
-        Returns
-        -------
-        ``(B, C_i, h_i, w_i)`` for each layer, neither averaged nor rounded.
-
-        Raises
-        ------
-        ConfigError
-            The number of channels is neither 1 nor 3.
+        They have gradients to `x` where it asks for them. Raises ConfigError as above.
         """
         if x.shape[1] not in (1, 3):
             raise ConfigError(f"the backbone takes 1 or 3 channels, got {x.shape[1]}: choose one or three windows")
@@ -187,8 +152,7 @@ class FeatureExtractor:
         if len(self.backbone.mean) < x.shape[1]:
             x = x.mean(1, keepdim=True)
         count = len(x)
-        if count == 1 and self.device.type == "cpu":
-            # For one small image alone the CPU's convolutions take another path, which rounds differently.
+        if count == 1 and self.device.type == "cpu":  # whose convolutions round differently for one small image alone
             x = x.expand(2, -1, -1, -1)
         x = ((x - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
         halved = self.precision != "float32"

@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from contextlib import ExitStack
 
 import torch
 from torch import nn
@@ -11,36 +12,18 @@ Conv = nn.Conv2d | nn.ConvTranspose2d
 
 
 def inference_copy(network: nn.Module, example: torch.Tensor | list[torch.Tensor]) -> nn.Module:
-    """A copy in evaluation mode with its batch norms folded and its weights laid out with the channels last.
-
-    Parameters
-    ----------
-    network
-        A trained network; it is left as it is.
-    example
-        See :func:`fuse_batch_norms`.
-    """
+    """A copy in evaluation mode with batch norms folded, see :func:`fuse_batch_norms`, and channels laid out last."""
     copied = copy.deepcopy(network).eval()
     fuse_batch_norms(copied, example)
     return copied.to(memory_format=torch.channels_last)
 
 
 def fuse_batch_norms(network: nn.Module, example: torch.Tensor | list[torch.Tensor]) -> int:
-    """Fold every batch norm whose input is the output of a convolution, in place.
+    """Fold every batch norm whose input is the output of a convolution, in place; returns how many were folded.
 
-    Running the network once shows which these are, so it works for any network. An activation that timm keeps inside
-    its norm layer stays.
-
-    Parameters
-    ----------
-    network
-        Any network in evaluation mode.
-    example
-        An input to run it on, passed to ``network.forward_features`` or, where there is none, to ``network``.
-
-    Returns
-    -------
-    How many were folded.
+    Running the network, which is in evaluation mode, on the example shows which these are, so it works for any network.
+    The example goes to ``network.forward_features`` where there is such. An activation that timm keeps inside its norm
+    layer stays.
     """
     made_by: dict[int, tuple[Conv, torch.Tensor]] = {}  # an id names one tensor only while that is alive
     pairs: dict[nn.BatchNorm2d, Conv] = {}
@@ -55,14 +38,13 @@ def fuse_batch_norms(network: nn.Module, example: torch.Tensor | list[torch.Tens
             pairs[norm], _ = made_by[id(inputs[0])]
         uses[norm] += 1
 
-    handles = [m.register_forward_hook(after_conv) for m in network.modules() if isinstance(m, Conv)]
-    handles += [m.register_forward_pre_hook(before_norm) for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    try:
-        with torch.inference_mode():
-            getattr(network, "forward_features", network)(example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.inference_mode():
+        for module in network.modules():
+            if isinstance(module, Conv):
+                hooks.enter_context(module.register_forward_hook(after_conv))
+            elif isinstance(module, nn.BatchNorm2d):
+                hooks.enter_context(module.register_forward_pre_hook(before_norm))
+        getattr(network, "forward_features", network)(example)
     names = {module: name for name, module in network.named_modules()}
     once = {norm: conv for norm, conv in pairs.items() if uses[norm] == uses[conv] == 1}
     for norm, conv in once.items():
@@ -73,5 +55,5 @@ def fuse_batch_norms(network: nn.Module, example: torch.Tensor | list[torch.Tens
 
 
 def _activation_of(norm: nn.Module) -> nn.Module:
-    parts = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if isinstance(part, nn.Module)]
+    parts = [part for name in ("drop", "act") if isinstance(part := getattr(norm, name, None), nn.Module)]
     return nn.Sequential(*parts) if parts else nn.Identity()

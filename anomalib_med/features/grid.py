@@ -7,18 +7,9 @@ import torch.nn.functional as F
 
 
 def to_grid(maps: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
-    """Bring maps to the rows and columns of a grid by bilinear interpolation in float32.
+    """Bring maps ``(B, C, h, w)`` to the rows and columns of a grid by bilinear interpolation in float32.
 
-    Parameters
-    ----------
-    maps
-        ``(B, C, h, w)``.
-    grid
-        Rows and columns, as in ``other.shape[-2:]``.
-
-    Returns
-    -------
-    ``(B, C, *grid)`` in the type of `maps`; `maps` itself where it has that grid.
+    Returns ``(B, C, *grid)`` in the type of `maps`; `maps` itself where it has that grid.
     """
     if tuple(maps.shape[-2:]) == tuple(grid):
         return maps

@@ -15,6 +15,7 @@ from safetensors.torch import load
 from torch import nn
 
 from anomalib_med.errors import ModelError
+from anomalib_med.features.grid import to_grid
 
 NAME = "radlite"
 WEIGHTS = Path(__file__).with_name("radlite.safetensors")
@@ -54,10 +55,7 @@ class Block(nn.Module):
 class RadLite(nn.Module):
     """Grey image to feature vectors at strides 8 and 16, in the principal components of its teachers.
 
-    Parameters
-    ----------
-    trained
-        Whether it has batch norms, to be trained; they are folded into the weights for inference.
+    It has batch norms where it is to be trained; they are folded into the weights for inference.
     """
 
     pretrained_cfg = {"mean": (0.5,), "std": (0.25,)}  # noqa: RUF012
@@ -84,21 +82,14 @@ class RadLite(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Features of normalised images.
+        """Features of normalised images ``(B, 1, H, W)``, H and W multiples of 16.
 
-        Parameters
-        ----------
-        x
-            ``(B, 1, H, W)``, H and W multiples of 16.
-
-        Returns
-        -------
-        ``(B, 64, H / 8, W / 8)`` and ``(B, 64, H / 16, W / 16)``.
+        Returns ``(B, 64, H / 8, W / 8)`` and ``(B, 64, H / 16, W / 16)``.
         """
         at8 = self.stage8(self.stem(x))
         at16 = self.stage16(at8)
-        at16 = F.relu(at16 + _enlarge(self.down16(self.stage32(at16)), at16))
-        at8 = F.relu(at8 + _enlarge(self.down8(at16), at8))
+        at16 = F.relu(at16 + to_grid(self.down16(self.stage32(at16)), at16.shape[-2:]))
+        at8 = F.relu(at8 + to_grid(self.down8(at16), at8.shape[-2:]))
         return [self.head8(at8), self.head16(at16)]
 
     forward_features = forward
@@ -109,31 +100,21 @@ class RadLite(nn.Module):
         return [outputs[i] for i in indices]
 
     def prune_intermediate_layers(self, indices: list[int], **_: object) -> list[int]:
-        """Nothing to cut: both outputs see the whole network."""
+        """Cut nothing: both outputs see the whole network."""
         return indices
 
 
 def read_weights(path: Path = WEIGHTS) -> dict[str, torch.Tensor]:
-    """The weights that the package ships, float32.
-
-    Raises
-    ------
-    ModelError
-        The file is absent or altered.
-    """
+    """The weights that the package ships, float32; ModelError where the file is absent or altered."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}; install anomalib-med again") from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256:
-        raise ModelError(f"{path}: its SHA-256 is {found}, not {SHA256}: it was altered; install anomalib-med again")
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != SHA256:
+        raise ModelError(f"{path}: its SHA-256 is {digest}, not {SHA256}: it was altered; install anomalib-med again")
     return {key: value.float() for key, value in load(content).items()}
 
 
 def _head(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(width, 2 * width, 1), nn.ReLU(inplace=True), nn.Conv2d(2 * width, DIMENSIONS, 1))
-
-
-def _enlarge(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)

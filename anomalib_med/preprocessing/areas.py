@@ -19,14 +19,10 @@ _own: dict[str, AreaFunction] = {}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Area:
-    """The area to be looked at, a mask, bool ``(H, W)``, and what it is.
-
-    The status is "all", "borders", "exposed", "body", "lung" or the name of a user's function; after a colon it says
-    why this is not what was asked for.
-    """
+    """The area to be looked at: a mask, bool ``(H, W)``, and what it is."""
 
     mask: np.ndarray
-    status: str
+    status: str  # a name, "borders", or either with a colon and why this is not what was asked for
 
 
 def area_names() -> list[str]:
@@ -37,21 +33,10 @@ def area_names() -> list[str]:
 def register_area(name: str, function: AreaFunction) -> None:
     """Make a function of your own known under a name, for ``Preprocessing(valid=name)``.
 
-    A model that was fitted with it keeps the name: register it again before the model is loaded.
-
-    Parameters
-    ----------
-    name
-        Not one of the built-in names.
-    function
-        It gets the pixels of the resized image, float32 ``(h, w)`` (Hounsfield units in CT), and the millimetres
-        between its rows and between its columns (None where not known), and returns a mask ``(h, w)``, non-zero where
-        to look. Where the mask is zero everywhere, the body is taken.
-
-    Raises
-    ------
-    ConfigError
-        The name is a built-in one.
+    It gets the pixels of the resized image, float32 ``(h, w)`` (Hounsfield units in CT), and the millimetres between
+    its rows and between its columns (None where not known), and returns a mask ``(h, w)``, non-zero where to look.
+    Where the mask is zero everywhere, the body is taken. A model that was fitted with it keeps the name: register it
+    again before the model is loaded. Raises ConfigError where the name is a built-in one.
     """
     if name in _BUILT_IN:
         raise ConfigError(f'area "{name}" is built in: choose another name for your own')
@@ -59,23 +44,10 @@ def register_area(name: str, function: AreaFunction) -> None:
 
 
 def find_area(name: str, pixels: np.ndarray, spacing: tuple[float, float] | None, *, hounsfield: bool) -> Area:
-    """Find the area of one image.
+    """Find the area of one image, float ``(H, W)``, in Hounsfield units where `hounsfield` is true.
 
-    Parameters
-    ----------
-    name
-        One of `area_names`.
-    pixels
-        float ``(H, W)``, in Hounsfield units where `hounsfield` is true.
-    spacing
-        Millimetres between rows and between columns, or None.
-    hounsfield
-        Whether tissue can be told from air by its value.
-
-    Raises
-    ------
-    ReadError
-        A function of the user's failed, or gave a mask of another shape.
+    The name is one of `area_names`; the spacing is in millimetres between rows and between columns. Raises ReadError
+    where a function of the user's fails, or gives a mask of another shape.
     """
     if name == "all":
         return Area(np.ones(pixels.shape, bool), "all")
@@ -86,17 +58,12 @@ def find_area(name: str, pixels: np.ndarray, spacing: tuple[float, float] | None
     if name == EXPOSED and not hounsfield:
         mask, problem = exposed_field(pixels)
         return Area(mask, f"borders: {problem}" if problem else EXPOSED)
-    if name in _own:
-        mask = _own_mask(name, pixels, spacing)
-        return Area(mask, name) if mask.any() else Area(fallback.mask, f"{fallback.status}: {name} found nothing")
-    return fallback
-
-
-def _own_mask(name: str, pixels: np.ndarray, spacing: tuple[float, float] | None) -> np.ndarray:
+    if name not in _own:
+        return fallback
     try:
-        mask: np.ndarray = np.asarray(_own[name](pixels, spacing) != 0)
+        mask = np.asarray(_own[name](pixels, spacing) != 0)
     except Exception as error:  # whatever it raises concerns this image only
         raise ReadError(f"the area function {name} failed ({type(error).__name__}: {error})") from error
     if mask.shape != pixels.shape:
         raise ReadError(f"the area function {name} gave a mask of {mask.shape} for pixels of {pixels.shape}")
-    return mask
+    return Area(mask, name) if mask.any() else Area(fallback.mask, f"{fallback.status}: {name} found nothing")

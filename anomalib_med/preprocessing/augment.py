@@ -1,7 +1,6 @@
 """Augmentation of model inputs that leaves a chest a chest: small movements, small changes of exposure.
 
-Nothing is mirrored (the heart is on one side), turned by more than a few degrees, or cut out of the middle (findings
-lie in the apices and the costophrenic angles).
+Nothing is mirrored (the heart is on one side) or cut off (findings lie in the apices and the costophrenic angles).
 """
 
 import os
@@ -22,19 +21,11 @@ class ChestAugmentation:
         os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or importing it asks its home for a newer version
         import albumentations as A
 
-        self._transform = A.Compose(
-            [
-                A.Affine(
-                    scale=(1 - SCALE, 1 + SCALE),
-                    translate_percent=(-SHIFT, SHIFT),
-                    rotate=(-DEGREES, DEGREES),
-                    border_mode=cv2.BORDER_REPLICATE,
-                    p=1.0,
-                ),
-                A.RandomBrightnessContrast(brightness_limit=EXPOSURE, contrast_limit=EXPOSURE, p=1.0),
-            ],
-            seed=0,
-        )
+        scale, shift, rotate = (1 - SCALE, 1 + SCALE), (-SHIFT, SHIFT), (-DEGREES, DEGREES)
+        edge = cv2.BORDER_REPLICATE
+        move = A.Affine(scale=scale, translate_percent=shift, rotate=rotate, border_mode=edge, p=1.0)
+        expose = A.RandomBrightnessContrast(brightness_limit=EXPOSURE, contrast_limit=EXPOSURE, p=1.0)
+        self._transform = A.Compose([move, expose], seed=0)
 
     def __call__(self, pixels: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Augment one input, float32 ``(C, H, W)`` in [0, 1], and move its valid area, bool ``(H, W)``, with it.

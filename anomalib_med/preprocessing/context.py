@@ -1,8 +1,9 @@
 """What the volume of a slice says of it: its relative height, and the slices beside it."""
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from threading import RLock
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,40 +22,28 @@ FEWEST = 3  # of these slices in a row must show lung, one missed among them all
 FARTHEST = 1.0  # heights below -1 and above 2 are cut: far from the lungs all slices are alike
 
 
-@dataclasses.dataclass(eq=False)
-class _Stack:
-    """All slices of a volume, from the feet to the head, and where they lie along it (mm where known)."""
+class _Stack(NamedTuple):
+    """A volume: all slices from the feet to the head, their positions along it (mm where known), the row of each
+    slice, and the positions that heights run between, which are equal where they are not known.
+    """
 
     slices: list[Sample]
     at: np.ndarray
-
-    def __post_init__(self) -> None:
-        self._rows = {_key(sample): row for row, sample in enumerate(self.slices)}
-
-    def row(self, sample: Sample) -> int:
-        """Which of the slices a sample is."""
-        return self._rows[_key(sample)]
+    rows: dict[str | int, int]
+    ends: tuple[float, float]
 
 
 class VolumeContext:
     """Looks up what the volumes among samples say of their slices; a volume is looked at once, when first asked for.
 
     A volume in one file has all frames of that file, whichever of them are among the samples; a DICOM series has the
-    slices that are among them.
-
-    Parameters
-    ----------
-    samples
-        The slices, in any order, and other images.
-    settings
-        Its `height` and `slices` say what is asked for.
+    slices that are among them. The `height` and `slices` of the settings say what is asked for.
     """
 
     def __init__(self, samples: Sequence[Sample], settings: Preprocessing) -> None:
         self.settings = settings
         self._groups = slices_by_volume(samples)
         self._stacks: dict[str, _Stack] = {}
-        self._ends: dict[str, tuple[float, float] | None] = {}
         self._lock = RLock()  # frames are made by several threads
 
     def knows(self, sample: Sample) -> bool:
@@ -64,69 +53,63 @@ class VolumeContext:
     def height(self, sample: Sample) -> float:
         """Relative height of a slice, NaN where it is not known.
 
-        In the volume it runs from 0, the lowest slice, to 1. In the lungs it runs from 0, the lowest slice with a lung
-        field, to 1, the highest, and lies below 0 and above 1 beyond them. In volumes of other planes it runs along the
-        slice normal.
+        "volume" counts from 0, the lowest slice, to 1; "lung" counts from 0, the lowest slice with a lung field, to 1,
+        the highest, and goes below 0 and above 1 beyond them. Volumes of other planes are measured along their normal.
         """
         if self.settings.height == "none" or not self.knows(sample):
             return float("nan")
         stack = self._stack(sample.volume)
-        with self._lock:
-            if sample.volume not in self._ends:
-                self._ends[sample.volume] = self._lungs(stack) if self.settings.height == "lung" else _span(stack.at)
-            ends = self._ends[sample.volume]
-        if ends is None or ends[0] == ends[1]:
+        low, high = stack.ends
+        if low == high:
             return float("nan")
-        height = (float(stack.at[stack.row(sample)]) - ends[0]) / (ends[1] - ends[0])
+        height = (float(stack.at[stack.rows[_key(sample)]]) - low) / (high - low)
         return min(max(height, -FARTHEST), 1 + FARTHEST)
 
     def around(self, sample: Sample) -> list[Sample]:
         """The slice and its neighbours, `settings.slices` of them from the feet to the head.
 
-        Where the volume ends or a slice is missing, the last one before it is repeated.
-
-        Raises
-        ------
-        ReadError
-            The sample is no slice of a volume.
+        Where the volume ends or a slice is missing, the last one before it is repeated. Raises ReadError where the
+        sample is no slice of a volume.
         """
         count = self.settings.slices
         if count == 1:
             return [sample]
         if not self.knows(sample):
-            raise ReadError(
-                f"{sample.id}: a single image, and the model looks at {count} neighbouring slices of a volume: "
-                "fit without slices"
-            )
-        stack = self._stack(sample.volume)
-        step = float(np.median(np.diff(stack.at))) if len(stack.at) > 1 else 0.0
-        first = last = stack.row(sample)
+            wanted = f"the model looks at {count} neighbouring slices of a volume: fit without slices"
+            raise ReadError(f"{sample.id}: a single image, and {wanted}")
+        slices, at, known, _ = self._stack(sample.volume)
+        step = float(np.median(np.diff(at))) if len(at) > 1 else 0.0
+        first = last = known[_key(sample)]
         rows = [first]
         for _ in range(count // 2):
-            if first > 0 and stack.at[first] - stack.at[first - 1] < 1.5 * step:
+            if first > 0 and at[first] - at[first - 1] < 1.5 * step:
                 first -= 1
-            if last + 1 < len(stack.at) and stack.at[last + 1] - stack.at[last] < 1.5 * step:
+            if last + 1 < len(at) and at[last + 1] - at[last] < 1.5 * step:
                 last += 1
             rows = [first, *rows, last]
-        return [stack.slices[row] for row in rows]
+        return [slices[row] for row in rows]
 
     def _stack(self, name: str) -> _Stack:
         with self._lock:
             if name not in self._stacks:
-                self._stacks[name] = _stack(name, self._groups[name])
+                slices, at = _sorted(name, self._groups[name])
+                rows = {_key(sample): row for row, sample in enumerate(slices)}
+                self._stacks[name] = _Stack(slices, at, rows, self._ends(slices, at))
             return self._stacks[name]
 
-    def _lungs(self, stack: _Stack) -> tuple[float, float] | None:
-        """Positions at which the lungs begin and end, or None where they are not found."""
-        step = max(LOOKED_AT, float(stack.at[-1] - stack.at[0]) / MOST_LOOKED_AT)
-        chosen = np.unique(np.searchsorted(stack.at, np.arange(stack.at[0], stack.at[-1] + step / 2, step)))
-        chosen = chosen[chosen < len(stack.at)]
-        shown = [i for i, row in enumerate(chosen) if self._shows_lung(stack.slices[row])]
-        runs = np.split(np.array(shown, int), np.flatnonzero(np.diff(shown) > 2) + 1)
-        longest = max(runs, key=len)
+    def _ends(self, slices: list[Sample], at: np.ndarray) -> tuple[float, float]:
+        """Positions of the lowest and the highest slice of the volume, or of the lungs; equal where there are none."""
+        low, high = float(at[0]), float(at[-1])
+        if self.settings.height != "lung":
+            return low, high
+        step = max(LOOKED_AT, (high - low) / MOST_LOOKED_AT)
+        chosen = np.unique(np.searchsorted(at, np.arange(low, high + step / 2, step)))
+        chosen = chosen[chosen < len(at)]
+        shown = [i for i, row in enumerate(chosen) if self._shows_lung(slices[row])]
+        longest = max(np.split(np.array(shown, int), np.flatnonzero(np.diff(shown) > 2) + 1), key=len)
         if len(longest) < FEWEST:
-            return None
-        return _span(stack.at[chosen[longest]])
+            return low, low
+        return float(at[chosen[longest[0]]]), float(at[chosen[longest[-1]]])
 
     def _shows_lung(self, sample: Sample) -> bool:
         try:
@@ -136,28 +119,24 @@ class VolumeContext:
         if image.pixels.ndim != 2:
             return False
         small = shrunk(image.pixels, LOOKED_AT_SIDE)
-        spacing = spacing_at(image, (small.shape[0], small.shape[1]))
-        return lung_field(small, spacing, hounsfield=is_hounsfield(image, self.settings))[0] is not None
+        hounsfield = is_hounsfield(image, self.settings)
+        return lung_field(small, spacing_at(image, small.shape), hounsfield=hounsfield)[0] is not None
 
 
 def _key(sample: Sample) -> str | int:
     return sample.id if sample.frame is None else sample.frame
 
 
-def _span(at: np.ndarray) -> tuple[float, float]:
-    return float(at[0]), float(at[-1])
-
-
-def _stack(name: str, samples: list[Sample]) -> _Stack:
+def _sorted(name: str, samples: list[Sample]) -> tuple[list[Sample], np.ndarray]:
+    """All slices of a volume from the feet to the head, and their positions."""
     first = samples[0]
     if first.frame is not None and first.path is not None:
-        count = header(first.path).frames
-        samples = [dataclasses.replace(first, id=f"{name}#{k}", frame=k) for k in range(count)]
+        samples = [replace(first, id=f"{name}#{k}", frame=k) for k in range(header(first.path).frames)]
     else:
         samples = sorted(samples, key=along_normal)
     (volume,) = volumes_of(samples)
     at = _positions(volume)
-    return _Stack(samples, at) if at[0] <= at[-1] else _Stack(samples[::-1], -at[::-1])
+    return (samples, at) if at[0] <= at[-1] else (samples[::-1], -at[::-1])
 
 
 def _positions(volume: Volume) -> np.ndarray:

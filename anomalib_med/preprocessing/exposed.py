@@ -1,8 +1,7 @@
 """The exposed field of a radiograph: without collimated borders, whatever their angle, and without burned-in markers.
 
-Both are found by thresholds and connected components. Every step is timid: a border is dark, even and reaches the edge
-of the image; a marker is brighter than all of the patient around it, small, drawn with thin strokes and near the edge.
-What would reach into the middle of the image is left in, so that lung apices and costophrenic angles stay.
+Both are found by thresholds and connected components. Every step is timid: what reaches into the middle of the image is
+left in, so that lung apices and costophrenic angles stay.
 """
 
 import cv2
@@ -27,10 +26,7 @@ MOST_MARKED = 0.03  # of the image
 def exposed_field(pixels: np.ndarray) -> tuple[np.ndarray, str]:
     """Find the exposed field of a radiograph, float ``(H, W)``, bright where dense.
 
-    Returns
-    -------
-    bool ``(H, W)``, and "" or why the field could not be trusted; the mask is then that of
-    :func:`.valid_area.inside_borders`.
+    Returns bool ``(H, W)`` and "", or the mask of :func:`.valid_area.inside_borders` and why it is that.
     """
     borders = inside_borders(pixels)
     low, high = (float(v) for v in np.percentile(pixels, (0.5, 99.8)))
@@ -73,15 +69,13 @@ def _markers(scaled: np.ndarray, field: np.ndarray) -> np.ndarray:
     extent = stats[:, (cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT)].max(axis=1)
     frame = _frame(field, FRAME)
     margin = max(2, round(0.01 * longer))
-    found = np.zeros(scaled.shape, bool)
+    marked = np.zeros(scaled.shape, bool)
     for i in np.flatnonzero((extent >= GLYPH[0] * longer) & (extent <= GLYPH[1] * longer)):
         if i == 0:
             continue  # what is not bright
         left, top, wide, high, _ = stats[i].tolist()
-        rows, columns = (
-            slice(max(0, start - 2 * margin), start + length + 2 * margin)
-            for start, length in ((top, high), (left, wide))
-        )
+        starts = ((top, high), (left, wide))
+        rows, columns = (slice(max(0, at - 2 * margin), at + length + 2 * margin) for at, length in starts)
         glyph = (labels[rows, columns] == i).astype(np.uint8)
         stroke = float(cv2.distanceTransform(np.pad(glyph, 1), cv2.DIST_L2, 3).max())
         if stroke > max(1.5, STROKE * longer) or not frame[rows, columns][glyph > 0].all():
@@ -90,8 +84,8 @@ def _markers(scaled: np.ndarray, field: np.ndarray) -> np.ndarray:
         around = scaled[rows, columns][(near > 0) & (cv2.dilate(glyph, np.ones((5, 5))) == 0)]
         inner = float(np.median(scaled[rows, columns][glyph > 0]))
         if around.size and inner - float(np.percentile(around, 75)) >= RISE:
-            found[rows, columns] |= near > 0
-    return found
+            marked[rows, columns] |= near > 0
+    return marked
 
 
 def _frame(field: np.ndarray, share: float) -> np.ndarray:

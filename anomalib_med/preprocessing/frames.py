@@ -4,8 +4,8 @@ import os
 from collections import OrderedDict, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import KW_ONLY, dataclass, field, replace
+from itertools import accumulate, islice
 
 import numpy as np
 import torch
@@ -42,47 +42,24 @@ class Batch:
         return torch.tensor([frame.height for frame in self.frames])
 
 
+@dataclass(eq=False)
 class Frames:
     """Model inputs of a list of samples. They can be iterated again and again; each pass reads the files anew.
 
-    Parameters
-    ----------
-    samples
-        What to read.
-    preprocessing
-        How images become inputs; its windows must be resolved.
-    display
-        Whether each frame carries its picture for the eye.
-    known_height
-        Whether a slice whose height is asked for and not known fails.
-    stage, progress
-        What reading is called, and what is told after each image that was read or failed. Whoever works on the frames
-        may report to `progress` too, under the name of another stage.
-
-    Attributes
-    ----------
-    failures
-        Why a sample could not be read, by its id. Filled while iterating; such a sample is left out.
+    Whoever works on the frames may report to `progress` too, under the name of another stage.
     """
 
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        preprocessing: Preprocessing,
-        *,
-        display: bool = False,
-        known_height: bool = False,
-        stage: str = "reading images",
-        progress: Progress = silent,
-    ) -> None:
-        self.samples = list(samples)
-        self.preprocessing = preprocessing
-        self.display = display
-        self.known_height = known_height and preprocessing.height != "none"
-        self.context = VolumeContext(self.samples, preprocessing)
-        self.stage = stage
-        self.progress = progress
-        self.failures: dict[str, str] = {}
+    samples: Sequence[Sample]
+    preprocessing: Preprocessing  # how images become inputs; its windows must be resolved
+    _: KW_ONLY
+    display: bool = False  # whether each frame carries its picture for the eye
+    known_height: bool = False  # whether a slice fails whose height is asked for and not known
+    stage: str = "reading images"
+    progress: Progress = silent  # told after each image that was read or failed
+    failures: dict[str, str] = field(default_factory=dict, init=False)  # why a sample was left out, by its id
+
+    def __post_init__(self) -> None:
+        self.context = VolumeContext(self.samples, self.preprocessing)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -124,11 +101,11 @@ class Frames:
         self, sample: Sample, pool: ThreadPoolExecutor, shared: OrderedDict[tuple[str, int | None], _Read]
     ) -> list[_Read]:
         """The slice and its neighbours in 2.5-D, each file read once; empty where the sample is to be read alone."""
-        if self.preprocessing.slices == 1 or not self.context.knows(sample):
+        if self.preprocessing.slices == 1:
             return []
         try:
             around = self.context.around(sample)
-        except ReadError:  # a file that cannot be opened: said when it is read
+        except ReadError:  # no slice, or a file that cannot be opened: said when it is read
             return []
         reads = []
         for other in around:
@@ -147,11 +124,9 @@ class Frames:
             around = self._around(sample, reads)
             image = around[len(around) // 2]
             height = self.context.height(sample)
-            if self.known_height and np.isnan(height):
-                raise ReadError(
-                    f"{sample.id}: its height is not known (no slice of a volume, or no lungs in it): leave it out, "
-                    "or fit without height"
-                )
+            if self.known_height and self.preprocessing.height != "none" and np.isnan(height):
+                why = "its height is not known (no slice of a volume, or no lungs in it)"
+                raise ReadError(f"{sample.id}: {why}: leave it out, or fit without height")
             own = None if self.preprocessing.valid == "all" else read_area(sample, image.shape)
             return prepare(image, self.preprocessing, display=self.display, own=own, around=around, height=height)
         except ReadError as error:
@@ -166,15 +141,14 @@ class Frames:
             raise middle
         if not reads:
             self.context.around(sample)  # in 2.5-D it says that this is no slice
-        image = replace(middle, sample=sample)
-        around = [image]
-        for k in range(len(outcomes) // 2 - 1, -1, -1):
-            below, above = (
-                inner if isinstance(outer, ReadError) else image if outer is middle else outer
-                for inner, outer in ((around[0], outcomes[k]), (around[-1], outcomes[-1 - k]))
-            )
-            around = [below, *around, above]
-        return around
+        image, half = replace(middle, sample=sample), len(outcomes) // 2
+        below = accumulate(reversed(outcomes[:half]), _readable, initial=image)
+        above = accumulate(outcomes[half + 1 :], _readable, initial=image)
+        return [*list(below)[:0:-1], *above]
+
+
+def _readable(inner: Image, outer: Image | ReadError) -> Image:
+    return inner if isinstance(outer, ReadError) else outer
 
 
 def _read(sample: Sample) -> Image | ReadError:

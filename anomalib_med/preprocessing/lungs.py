@@ -1,9 +1,8 @@
 """Lung fields of an axial CT slice by thresholds and connected components: no network, about a millisecond.
 
-Air inside the body; then bowel gas and airways are taken away, vessels and nodules inside are filled, and a closing
-takes in what lies at the pleura (as in Hu, Hoffman and Reinhardt, "Automatic lung segmentation for accurate
-quantitation of volumetric X-ray CT images", IEEE TMI 20, 2001). A lung without air (effusion, consolidation) is not
-found; the checks at the end then say so.
+Of the air inside the body bowel gas and airways are taken away, vessels and nodules are filled, and a closing takes in
+what lies at the pleura (as in Hu, Hoffman and Reinhardt, "Automatic lung segmentation for accurate quantitation of
+volumetric X-ray CT images", IEEE TMI 20, 2001). A lung without air is not found; the checks at the end then say so.
 """
 
 import cv2
@@ -28,21 +27,10 @@ LOPSIDED, LARGE = 12.0, 5000.0  # one side this many times the other, and above 
 def lung_field(
     pixels: np.ndarray, spacing: tuple[float, float] | None, *, hounsfield: bool
 ) -> tuple[np.ndarray | None, str]:
-    """Find the lung fields of a slice.
+    """Find the lung fields of a slice, float ``(H, W)``, from its mm between rows and columns, or None.
 
-    Parameters
-    ----------
-    pixels
-        float ``(H, W)``, Hounsfield units where `hounsfield` is true; otherwise grey values with dark lungs, whose
-        boundary is Otsu's threshold.
-    spacing
-        Millimetres between rows and between columns, or None.
-    hounsfield
-        Whether the pixels are Hounsfield units.
-
-    Returns
-    -------
-    bool ``(H, W)`` and "", or None and why there is no field to be trusted.
+    The pixels are Hounsfield units where `hounsfield` is true; otherwise grey values with dark lungs, whose boundary is
+    Otsu's threshold. Returns bool ``(H, W)`` and "", or None and why there is no field to be trusted.
     """
     mm = spacing or (FIELD_OF_VIEW / max(pixels.shape),) * 2
     smooth = cv2.GaussianBlur(pixels.astype(np.float32), (0, 0), max(0.3, 1.0 / float(np.mean(mm))))
@@ -52,10 +40,7 @@ def lung_field(
     kept = _regions(air, smooth, outline, mm, hounsfield=hounsfield)
     if not kept:
         return None, "no lung field found"
-    field = np.zeros(pixels.shape, bool)
-    for region in kept:
-        field |= _closed(region, mm)
-    field &= outline
+    field = np.any([_closed(region, mm) for region in kept], axis=0) & outline
     problem = _problem(field, smooth, outline, mm, hounsfield=hounsfield)
     return (None, problem) if problem else (field, "")
 

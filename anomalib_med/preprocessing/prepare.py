@@ -27,25 +27,12 @@ def prepare(
     around: Sequence[Image] = (),
     height: float = float("nan"),
 ) -> Frame:
-    """Turn an image into a model input.
+    """Turn an image into a model input, with settings whose windows are resolved.
 
-    Parameters
-    ----------
-    image, settings
-        The image as read, and settings whose windows are resolved.
-    display
-        Whether the picture for the eye is made.
-    own
-        bool ``(H, W)``, an area of the user's own in the geometry of the image; it replaces the one of `settings`.
-    around
-        The slice and its neighbours, whose channels follow one another; empty for the image alone.
-    height
-        Relative height of the slice, to be carried by the frame.
-
-    Raises
-    ------
-    ReadError
-        The image is constant and so holds nothing to score, or `settings.spacing` is given and the image has none.
+    `display` asks for the picture for the eye. `own`, bool ``(H, W)`` in the geometry of the image, is an area of the
+    user's own that replaces the one of the settings. `around` holds the slice and its neighbours, whose channels follow
+    one another, and nothing for the image alone. `height` is the relative height of the slice, which the frame carries.
+    Raises ReadError where the image is constant, or as :func:`fit_geometry`.
     """
     if float(np.ptp(image.pixels)) == 0:
         raise ReadError(
@@ -55,31 +42,26 @@ def prepare(
     shape = geometry.content[2:]
     planes = resize(_upright(image, colour=settings.colour), shape)
     grey = planes if planes.ndim == 2 else planes @ LUMINANCE
-    area = _area(image, grey, settings) if own is None else _own_area(image, own, shape)
+    area = _area(image, grey, settings, own)
     valid = area.mask if image.missing is None else area.mask & (_share(image, image.missing, shape) < 0.5)
     if not valid.any():
         area = Area(np.ones_like(valid), f"all: nothing was measured in the area ({area.status})")
         valid = area.mask
     limits = [_limits(window, image, grey[valid]) for window in settings.windows]
-    others = around or (image,)
-    every = [planes if o is image else resize(_upright(o, colour=settings.colour), shape) for o in others]
-    stack = np.moveaxis(np.dstack([apply_window(one, ends) for one in every for ends in limits]), 2, 0)
+    others = [resize(_upright(other, colour=settings.colour), shape) for other in around]
+    stack = np.moveaxis(np.dstack([apply_window(one, ends) for one in others or [planes] for ends in limits]), 2, 0)
     top, left, rows, columns = geometry.content
     padding = ((top, geometry.input[0] - rows - top), (left, geometry.input[1] - columns - left))
     status = area.status
     if settings.height != "none" and np.isnan(height):
         name, colon, why = status.partition(":")
         status = f"{name} at unknown height{colon}{why}"
-    return Frame(
-        # Padded with the image's own edge, which makes no false border for the backbone to see.
-        np.ascontiguousarray(np.pad(stack, ((0, 0), *padding), mode="edge")),
-        np.pad(valid, padding),
-        geometry,
-        image.sample,
-        status,
-        _display(image, limits[0]) if display else None,
-        height,
-    )
+    # Padded with the image's own edge, which makes no false border for the backbone to see.
+    pixels = np.ascontiguousarray(np.pad(stack, ((0, 0), *padding), mode="edge"))
+    picture = None
+    if display:
+        picture = np.round(255 * apply_window(shrunk(image.pixels, LARGEST_DISPLAY), limits[0])).astype(np.uint8)
+    return Frame(pixels, np.pad(valid, padding), geometry, image.sample, status, picture, height)
 
 
 def is_hounsfield(image: Image, settings: Preprocessing) -> bool:
@@ -87,7 +69,7 @@ def is_hounsfield(image: Image, settings: Preprocessing) -> bool:
     return all(window in CT_WINDOWS for window in settings.windows) or image.modality == "CT"
 
 
-def spacing_at(image: Image, shape: tuple[int, int]) -> tuple[float, float] | None:
+def spacing_at(image: Image, shape: Sequence[int]) -> tuple[float, float] | None:
     """Millimetres between rows and between columns of the image resized to `shape`, or None."""
     if image.spacing is None:
         return None
@@ -99,23 +81,21 @@ def fit_geometry(
 ) -> Geometry:
     """Rows and columns of the model input for an image of `shape`, and where the image lies in it.
 
-    Raises
-    ------
-    ReadError
-        `settings.spacing` is given, and the image has no spacing or would become too large.
+    Raises ReadError where `settings.spacing` is given, and the image has no spacing or would become too large.
     """
     size = _rounded(settings.size, settings.multiple)
     if settings.spacing > 0:
-        inner = _at_spacing(shape, spacing, settings.spacing)
+        if spacing is None:
+            wanted = f"the model wants {settings.spacing:g} mm: fit without spacing"
+            raise ReadError(f"the file does not say how large a pixel is, and {wanted}")
+        inner = _sides(*(side * mm / settings.spacing for side, mm in zip(shape, spacing, strict=True)))
         height, width = (-(-side // settings.multiple) * settings.multiple for side in inner)
         if max(height, width) > LARGEST_INPUT:
-            raise ReadError(
-                f"an input of {height} x {width} pixels at {settings.spacing:g} mm is too large: "
-                "fit with a larger spacing"
-            )
+            pixels = f"{height} x {width} pixels at {settings.spacing:g} mm"
+            raise ReadError(f"an input of {pixels} is too large: fit with a larger spacing")
     elif settings.aspect == "pad":
         scale = size / max(shape)
-        inner = max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+        inner = _sides(shape[0] * scale, shape[1] * scale)
         height = width = size
     elif settings.aspect == "stretch":
         inner = height, width = size, size
@@ -124,12 +104,8 @@ def fit_geometry(
     return Geometry(shape, (height, width), ((height - inner[0]) // 2, (width - inner[1]) // 2, *inner))
 
 
-def _at_spacing(shape: tuple[int, int], spacing: tuple[float, float] | None, wanted: float) -> tuple[int, int]:
-    if spacing is None:
-        raise ReadError(
-            f"the file does not say how large a pixel is, and the model wants {wanted:g} mm: fit without spacing"
-        )
-    return max(1, round(shape[0] * spacing[0] / wanted)), max(1, round(shape[1] * spacing[1] / wanted))
+def _sides(rows: float, columns: float) -> tuple[int, int]:
+    return max(1, round(rows)), max(1, round(columns))
 
 
 def _rounded(value: float, multiple: int) -> int:
@@ -152,17 +128,17 @@ def _nearest_shape(aspect: float, size: int, multiple: int) -> tuple[int, int]:
 
 def resize(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """The one resize of the package: area averages when shrinking, bilinear when enlarging. float32 in and out."""
+    pixels = pixels.astype(np.float32, copy=False)
     if pixels.shape[:2] == shape:
-        return pixels.astype(np.float32, copy=False)
+        return pixels
     shrinking = shape[0] < pixels.shape[0] or shape[1] < pixels.shape[1]
-    method = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-    return cv2.resize(pixels.astype(np.float32, copy=False), shape[::-1], interpolation=method)
+    return cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
 
 
 def shrunk(pixels: np.ndarray, longest: int) -> np.ndarray:
     """The same picture with no side longer than `longest`, float32."""
     scale = min(1.0, longest / max(pixels.shape[:2]))
-    return resize(pixels, (max(1, round(pixels.shape[0] * scale)), max(1, round(pixels.shape[1] * scale))))
+    return resize(pixels, _sides(pixels.shape[0] * scale, pixels.shape[1] * scale))
 
 
 def apply_window(pixels: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
@@ -171,27 +147,24 @@ def apply_window(pixels: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
     return np.clip((pixels - low) / (high - low), 0, 1).astype(np.float32, copy=False)
 
 
-def _area(image: Image, grey: np.ndarray, settings: Preprocessing) -> Area:
+def _area(image: Image, grey: np.ndarray, settings: Preprocessing, own: np.ndarray | None) -> Area:
     """The area to be looked at in the resized image."""
-    spacing, hounsfield = spacing_at(image, grey.shape[:2]), is_hounsfield(image, settings)
+    shape = grey.shape[0], grey.shape[1]
+    if own is not None:
+        inside = _share(image, own, shape) >= 0.5
+        return Area(inside, "own") if inside.any() else Area(np.ones_like(inside), "all: the mask is empty")
+    spacing, hounsfield = spacing_at(image, shape), is_hounsfield(image, settings)
     if settings.valid != EXPOSED:
         return find_area(settings.valid, grey, spacing, hounsfield=hounsfield)
     # Letters are found in a larger picture; a pixel that a quarter of one covers is left out.
     detailed = shrunk(_upright(image, colour=False), SIDE)
     area = find_area(settings.valid, detailed, spacing, hounsfield=hounsfield)
-    if area.mask.shape == grey.shape:
-        return area
-    return replace(area, mask=resize((~area.mask).astype(np.float32), grey.shape[:2]) < 0.25)
-
-
-def _own_area(image: Image, own: np.ndarray, shape: tuple[int, int]) -> Area:
-    inside = _share(image, own, shape) >= 0.5
-    return Area(inside, "own") if inside.any() else Area(np.ones_like(inside), "all: the mask is empty")
+    return replace(area, mask=resize(~area.mask, shape) < 0.25)
 
 
 def _share(image: Image, mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Share of each pixel of the resized image that a mask of the image covers."""
-    return resize(_turned(mask, image.flips).astype(np.float32), shape)
+    return resize(_turned(mask, image.flips), shape)
 
 
 def _turned(grid: np.ndarray, flips: tuple[bool, bool]) -> np.ndarray:
@@ -202,10 +175,8 @@ def _turned(grid: np.ndarray, flips: tuple[bool, bool]) -> np.ndarray:
 def _upright(image: Image, *, colour: bool) -> np.ndarray:
     """The pixels turned as the model sees them, ``(H, W, 3)`` in colour and ``(H, W)`` otherwise."""
     pixels = image.pixels
-    if colour and pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
-    elif not colour and pixels.ndim == 3:
-        pixels = pixels @ LUMINANCE
+    if colour != (pixels.ndim == 3):
+        pixels = np.repeat(pixels[..., None], 3, axis=2) if colour else pixels @ LUMINANCE
     return _turned(pixels, image.flips)
 
 
@@ -219,7 +190,3 @@ def _limits(window: Window, image: Image, values: np.ndarray) -> tuple[float, fl
         return image.window
     low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
     return (low, high) if low < high else (float(image.pixels.min()), float(image.pixels.max()))
-
-
-def _display(image: Image, limits: tuple[float, float]) -> np.ndarray:
-    return np.round(255 * apply_window(shrunk(image.pixels, LARGEST_DISPLAY), limits)).astype(np.uint8)

@@ -4,38 +4,33 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from anomalib_med.config import Settings
 from anomalib_med.preprocessing.areas import OWN_AREA, area_names
 from anomalib_med.records import Image
 
 # Lowest and highest Hounsfield unit shown. Width / level as radiologists quote them: 1500 / -600, 400 / 40, 1800 / 400.
-CT_WINDOWS: dict[str, tuple[float, float]] = {
-    "lung": (-1350.0, 150.0),
-    "mediastinum": (-160.0, 240.0),
-    "bone": (-500.0, 1300.0),
-}
+CT_WINDOWS = {"lung": (-1350.0, 150.0), "mediastinum": (-160.0, 240.0), "bone": (-500.0, 1300.0)}
 
 Window = Literal["auto", "percentile", "voi", "lung", "mediastinum", "bone"] | tuple[float, float]
 
 
-class Preprocessing(BaseModel):
+class Preprocessing(Settings):
     """How an image becomes a model input."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     size: int = Field(224, ge=32, le=4096)
     """Side in pixels of a square that has the area of the input, from 32 to 4096. Where it is not given, fit takes the
-    size that the detector asks for. 224 is the size of the images that most backbones were trained on."""
+    size that the detector asks for."""
 
     aspect: Literal["keep", "pad", "stretch"] = "keep"
-    """What becomes of the image's aspect. "keep" keeps it without padding, so inputs of different images may differ in
-    shape; "pad" makes a square whose rest is filled with the image's edge and marked invalid; "stretch" makes a square
-    and loses the aspect. "keep" is the default because it shows anatomy undistorted and spends no pixel on padding."""
+    """What becomes of the image's aspect. "keep", the default, shows anatomy undistorted and without padding, so inputs
+    of different images may differ in shape; "pad" makes a square whose rest is filled with the image's edge and marked
+    invalid; "stretch" makes a square and loses the aspect."""
 
     multiple: int = Field(16, ge=1, le=64)
     """Number of pixels that rows and columns of the input are multiples of, from 1 to 64. It is the coarsest stride of
-    the backbone, 16 for radlite; fit takes another where the detector needs one."""
+    the backbone; fit takes another where the detector needs one."""
 
     windows: tuple[Window, ...] = Field(("auto",), min_length=1, max_length=3)
     """One to three windows, each of which becomes a channel of the input. A pair holds the lowest and the highest value
@@ -45,25 +40,23 @@ class Preprocessing(BaseModel):
     them."""
 
     colour: bool = False
-    """Whether red, green and blue of colour images are kept as channels. By default their luminance is taken, as most
-    medical images are grey."""
+    """Whether red, green and blue of colour images are kept as channels. Otherwise their luminance is taken."""
 
     valid: str = "auto"
     """Part of the image that banks, maps and scores are taken from. "auto" leaves out padding, constant borders and, in
     CT, everything outside the body; "body" leaves out the same, as in CT, whatever the file says; "lung" takes the lung
     fields of a CT slice, and the body where they cannot be found; "exposed" leaves out collimated borders and burned-in
-    markers of radiographs too; "all" takes every pixel. The name of a function of your own, see register_area, is taken
-    as well. "auto" is the default because it leaves out only what shows no patient."""
+    markers of radiographs too; "all" takes every pixel. A name given to register_area takes a function of your
+    own. "auto" is the default because it leaves out only what shows no patient."""
 
     spacing: float = Field(0.0, ge=0, le=10)
     """Millimetres of a pixel of the input, above 0 to 10, so that anatomy keeps its size whatever the field of view;
-    `size` and `aspect` then have no effect. 0, the default, resizes to `size`, because many files do not say how large
-    a pixel is."""
+    `size` and `aspect` then have no effect. 0 resizes to `size`, as many files do not say how large a pixel is."""
 
     slices: int = Field(1, ge=1, le=15)
     """Odd number of slices, from 1 to 15: a slice of a volume and its neighbours on both sides become channels, the
-    lowest slice first (2.5-D). At the ends of the volume, and where a slice is missing, the last one is repeated.
-    Images that are no slices are then refused. 1, the default, takes the slice alone and so any kind of image."""
+    lowest slice first (2.5-D). Where the volume ends or a slice is missing, the last one is repeated. 1, the default,
+    takes the slice alone and so any kind of image; with more, images that are no slices are refused."""
 
     height: Literal["none", "volume", "lung"] = "none"
     """What the relative height of a slice is measured by, for detectors that compare slices of one height. "volume"
@@ -94,7 +87,7 @@ class Preprocessing(BaseModel):
         return valid
 
     def resolved(self, images: Sequence[Image]) -> "Preprocessing":
-        """Replace "auto" by the window that suits these images, so that every later image is treated alike.
+        """Replace "auto" by the window that suits these images, so that every later image is treated like them.
 
         CT in Hounsfield units gets the lung window, images that state a window their own, 8-bit images their full
         range, anything else its percentiles.
@@ -106,13 +99,13 @@ class Preprocessing(BaseModel):
 
 
 def _suitable_window(images: Sequence[Image]) -> Window:
-    if images and all(_is_hounsfield(image) for image in images):
+    if not images:
+        return "percentile"
+    if all(map(_is_hounsfield, images)):
         return "lung"
-    if images and all(image.window is not None for image in images):
+    if all(image.window is not None for image in images):
         return "voi"
-    if images and all(_is_8_bit(image) for image in images):
-        return (0.0, 255.0)
-    return "percentile"
+    return (0.0, 255.0) if all(map(_is_8_bit, images)) else "percentile"
 
 
 def _is_hounsfield(image: Image) -> bool:

@@ -3,13 +3,20 @@
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 
+import click
 import pytest
 
-from anomalib_med import __version__
-from anomalib_med.cli.main import VERBS
+from anomalib_med import __version__, fit
+from anomalib_med.cli.fit import OWN_OPTION
+from anomalib_med.cli.main import VERBS, cli
 from anomalib_med.cli.progress import ProgressDisplay
+from anomalib_med.demo import run_demo
+from anomalib_med.merging import add_normals, merge_models
+from anomalib_med.scoring import score_to_folder
 from tests.cli.command import anomed, assert_refused
 
 
@@ -32,15 +39,30 @@ def test_help_of_a_verb_shows_examples(verb: str) -> None:
     assert f"\n    anomed {verb}" in outcome.out
 
 
-@pytest.mark.parametrize("verb", ["fit", "score", "add", "merge", "demo"])
-def test_every_option_of_a_verb_says_what_it_is(verb: str) -> None:
-    from anomalib_med.cli.main import cli
-
-    command = cli.commands.get(verb) or cli.get_command(None, verb)  # type: ignore[arg-type]
+def command_of(verb: str) -> click.Command:
+    command = cli.get_command(click.Context(cli), verb)
     assert command is not None
-    for parameter in command.params:
-        if parameter.param_type_name == "option":
-            assert getattr(parameter, "help", None), parameter.name
+    return command
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_of_a_verb_says_what_it_is(verb: str) -> None:
+    for parameter in command_of(verb).params:
+        if isinstance(parameter, click.Option):
+            record = parameter.get_help_record(click.Context(command_of(verb)))
+            assert record is not None
+            assert record[1][:1].isupper(), record
+
+
+@pytest.mark.parametrize(
+    ("verb", "work"),
+    [("fit", fit), ("score", score_to_folder), ("add", add_normals), ("merge", merge_models), ("demo", run_demo)],
+)
+def test_an_option_that_a_verb_passes_on_has_its_name_in_python(verb: str, work: Callable[..., object]) -> None:
+    command = command_of(verb)
+    assert command.callback is not None
+    passed_on = {parameter.name for parameter in command.params} - set(signature(command.callback).parameters)
+    assert passed_on - set(OWN_OPTION) <= set(signature(work).parameters)
 
 
 def test_version() -> None:
@@ -49,13 +71,13 @@ def test_version() -> None:
     assert outcome.out == f"anomed, version {__version__}\n"
 
 
-@pytest.mark.parametrize("argument", ["--version", "--help"])
-def test_version_and_help_do_not_wait_for_torch(argument: str) -> None:
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["fit", "--help"]])
+def test_version_and_help_do_not_wait_for_torch(arguments: list[str]) -> None:
     code = (
-        "import sys; from anomalib_med.cli.main import main; main([sys.argv[1]]); "
+        "import sys; from anomalib_med.cli.main import main; main(sys.argv[1:]); "
         "print(sorted({'torch', 'timm', 'cv2', 'matplotlib'} & sys.modules.keys()), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
 
 

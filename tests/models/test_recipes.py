@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from anomalib_med import Preprocessing, detectors
-from anomalib_med.cli.fit import DETECTOR, PREPROCESSING, described
+from anomalib_med.cli.fit import OWN_OPTION, PREPROCESSING, described
 from anomalib_med.config import settings_of
 from anomalib_med.models.base import DetectorConfig
 from anomalib_med.models.recipes import recipe
@@ -51,8 +51,8 @@ def test_values_that_a_setting_takes_are_put_in_words() -> None:
 
 
 def test_help_reads_from_the_source_what_the_fields_say() -> None:
-    for key, home in (DETECTOR | PREPROCESSING).items():
-        config = Preprocessing if key in PREPROCESSING else detectors()["patchcore"].Config
+    for key, (home, _, _) in OWN_OPTION.items():
+        config = Preprocessing if home == PREPROCESSING else detectors()["patchcore"].Config
         config = TrainingConfig if key == "max_minutes" else DetectorConfig if key == "seed" else config
         said = {setting.name: setting.text for setting in settings_of(config)}
         assert described(home)[key] == said[key] != ""
