@@ -27,13 +27,7 @@ def card(kind: Literal["models", "datasets"], name: str) -> str:
 
 
 def read_recipe(path: Path) -> dict[str, dict[str, JsonValue]]:
-    """A recipe: tables ``[detector]``, ``[preprocessing]`` and ``[fit]`` of a TOML file.
-
-    Raises
-    ------
-    ConfigError
-        Where it cannot be read, or has other tables.
-    """
+    """Tables ``[detector]``, ``[preprocessing]`` and ``[fit]`` of a TOML file; raises ConfigError for other ones."""
     try:
         recipe = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -42,7 +36,6 @@ def read_recipe(path: Path) -> dict[str, dict[str, JsonValue]]:
         raise ConfigError(f"recipe {path} is not TOML: {error}") from None
     for key, value in recipe.items():
         if key not in ("detector", "preprocessing", "fit") or not isinstance(value, dict):
-            raise ConfigError(
-                f'recipe {path}: "{key}" is not known; its tables are [detector], [preprocessing] and [fit]'
-            )
+            tables = "its tables are [detector], [preprocessing] and [fit]"
+            raise ConfigError(f'recipe {path}: "{key}" is not known; {tables}')
     return recipe

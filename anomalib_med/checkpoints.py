@@ -40,11 +40,10 @@ class CheckpointFile:
             with replacing(self.path, sync=True) as temporary:
                 save_file(held, temporary, header)
         except (OSError, SafetensorError) as error:
-            kept = "the checkpoint before it is kept: free space and run the same command to continue from there"
-            lost = "there is none before it: free space and run again"
-            raise OutputError(
-                f"{self.path}: the checkpoint cannot be written ({error}); {kept if self.path.exists() else lost}"
-            ) from error
+            remedy = "there is none before it: free space and run again"
+            if self.path.exists():
+                remedy = "the checkpoint before it is kept: free space and run the same command to continue from there"
+            raise OutputError(f"{self.path}: the checkpoint cannot be written ({error}); {remedy}") from error
 
     def read(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]] | None:
         """Tensors and description of the checkpoint; None where there is none.
@@ -63,6 +62,5 @@ class CheckpointFile:
                     raise ValueError("it is no checkpoint of this version")
                 return {key: file.get_tensor(key) for key in file.keys()}, json.loads(header["training"])  # noqa: SIM118
         except (OSError, SafetensorError, ValueError, KeyError) as error:
-            raise OutputError(
-                f"{self.path}: cannot be read as a checkpoint ({error}); delete it to start anew"
-            ) from error
+            reason = f"cannot be read as a checkpoint ({error})"
+            raise OutputError(f"{self.path}: {reason}; delete it to start anew") from error

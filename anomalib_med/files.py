@@ -4,7 +4,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,13 +30,12 @@ def output_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
+        what, remedy = "cannot be written", "check the output folder or choose another"
         if error.errno in _FULL:
-            text = f"{path}: the disk is full ({reason}): free some space and run the same command again, it resumes"
+            what, remedy = "the disk is full", "free some space and run the same command again, it resumes"
         elif error.errno in _FORBIDDEN:
-            text = f"{path}: not writable ({reason}): choose another output folder or change its permissions"
-        else:
-            text = f"{path}: cannot be written ({reason}): check the output folder or choose another"
-        raise OutputError(text) from error
+            what, remedy = "not writable", "choose another output folder or change its permissions"
+        raise OutputError(f"{path}: {what} ({reason}): {remedy}") from error
 
 
 def temporary_beside(path: Path) -> Path:
@@ -48,19 +47,8 @@ def temporary_beside(path: Path) -> Path:
 def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """Give the block a temporary file to fill, and rename it to `path` where the block ends well.
 
-    If the block fails, the temporary file is removed and what `path` held is untouched.
-
-    Parameters
-    ----------
-    path
-        The file to write.
-    sync
-        Wait until the content is on the disk before the renaming, so that a power cut leaves the old file or the new.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
+    If the block fails, the temporary file is removed and what `path` held is untouched. With `sync` the content is on
+    the disk before the renaming, so that a power cut leaves the old file or the new. Raises OSError.
     """
     temporary = temporary_beside(path)
     try:
@@ -72,18 +60,6 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def replace_with(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file, then rename it to `path`; see `replacing`.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be written.
-    """
-    with output_errors(path), replacing(path) as temporary:
-        write(temporary)
 
 
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
@@ -103,12 +79,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     """Give the block an empty temporary folder to fill with files, and rename it to `folder` where the block ends well.
 
     The content is on the disk before the renaming. Where the block does not end well, the temporary folder is removed
-    and what `folder` held is untouched.
-
-    Raises
-    ------
-    OSError
-        The folder cannot be written.
+    and what `folder` held is untouched. Raises OSError.
     """
     temporary = temporary_beside(folder)
     temporary.mkdir()
@@ -123,14 +94,9 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def move_folder(new: Path, folder: Path) -> None:
-    """Rename a finished folder to `folder`.
+    """Rename a finished folder to `folder`; raises OSError.
 
     What lay there is removed when the new one is in its place, and comes back where the renaming fails.
-
-    Raises
-    ------
-    OSError
-        The system refuses.
     """
     old = temporary_beside(folder)
     if folder.exists():

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from anomalib_med.calibration.rule import VolumeRule
 from anomalib_med.records import Candidate, Volume
@@ -20,17 +22,14 @@ CORE = 0.75  # of the way from the lowest threshold to the peak: the centre is t
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """A region in one slice above one threshold: number of the threshold and of the part it lies in above the next
-    lower one, its pixels, some of their values evenly spread by rank (the highest first), the weight and weighted sum
-    of places in mm, and slice, row and column of the highest.
-    """
+    """A region in one slice above one threshold."""
 
-    level: int
-    below: int
+    level: int  # number of the threshold
+    below: int  # number of the part that it lies in above the next lower threshold
     pixels: int
-    values: np.ndarray
-    sums: np.ndarray
-    place: tuple[int, int, int]
+    values: np.ndarray  # some of its values, evenly spread by rank, the highest first
+    sums: np.ndarray  # weight, and weighted sum of the places in mm
+    place: tuple[int, int, int]  # slice, row and column of the highest value
 
     @property
     def peak(self) -> float:
@@ -41,9 +40,8 @@ class CandidateFinder:
     """Takes the maps of a volume's slices in their order and holds one of them at a time.
 
     Pixels above the threshold belong together where they touch in a slice (8 neighbours) or lie over one another in
-    neighbouring slices. Such a region is parted where, above one of the higher thresholds, it falls into pieces of
-    which two or more rise by a further threshold: each is then a candidate of its own, at the threshold at which it
-    stands alone.
+    neighbouring slices. Such a region is parted where, above a higher threshold, it falls into pieces of which two or
+    more rise by a further threshold: each is then a candidate, at the threshold at which it stands alone.
 
     Parameters
     ----------
@@ -62,16 +60,15 @@ class CandidateFinder:
         count = LEVELS if height > 0 else 1
         self.thresholds = [rule.threshold + height * (RISE**k - 1) for k in range(count)]
         self._index = {sample.id: i for i, sample in enumerate(volume.samples)}
-        self._parent: list[int] = []
         self._parts: list[_Part] = []
-        self._last: tuple[int, list[np.ndarray]] | None = None
+        self._touching: list[np.ndarray] = []  # numbers of two parts that lie over one another, (2, n)
+        self._last: tuple[int, list[np.ndarray]] = (-2, [])  # slot, and by level the numbers of its parts
 
     def add(self, id: str, map: np.ndarray) -> None:
         """Take the map float ``(H, W)`` of one slice."""
         index = self._index[id]
         slot = self.volume.slots[index]
-        near = self._last is not None and self._last[0] == slot - 1
-        before = self._last[1] if near and self._last is not None else []
+        before = self._last[1] if self._last[0] == slot - 1 else []
         levels: list[np.ndarray] = []  # numbers of the parts, -1 where there is none
         for level, threshold in enumerate(self.thresholds):
             count, labels = cv2.connectedComponents((map > threshold).astype(np.uint8), connectivity=8)
@@ -83,27 +80,36 @@ class CandidateFinder:
             if level < len(before) and before[level].shape == numbers.shape:
                 both = (numbers >= 0) & (before[level] >= 0)
                 pairs = np.unique(numbers[both].astype(np.int64) << 32 | before[level][both])
-                for pair in pairs.tolist():
-                    self._join(pair >> 32, pair & 0xFFFFFFFF)
+                self._touching.append(np.stack([pairs >> 32, pairs & 0xFFFFFFFF]))
             levels.append(numbers)
         self._last = (slot, levels)
 
     def found(self) -> tuple[Candidate, ...]:
         """All regions, the highest peak first."""
-        regions: dict[int, list[int]] = {}
-        for part in range(len(self._parts)):
-            regions.setdefault(self._root(part), []).append(part)
+        if not self._parts:
+            return ()
+        roots = self._roots()
+        regions: dict[int, list[int]] = {root: [] for root in roots}
+        for part, root in enumerate(roots):
+            regions[root].append(part)
         peaks = {root: max(self._parts[part].peak for part in parts) for root, parts in regions.items()}
         above: dict[int, list[int]] = {root: [] for root in regions}
         for root in regions:
             if self._parts[root].level:
-                above[self._root(self._parts[root].below)].append(root)
-        alone = [
-            root for lowest in regions if not self._parts[lowest].level for root in self._parted(lowest, above, peaks)
-        ]
-        found = [self._candidate(regions[root], regions[self._core(root, above, peaks)]) for root in alone]
-        found.sort(key=lambda c: (-c.peak, c.at))
-        return tuple(replace(candidate, rank=rank) for rank, candidate in enumerate(found, 1))
+                above[roots[self._parts[root].below]].append(root)
+        lowest = [root for root in regions if not self._parts[root].level]
+        alone = [piece for root in lowest for piece in self._parted(root, above, peaks)]
+        candidates = [self._candidate(regions[root], regions[self._core(root, above, peaks)]) for root in alone]
+        candidates.sort(key=lambda c: (-c.peak, c.at))
+        return tuple(replace(candidate, rank=rank) for rank, candidate in enumerate(candidates, 1))
+
+    def _roots(self) -> list[int]:
+        """The region of each part, named by its first part."""
+        one, other = np.concatenate([np.empty((2, 0), np.int64), *self._touching], axis=1)
+        size = len(self._parts)
+        _, region = connected_components(coo_array((np.ones(one.size), (one, other)), (size, size)), directed=False)
+        first: np.ndarray = np.unique(region, return_index=True)[1]
+        return list(map(int, first[region]))
 
     def _parted(self, region: int, above: dict[int, list[int]], peaks: dict[int, float]) -> list[int]:
         """The regions that one falls into, itself where it stays whole."""
@@ -130,16 +136,15 @@ class CandidateFinder:
         which, values = labels[rows, columns], map[rows, columns].astype(float)
         weights = values - self.thresholds[level]
         pixels = np.bincount(which, minlength=count)
-        sums = [np.bincount(which, w, minlength=count) for w in (weights, weights * columns, weights * rows)]
+        totals = [np.bincount(which, w, minlength=count) for w in (weights, weights * columns, weights * rows)]
         order = np.lexsort((-values, which))
         for label, mine in enumerate(np.split(order, np.cumsum(pixels[1:])[:-1]), start=1):
             some = values[mine[np.linspace(0, len(mine) - 1, min(len(mine), _RANKS)).astype(int)]].astype(np.float32)
-            total, x, y = (float(s[label]) for s in sums)
+            total, x, y = (float(t[label]) for t in totals)
             row, column = int(rows[mine[0]]), int(columns[mine[0]])
             below = int(lower[-1][row, column]) if lower else -1
-            place = self._world(index, total, x, y)
-            self._parts.append(_Part(level, below, len(mine), some, place, (index, row, column)))
-            self._parent.append(len(self._parent))
+            sums = self._world(index, total, x, y)
+            self._parts.append(_Part(level, below, len(mine), some, sums, (index, row, column)))
 
     def _world(self, index: int, total: float, columns: float, rows: float) -> np.ndarray:
         """Weight, and weighted sum of the places in mm of a part."""
@@ -168,13 +173,3 @@ class CandidateFinder:
             at=(self.volume.samples[index].id, row, column),
             slices=len({part.place[0] for part in own}),
         )
-
-    def _root(self, part: int) -> int:
-        while self._parent[part] != part:
-            self._parent[part] = self._parent[self._parent[part]]
-            part = self._parent[part]
-        return part
-
-    def _join(self, a: int, b: int) -> None:
-        first, second = sorted((self._root(a), self._root(b)))
-        self._parent[second] = first

@@ -30,23 +30,13 @@ BETTER = 0.01  # of AUROC: less is no reason to leave the default
 
 @dataclass(frozen=True, eq=False)
 class NormalVolume:
-    """What is known of a held-out normal volume.
-
-    Parameters
-    ----------
-    scores, slots, thickness
-        Scores of its slices and where they lie, see :func:`.rule.volume_score`.
-    patient
-        Whose it is.
-    peak
-        Highest value of its anomaly map.
-    """
+    """What is known of a held-out normal volume; `scores`, `slots`, `thickness` as for :func:`.rule.volume_score`."""
 
     scores: Sequence[float]
     slots: Sequence[int]
     thickness: float | None
     patient: str = ""
-    peak: float = 0.0
+    peak: float = 0.0  # highest value of its anomaly map
 
     def score(self, how: str) -> float:
         """Its score under a rule."""
@@ -57,7 +47,6 @@ def calibrated_rule(
     volumes: Sequence[NormalVolume],
     how: str,
     seed: int,
-    *,
     threshold: float | None = None,
     background: float | None = None,
     compared: Mapping[str, float] | None = None,
@@ -69,13 +58,12 @@ def calibrated_rule(
     volumes
         Held-out normal ones.
     how
-        See :func:`.rule.volume_score`. "auto" chooses on a third of the patients and calibrates on the others. Where
-        the third has fewer than `FEWEST` volumes, or fewer than `CALIBRATE` patients would be left, the default rule is
-        calibrated on all.
+        See :func:`.rule.volume_score`. "auto" chooses on a third of the patients and calibrates on the others; of too
+        few (`FEWEST` volumes, `CALIBRATE` patients) all calibrate the default rule.
     seed
         Seed of the split into those that choose and those that calibrate.
     threshold, background, compared
-        Of the rule, see :class:`.rule.VolumeRule`.
+        As in :class:`.rule.VolumeRule`.
     """
     compared = compared or {}
     if how == AUTO:
@@ -87,9 +75,9 @@ def calibrated_rule(
     if not volumes:
         return VolumeRule(how, threshold, background, compared=compared)
     patients = [v.patient for v in volumes]
-    scores, peaks = ([v.score(how) for v in volumes], [v.peak for v in volumes])
-    of_scores, of_peaks = Calibration.of(scores, patients), Calibration.of(peaks, patients)
-    return VolumeRule(how, threshold, background, of_scores, of_peaks, compared)
+    scores = Calibration.of([v.score(how) for v in volumes], patients)
+    peaks = Calibration.of([v.peak for v in volumes], patients)
+    return VolumeRule(how, threshold, background, scores, peaks, compared)
 
 
 def _split(volumes: Sequence[NormalVolume], seed: int) -> tuple[list[NormalVolume], list[NormalVolume]]:
@@ -113,9 +101,9 @@ def choose_rule(volumes: Sequence[NormalVolume]) -> tuple[str, dict[str, float]]
     volumes = volumes[:MOST]
     within = np.concatenate([np.asarray(v.scores, float) - np.mean(v.scores) for v in volumes])
     rise = RISE * float(within.std())
-    found = {rule: _auroc(volumes, rule, rise) for rule in RULES}
-    best = max(found, key=lambda rule: found[rule])
-    return best if found[best] > found[DEFAULT_HOW] + BETTER else DEFAULT_HOW, found
+    aurocs = {rule: _auroc(volumes, rule, rise) for rule in RULES}
+    best = max(RULES, key=lambda rule: aurocs[rule])
+    return best if aurocs[best] > aurocs[DEFAULT_HOW] + BETTER else DEFAULT_HOW, aurocs
 
 
 def _auroc(volumes: Sequence[NormalVolume], rule: str, rise: float) -> float:

@@ -8,8 +8,7 @@ from pydantic import JsonValue
 
 from anomalib_med.calibration.conformal import Calibration
 from anomalib_med.calibration.rule import VolumeRule
-
-Json = dict[str, JsonValue]
+from anomalib_med.records import Json
 
 
 def dump_scores(calibration: Calibration | None, rule: VolumeRule) -> Json:

@@ -103,13 +103,13 @@ class ResultWriter:
     def __init__(
         self,
         out: Path,
-        *,
         fingerprint: Mapping[str, str],
         colour_range: tuple[float, float],
+        volumes: Sequence[Volume] = (),
+        *,
         table: TableKind = "csv",
         maps: MapKind = "npy",
         overlays: bool = True,
-        volumes: Sequence[Volume] = (),
         overwrite: bool = False,
     ) -> None:
         lo, hi = float(colour_range[0]), float(colour_range[1])
