@@ -10,7 +10,8 @@ from anomalib_med.datasets.folder import Source, discover
 from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.errors import InputError
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel, check_rate
-from anomalib_med.outputs.run import fingerprint, report_run
+from anomalib_med.outputs.report import write_report
+from anomalib_med.outputs.run import fingerprint
 from anomalib_med.outputs.writer import MapKind, ResultWriter, TableKind
 from anomalib_med.records import Progress, Sample, silent
 
@@ -89,7 +90,7 @@ def score_to_folder(
             if volume := judge.add(result, map):
                 writer.write_volume(volume)
         writer.write_patients(judge.patients())
-    page = report_run(out, run, samples) if report else None
+    page = write_report(out, run, samples) if report else None
     counts = writer.counts
     return Summary(counts["scored"], counts["flagged"], counts["failed"], offset, page, len(volumes))
 

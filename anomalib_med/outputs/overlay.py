@@ -18,18 +18,9 @@ _JPEG_QUALITY = 90
 
 
 def colours(map: np.ndarray, colour_range: tuple[float, float]) -> np.ndarray:
-    """Colour a map with the perceptually uniform table "inferno".
+    """Colour a float map ``(H, W)`` with the perceptually uniform table "inferno": uint8 RGB ``(H, W, 3)``.
 
-    Parameters
-    ----------
-    map
-        float ``(H, W)``; NaN is drawn as the lowest value.
-    colour_range
-        Values of the first and the last colour; beyond them the colour stays.
-
-    Returns
-    -------
-    uint8 RGB ``(H, W, 3)``.
+    `colour_range` are the values of the first and the last colour. NaN is drawn as the lowest value.
     """
     levels = np.rint(_relative(map, colour_range) * 255).astype(np.uint8)
     coloured: np.ndarray = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
@@ -48,7 +39,7 @@ def triptych(display: np.ndarray, map: np.ndarray, colour_range: tuple[float, fl
     map
         float ``(H, W)``, its anomaly map.
     colour_range
-        Values of the first and the last colour. They are fixed for the run and do not depend on this image.
+        Values of the first and the last colour, fixed for the run.
 
     Returns
     -------
@@ -78,15 +69,7 @@ def triptych(display: np.ndarray, map: np.ndarray, colour_range: tuple[float, fl
 
 
 def write_overlay(path: Path, display: np.ndarray, map: np.ndarray, colour_range: tuple[float, float]) -> None:
-    """Write the `triptych` as a JPEG of quality 90.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be written.
-    ValueError
-        The image is not uint8.
-    """
+    """Write the `triptych` as a JPEG of quality 90; raises OutputError where it cannot be written."""
     picture = triptych(display, map, colour_range)[..., ::-1]
     encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
     write_atomic(path, encoded.tobytes())

@@ -8,7 +8,8 @@ import numpy as np
 
 from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.files import write_atomic
-from anomalib_med.outputs.run import fingerprint, report_run
+from anomalib_med.outputs.report import write_report
+from anomalib_med.outputs.run import fingerprint
 from anomalib_med.outputs.tables import SCORES
 from anomalib_med.outputs.writer import ResultWriter
 from anomalib_med.preprocessing import Frames, Preprocessing
@@ -89,15 +90,8 @@ class Scores(Sequence[Result]):
         return Maps(self.results)
 
     def to_csv(self, path: str | Path) -> Path:
-        """Write the table of ``anomed score`` without maps; failures are left out.
-
-        Raises
-        ------
-        OutputError
-            Where the file cannot be written.
-        """
-        rows = [SCORES.header, *(SCORES.line(result) for result in self.results if result.ok)]
-        write_atomic(Path(path), b"".join(rows))
+        """Write the table of ``anomed score`` without maps and failures; raises OutputError."""
+        write_atomic(Path(path), SCORES.header, *(SCORES.line(result) for result in self.results if result.ok))
         return Path(path)
 
     def report(self, folder: str | Path) -> Path:
@@ -113,7 +107,7 @@ class Scores(Sequence[Result]):
         judged = {volume.id: volume for volume in self.volumes}
         frames = Frames(self.samples, self._preprocessing, display=True)  # read again for their pictures
         known = fingerprint(self.run, self.samples)
-        with ResultWriter(out, fingerprint=known, colour_range=self.run.colour_range, volumes=volumes) as writer:
+        with ResultWriter(out, known, self.run.colour_range, volumes) as writer:
             for result, (_, frame) in zip(self.results, frames.outcomes(), strict=True):
                 if result.id in writer.done:
                     continue
@@ -121,7 +115,7 @@ class Scores(Sequence[Result]):
                 if result.id in ends:
                     writer.write_volume(judged[ends[result.id]])
             writer.write_patients(self.patients)
-        return report_run(out, self.run, self.samples)
+        return write_report(out, self.run, self.samples)
 
 
 class Maps(Sequence[np.ndarray]):

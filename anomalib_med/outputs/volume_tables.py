@@ -18,21 +18,11 @@ VOLUMES_CSV, CANDIDATES_CSV, PATIENTS_CSV = "volumes.csv", "candidates.csv", "pa
 
 
 def read_volumes(out: Path) -> list[VolumeResult]:
-    """The volumes of a run with their candidates, as volumes.csv and candidates.csv have them.
-
-    Raises
-    ------
-    OutputError
-        A table is missing or is not as it was written.
-    """
+    """The volumes of a run with their candidates; raises OutputError for a table that is not as it was written."""
     own: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in CANDIDATES.read(out / CANDIDATES_CSV):
         own[candidate.volume].append(candidate)
     return [replace(volume, candidates=tuple(own[volume.id])) for volume in VOLUMES.read(out / VOLUMES_CSV)]
-
-
-def _score(record: VolumeResult | PatientResult) -> float | None:
-    return record.score if math.isfinite(record.score) else None
 
 
 def _place(candidate: Candidate, axis: int) -> float | None:
@@ -55,7 +45,7 @@ VOLUMES: Table[VolumeResult] = Table(
         Column("study", str),
         Column("slices", int, required=True),
         Column("scored", int, required=True),
-        Column("score", float, _score),
+        Column("score", float),
         Column("p_value", float),
         Column("flagged", bool),
         Column("candidates", int, lambda v: len(v.candidates)),
@@ -91,7 +81,7 @@ PATIENTS: Table[PatientResult] = Table(
     (
         Column("patient", str),
         Column("volumes", int, required=True),
-        Column("score", float, _score),
+        Column("score", float),
         Column("p_value", float),
         Column("flagged", bool),
     ),

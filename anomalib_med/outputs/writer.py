@@ -17,7 +17,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Self
 
 import numpy as np
@@ -30,14 +29,7 @@ from anomalib_med.outputs.maps import VolumeMaps, png_scale, write_npy, write_pn
 from anomalib_med.outputs.names import safe_stem
 from anomalib_med.outputs.overlay import write_overlay
 from anomalib_med.outputs.tables import FAILURES, SCORES, R, Table
-from anomalib_med.outputs.volume_tables import (
-    CANDIDATES,
-    CANDIDATES_CSV,
-    PATIENTS,
-    PATIENTS_CSV,
-    VOLUMES,
-    VOLUMES_CSV,
-)
+from anomalib_med.outputs.volume_tables import CANDIDATES, CANDIDATES_CSV, PATIENTS, PATIENTS_CSV, VOLUMES, VOLUMES_CSV
 from anomalib_med.records import PatientResult, Result, Volume, VolumeResult
 
 TableKind = Literal["csv", "parquet", "jsonl"]
@@ -65,29 +57,26 @@ class ResultWriter:
         Output folder; created if absent.
     fingerprint
         All that the scores depend on, as text by name (hash of the model, hash of the list of images, options).
-    table
-        Form of the table beside scores.csv, made when the run completes; "csv" for none.
-    maps
-        "npy": float32. "png": 16 bits on the scale in maps/scale.json. "nifti": one ``.nii.gz`` for each volume that
-        lies over it; slices that failed or are missing are NaN; images that are no slices, and volumes without an
-        affine, get ``.npy``. "dicom": a DICOM series for each DICOM series, see
-        :class:`anomalib_med.outputs.dicom_maps.DicomMaps`; all others as with "nifti". "none".
-    overlays
-        Whether to write image | map | overlay as JPEG.
     colour_range
         Values at the two ends of the colour scale and of the colour bar, fixed for the run.
     volumes
         The volumes among the images; their slices must come one after the other, and their rows are written together.
+    table
+        Form of the table beside scores.csv, made when the run completes; "csv" for none.
+    maps
+        "npy": float32. "png": 16 bits on the scale in maps/scale.json. "nifti": one ``.nii.gz`` over each volume, with
+        NaN in slices that failed or are missing; ``.npy`` for other images and volumes without an affine. "dicom": a
+        DICOM series for each DICOM series, see :class:`.dicom_maps.DicomMaps`; all others as with "nifti". "none".
+    overlays
+        Whether to write image | map | overlay as JPEG.
     overwrite
         Remove the results of another run from `out` first. Other files stay.
 
     Attributes
     ----------
-    done
-        Ids that an earlier run with the same fingerprint has dealt with: not to be written again. Failures are not
-        among them, they are tried again (except single slices of a volume whose map is written).
-    volumes
-        The volumes that it has completed.
+    done, volumes
+        Ids that an earlier run with the same fingerprint has dealt with, not to be written again, and the volumes that
+        it completed. Failures are tried again (except single slices of a volume whose map is written).
     counts
         Images "scored", "flagged", "failed", and "clipped_pixels" of PNG maps, over all runs into this folder.
 
@@ -125,21 +114,20 @@ class ResultWriter:
         self._finished = {volume.id for volume in self.volumes}
 
     def write(self, result: Result, display: np.ndarray | None, map: np.ndarray | None = None) -> Result:
-        """Write the map, the overlay and the row of one image.
+        """Write the map, the overlay and the row of one image; the row of a slice comes with :meth:`write_volume`.
 
         Parameters
         ----------
         result
             The image's result; a failure goes to failures.csv.
         display
-            uint8 ``(H, W)`` or ``(H, W, 3)``, the original image as a person looks at it; without it there is no
-            overlay.
+            uint8 ``(H, W)`` or ``(H, W, 3)``, the original image as a person looks at it; None for no overlay.
         map
             The anomaly map of the result where it was made already.
 
         Returns
         -------
-        The result with `map` filled in. The row of a slice of a volume is written with :meth:`write_volume`.
+        The result with `map` filled in.
 
         Raises
         ------
@@ -174,9 +162,10 @@ class ResultWriter:
         assert begun is not None and begun.volume.id == volume.id
         if begun.maps is not None:
             begun.maps.write()
-            clipped = [f"{begun.maps.clipped} pixels of the map lie beyond its scale"] * bool(begun.maps.clipped)
+            clipped = begun.maps.clipped
+            beyond = f"{clipped} pixels of the map lie beyond its scale" if clipped else ""
             written = f"{resume.MAPS}/{begun.maps.out.name}" if begun.rows else ""
-            volume = replace(volume, map=written, note="; ".join([volume.note] * bool(volume.note) + clipped))
+            volume = replace(volume, map=written, note="; ".join(filter(None, [volume.note, beyond])))
         self._tables[CANDIDATES_CSV].append(b"".join(map(CANDIDATES.line, volume.candidates)))
         self._tables[VOLUMES_CSV].append(VOLUMES.line(volume))
         self._finished.add(volume.id)
@@ -210,9 +199,7 @@ class ResultWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self.finish()
@@ -291,13 +278,12 @@ class ResultWriter:
         if self._begun is not None and self._begun.maps is not None:
             self._begun.maps.add(id, map)
             return f"{resume.MAPS}/{self._begun.maps.name(id)}"
-        name = f"{safe_stem(id)}.{'png' if self._maps == 'png' else 'npy'}"
-        path = self.out / resume.MAPS / name
+        name = f"{resume.MAPS}/{safe_stem(id)}.{'png' if self._maps == 'png' else 'npy'}"
         if self._maps == "png":
-            self.counts["clipped_pixels"] += write_png(path, map, self._scale)
+            self.counts["clipped_pixels"] += write_png(self.out / name, map, self._scale)
         else:
-            write_npy(path, map)
-        return f"{resume.MAPS}/{name}"
+            write_npy(self.out / name, map)
+        return name
 
     def _write_rows(self, results: list[Result]) -> None:
         self._scores.append(b"".join(SCORES.line(result) for result in results))
