@@ -26,12 +26,9 @@ class CheckpointFile:
         return str(self.path)
 
     def write(self, tensors: Mapping[str, torch.Tensor], description: Mapping[str, JsonValue]) -> None:
-        """Write tensors, from any device, and what else is needed to continue; the file before it stays until then.
+        """Write tensors, from any device, and what else is needed to continue.
 
-        Raises
-        ------
-        OutputError
-            It cannot be written, such as on a full disk; the checkpoint before it is kept.
+        Raises OutputError where it cannot be written, such as on a full disk; the checkpoint before it is then kept.
         """
         held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         header = {"format": FORMAT, "training": json.dumps(description)}
@@ -46,13 +43,7 @@ class CheckpointFile:
             raise OutputError(f"{self.path}: the checkpoint cannot be written ({error}); {remedy}") from error
 
     def read(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]] | None:
-        """Tensors and description of the checkpoint; None where there is none.
-
-        Raises
-        ------
-        OutputError
-            The file is no checkpoint of this version, or damaged.
-        """
+        """Tensors and description; None without a file. Raises OutputError for a damaged one, or another version."""
         if not self.path.exists():
             return None
         try:

@@ -19,13 +19,7 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError inside the block into an OutputError that names `path` and the remedy.
-
-    Raises
-    ------
-    OutputError
-        The disk is full, the folder is not writable, or the system refuses for another reason.
-    """
+    """Turn an OSError inside the block into an OutputError that names `path` and the remedy."""
     try:
         yield
     except OSError as error:
@@ -63,13 +57,7 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
-    """Write the bytes to `path` by way of a temporary file beside it.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be written; what `path` held before is untouched.
-    """
+    """Write bytes by way of a temporary file; raises OutputError, and what `path` held before is then untouched."""
     with output_errors(path), replacing(path) as temporary, temporary.open("wb") as handle:
         handle.writelines(parts)
 
@@ -116,17 +104,7 @@ def move_folder(new: Path, folder: Path) -> None:
 class AppendFile:
     """A table that grows by whole rows: a row that cannot be written entirely leaves no trace.
 
-    Parameters
-    ----------
-    path
-        Created if absent; rows go to its end.
-    keep
-        Bytes of an existing file to keep; the rest is cut off.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be opened or cut.
+    An existing file keeps its first `keep` bytes. Raises OutputError where it cannot be opened or cut.
     """
 
     def __init__(self, path: Path, keep: int = 0) -> None:
@@ -138,15 +116,11 @@ class AppendFile:
     def append(self, rows: bytes) -> None:
         """Hand `rows` to the system at once, without a buffer that a crash could lose.
 
-        Raises
-        ------
-        OutputError
-            The disk is full or the file cannot be written; the table is as before.
+        Raises OutputError, and the table is then as before.
         """
         with output_errors(self.path):
-            start = self._handle.seek(0, os.SEEK_END)
+            start, rest = self._handle.seek(0, os.SEEK_END), memoryview(rows)
             try:
-                rest = memoryview(rows)
                 while rest:
                     rest = rest[self._handle.write(rest) :]
             except OSError:

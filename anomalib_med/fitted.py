@@ -36,33 +36,16 @@ class FittedModel:
     """A detector with all that is needed to score an image file alike today and in a year.
 
     Made by :func:`fit` or :func:`load`.
-
-    Parameters
-    ----------
-    detector, preprocessing
-        A fitted detector, and how images become its inputs.
-    calibration
-        Scores of the held-out normals; None where none were held out.
-    map_range
-        Lowest and highest value of the colour scale of every map, from normals.
-    volume_rule
-        How volumes are judged.
-    training
-        Counts, seed, versions and hash of the images it was fitted on. No names.
-    notes
-        What a reader of its scores must know, such as random weights or too few normals.
-    failures
-        Images that could not be read while fitting, by id; not saved.
     """
 
-    detector: Detector
-    preprocessing: Preprocessing
-    calibration: Calibration | None
-    map_range: tuple[float, float]
-    volume_rule: VolumeRule
-    training: Json
-    notes: tuple[str, ...] = ()
-    failures: Mapping[str, str] = field(default_factory=dict)
+    detector: Detector  # fitted
+    preprocessing: Preprocessing  # how images become its inputs
+    calibration: Calibration | None  # scores of the held-out normals; None where none were held out
+    map_range: tuple[float, float]  # lowest and highest value of the colour scale of every map, from normals
+    volume_rule: VolumeRule  # how volumes are judged
+    training: Json  # counts, seed, versions and hash of the images it was fitted on, without names
+    notes: tuple[str, ...] = ()  # what a reader of its scores must know, such as random weights or too few normals
+    failures: Mapping[str, str] = field(default_factory=dict)  # why images could not be read in fitting; not saved
 
     def score(
         self,

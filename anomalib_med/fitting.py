@@ -131,13 +131,7 @@ def check_share(calibration: float) -> None:
 
 
 def find_normals(normals: Source, patient_pattern: str | None) -> list[Sample]:
-    """The samples of a source of normals.
-
-    Raises
-    ------
-    InputError
-        No images, or abnormal ones among them.
-    """
+    """The samples of a source of normals; raises InputError for no images, or abnormal ones among them."""
     samples = discover(normals, patient_pattern=patient_pattern)
     abnormal = [sample.id for sample in samples if sample.label == 1]
     if abnormal:

@@ -188,10 +188,6 @@ def _joint_record(first: Json, second: Json) -> Json:
     """Counts of both, and each part's own record."""
     parts = [part for record in (first, second) for part in cast(list[Json], record.get("parts", [record]))]
     parts = [part for part in parts if part["images"] or part["held_out_images"]]
-    record: Json = dict(second)
-    for key in SUMMED:
-        record[key] = cast(int, first[key]) + cast(int, second[key])
-    hashes = " ".join(str(part["ids_sha256"]) for part in parts)
-    record["ids_sha256"] = hashlib.sha256(hashes.encode()).hexdigest()
-    record["parts"] = cast(JsonValue, parts)
-    return record
+    sums = {key: cast(int, first[key]) + cast(int, second[key]) for key in SUMMED}
+    sha256 = hashlib.sha256(" ".join(str(part["ids_sha256"]) for part in parts).encode()).hexdigest()
+    return {**second, **sums, "ids_sha256": sha256, "parts": cast(JsonValue, parts)}

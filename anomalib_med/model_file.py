@@ -32,13 +32,7 @@ class ModelFiles:
 
 
 def write_model(folder: Path, files: ModelFiles, *, overwrite: bool = False) -> None:
-    """Write a model folder: complete or not at all.
-
-    Raises
-    ------
-    OutputError
-        Where something else is in the way, or it cannot be written.
-    """
+    """Write a model folder, complete or not at all; raises OutputError."""
     check_writable(folder, overwrite=overwrite)
     try:
         with replacing_folder(folder) as temporary:
@@ -58,11 +52,8 @@ def write_model(folder: Path, files: ModelFiles, *, overwrite: bool = False) -> 
 def check_writable(folder: Path, *, overwrite: bool = False) -> None:
     """Find out before long work whether a model can be written there.
 
-    Raises
-    ------
-    OutputError
-        Where a file, a folder that is not a model, or (without `overwrite`) a model is in the way, or the place is
-        not writable.
+    Raises OutputError where a file, another folder, or (without `overwrite`) a model is in the way, or it cannot be
+    written.
     """
     if folder.exists():
         if not folder.is_dir():
@@ -87,10 +78,7 @@ def check_writable(folder: Path, *, overwrite: bool = False) -> None:
 def read_model(folder: Path) -> ModelFiles:
     """Read a model folder and check that it is whole.
 
-    Raises
-    ------
-    ModelError
-        Where it is no model, a file is missing or altered, or the format is newer than this version knows.
+    Raises ModelError where a file is missing or altered, or the format is newer than this version knows.
     """
     description = read_description(folder)
     for name, expected in cast(Json, description["files"]).items():
@@ -106,13 +94,7 @@ def read_model(folder: Path) -> ModelFiles:
 
 
 def read_description(folder: Path) -> Json:
-    """Read and check model.json alone.
-
-    Raises
-    ------
-    ModelError
-        See :func:`read_model`.
-    """
+    """Read and check model.json alone; raises ModelError."""
     path = folder / DESCRIPTION
     if not folder.exists():
         raise ModelError(f"{folder}: no such folder; give the folder that anomed fit wrote")

@@ -62,14 +62,9 @@ def calibrate(
     held_out, kept
         Normals that the detector was not fitted on, and those that it was.
     volume_score, seed, compared
-        See :func:`.rule_choice.calibrated_rule`.
-    progress
-        Called with stage, images done and images in all.
+        As for :func:`.rule_choice.calibrated_rule`.
 
-    Raises
-    ------
-    FitError
-        None of the normals could be read.
+    Raises FitError where none of the normals could be read.
     """
     normals = list(held_out or kept[:SCALED_ON])
     stage = "scoring held-out normals" if held_out else "scaling maps"

@@ -30,10 +30,7 @@ class _Part:
     values: np.ndarray  # some of its values, evenly spread by rank, the highest first
     sums: np.ndarray  # weight, and weighted sum of the places in mm
     place: tuple[int, int, int]  # slice, row and column of the highest value
-
-    @property
-    def peak(self) -> float:
-        return float(self.values[0])
+    peak: float  # the highest value
 
 
 class CandidateFinder:
@@ -43,14 +40,9 @@ class CandidateFinder:
     neighbouring slices. Such a region is parted where, above a higher threshold, it falls into pieces of which two or
     more rise by a further threshold: each is then a candidate, at the threshold at which it stands alone.
 
-    Parameters
-    ----------
-    volume
-        Whose slices come, in ascending order.
-    rule
-        Pixels above its threshold belong to a region. The thresholds that part regions rise from it by a tenth of its
-        height above the background each: 24 in all, up to nine times the lowest. Without a background no region is
-        parted.
+    The slices of `volume` come in ascending order. The lowest threshold is that of `rule`; the others rise from it by a
+    tenth of its height above the background each: 24 in all, up to nine times the lowest. Without a background no
+    region is parted.
     """
 
     def __init__(self, volume: Volume, rule: VolumeRule) -> None:
@@ -59,6 +51,8 @@ class CandidateFinder:
         height = 0.0 if rule.background is None else rule.threshold - rule.background
         count = LEVELS if height > 0 else 1
         self.thresholds = [rule.threshold + height * (RISE**k - 1) for k in range(count)]
+        self._places = np.zeros((len(volume.samples), 3)) if volume.places is None else volume.places
+        self._steps = np.zeros((3, 2)) if volume.steps is None else volume.steps
         self._index = {sample.id: i for i, sample in enumerate(volume.samples)}
         self._parts: list[_Part] = []
         self._touching: list[np.ndarray] = []  # numbers of two parts that lie over one another, (2, n)
@@ -143,15 +137,8 @@ class CandidateFinder:
             total, x, y = (float(t[label]) for t in totals)
             row, column = int(rows[mine[0]]), int(columns[mine[0]])
             below = int(lower[-1][row, column]) if lower else -1
-            sums = self._world(index, total, x, y)
-            self._parts.append(_Part(level, below, len(mine), some, sums, (index, row, column)))
-
-    def _world(self, index: int, total: float, columns: float, rows: float) -> np.ndarray:
-        """Weight, and weighted sum of the places in mm of a part."""
-        places, steps = self.volume.places, self.volume.steps
-        if places is None or steps is None:
-            return np.array([total, 0.0, 0.0, 0.0])
-        return np.array([total, *(total * places[index] + steps @ [columns, rows])])
+            sums = np.array([total, *(total * self._places[index] + self._steps @ [x, y])])
+            self._parts.append(_Part(level, below, len(mine), some, sums, (index, row, column), float(some[0])))
 
     def _candidate(self, parts: list[int], inner: list[int]) -> Candidate:
         own = [self._parts[part] for part in parts]
@@ -160,16 +147,10 @@ class CandidateFinder:
         middle = (self.thresholds[0] + best.peak) / 2
         core = sum(part.pixels * float((part.values >= middle).mean()) for part in own)
         total = np.sum([self._parts[part].sums for part in inner], axis=0)
-        centre = total[1:] / total[0]
-        pixel_ml = self.volume.pixel_ml
-        return Candidate(
-            volume=self.volume.id,
-            patient=self.volume.patient,
-            rank=0,
-            centre=None if self.volume.places is None else (float(centre[0]), float(centre[1]), float(centre[2])),
-            ml=None if pixel_ml is None else core * pixel_ml,
-            peak=best.peak,
-            p_value=self.rule.peak_p_value(best.peak),
-            at=(self.volume.samples[index].id, row, column),
-            slices=len({part.place[0] for part in own}),
-        )
+        x, y, z = map(float, total[1:] / total[0])
+        volume, pixel_ml = self.volume, self.volume.pixel_ml
+        centre = None if volume.places is None else (x, y, z)
+        ml = None if pixel_ml is None else core * pixel_ml
+        at = (volume.samples[index].id, row, column)
+        p, slices = self.rule.peak_p_value(best.peak), len({part.place[0] for part in own})
+        return Candidate(volume.id, volume.patient, 0, centre, ml, best.peak, p, at, slices)

@@ -19,18 +19,10 @@ ROUNDING = 1e-9  # shares of a patient's weight do not add up to one exactly
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Scores of the held-out normals.
+    """Scores of the held-out normals."""
 
-    Parameters
-    ----------
-    scores
-        float64 ``(n,)``, one an image.
-    patients
-        Whose each is, as numbers; only equality matters.
-    """
-
-    scores: np.ndarray
-    patients: np.ndarray
+    scores: np.ndarray  # float64 (n,), one an image
+    patients: np.ndarray  # whose each is, as numbers of which only equality matters
 
     @cached_property
     def _ascending(self) -> np.ndarray:
@@ -76,10 +68,7 @@ class Calibration:
         return bool(is_flagged(self.p_value(score), false_alarm_rate))
 
     def threshold(self, false_alarm_rate: float) -> float:
-        """The score above which an image is flagged: :meth:`flags` is true exactly for higher scores.
-
-        Infinite where there are too few patients for the rate, see :func:`patients_needed`.
-        """
+        """The score above which an image is flagged; infinite with too few patients, see :func:`patients_needed`."""
         p = (1 + self._tail) / (self.patient_count + 1)
         low_enough = np.flatnonzero(p <= false_alarm_rate + ROUNDING)
         if low_enough.size == 0:

@@ -15,16 +15,9 @@ from anomalib_med.records import Candidate, PatientResult, Result, Volume, Volum
 class VolumeJudge:
     """Takes the results of slices one after the other and judges each volume when its last slice is there.
 
-    Parameters
-    ----------
-    rule
-        How volumes are judged; without a threshold no candidates are looked for.
-    false_alarm_rate
-        Share of normal volumes, and of normal patients, that may be flagged.
-    volumes
-        The volumes among the images. Where their slices come volume by volume, memory holds one at a time.
-    judged
-        Results of other volumes of the same run, which count for their patients.
+    `volumes` are those among the images: where their slices come volume by volume, memory holds one at a time. `judged`
+    are results of other volumes of the same run, which count for their patients. At `false_alarm_rate` that share of
+    normal volumes, and of normal patients, may be flagged.
     """
 
     def __init__(
@@ -43,14 +36,9 @@ class VolumeJudge:
         return result.ok and self._rule.threshold is not None and result.id in self._slots
 
     def add(self, result: Result, map: np.ndarray | None = None) -> VolumeResult | None:
-        """Take the next result; returns the volume that it completes.
+        """Take the next result, with its anomaly map ``(H, W)`` where it was made already.
 
-        Parameters
-        ----------
-        result
-            An image's result; one that is no slice of a volume changes nothing.
-        map
-            Its anomaly map ``(H, W)`` where it was made already.
+        Returns the volume that it completes; an image that is no slice of a volume changes nothing.
         """
         if result.id not in self._slots:
             return None
@@ -70,11 +58,8 @@ class VolumeJudge:
 
     def patients(self) -> list[PatientResult]:
         """The decision on each patient whose volumes were judged so far, in the order of their first volumes."""
-        results = []
-        for patient, score in self._scores.items():
-            p = self._rule.patient_p_value(score)
-            results.append(PatientResult(patient, self._counts[patient], score, p, is_flagged(p, self._rate)))
-        return results
+        known = [(patient, score, self._rule.patient_p_value(score)) for patient, score in self._scores.items()]
+        return [PatientResult(who, self._counts[who], score, p, is_flagged(p, self._rate)) for who, score, p in known]
 
     def _count(self, volume: VolumeResult) -> None:
         highest = self._scores.get(volume.patient, np.nan)

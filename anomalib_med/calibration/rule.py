@@ -21,29 +21,16 @@ _RUN_OF_UNKNOWN = 3  # slices, where the distance between them is not known
 class VolumeRule:
     """How volumes are judged.
 
-    Parameters
-    ----------
-    how
-        See :func:`volume_score`.
-    threshold
-        Map value above which pixels make candidates; a twentieth of the held-out normal slices reach it. None where no
-        candidates are looked for.
-    background
-        Map value of the middle of the valid area of normal slices; candidates are parted by how far they rise above it.
-    scores
-        Scores of the held-out normal volumes, or None where there were none.
-    peaks
-        Highest map value of each of them, in the same order, or None.
-    compared
-        AUROC by rule that `how` was chosen by, see :func:`.rule_choice.choose_rule`; empty where it was given.
+    Pixels above `threshold`, which a twentieth of the held-out normal slices reach, make candidates; without it none
+    are looked for. Candidates are parted by how far they rise above `background`.
     """
 
-    how: str = DEFAULT_HOW
-    threshold: float | None = None
-    background: float | None = None
-    scores: Calibration | None = None
-    peaks: Calibration | None = None
-    compared: Mapping[str, float] = field(default_factory=dict)
+    how: str = DEFAULT_HOW  # see volume_score
+    threshold: float | None = None  # value of the map
+    background: float | None = None  # median of the maps of normal slices in their valid area
+    scores: Calibration | None = None  # scores of the held-out normal volumes, None where there were none
+    peaks: Calibration | None = None  # highest map value of each of them, in the same order
+    compared: Mapping[str, float] = field(default_factory=dict)  # AUROC by rule, where `how` was chosen by it
 
     def __post_init__(self) -> None:
         _rule(self.how)
@@ -78,16 +65,11 @@ def volume_score(scores: Sequence[float], slots: Sequence[int], thickness: float
     how
         "max"; "mean"; "top<k>": the mean of the k highest; "run<mm>mm": the highest mean over neighbouring slices that
         together are so many millimetres thick, so that thin slices are no more likely to be flagged than thick ones.
-        Slices that are missing from a run are left out of its mean.
+        Slices that are missing from a run are left out of its mean. Anything else raises ConfigError.
 
     Returns
     -------
     NaN without slices.
-
-    Raises
-    ------
-    ConfigError
-        `how` is none of these.
     """
     return float(volume_scores(np.asarray(scores, float)[None], slots, thickness, how)[0])
 

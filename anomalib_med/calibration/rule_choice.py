@@ -51,19 +51,10 @@ def calibrated_rule(
     background: float | None = None,
     compared: Mapping[str, float] | None = None,
 ) -> VolumeRule:
-    """The rule with what is normal under it.
+    """The rule with what is normal under it, from held-out normal volumes.
 
-    Parameters
-    ----------
-    volumes
-        Held-out normal ones.
-    how
-        See :func:`.rule.volume_score`. "auto" chooses on a third of the patients and calibrates on the others; of too
-        few (`FEWEST` volumes, `CALIBRATE` patients) all calibrate the default rule.
-    seed
-        Seed of the split into those that choose and those that calibrate.
-    threshold, background, compared
-        As in :class:`.rule.VolumeRule`.
+    "auto" chooses on a third of the patients, drawn by `seed`, and calibrates on the others; of too few (`FEWEST`
+    volumes, `CALIBRATE` patients) all calibrate the default rule. The rest is as in :class:`.rule.VolumeRule`.
     """
     compared = compared or {}
     if how == AUTO:
@@ -89,12 +80,9 @@ def _split(volumes: Sequence[NormalVolume], seed: int) -> tuple[list[NormalVolum
 
 
 def choose_rule(volumes: Sequence[NormalVolume]) -> tuple[str, dict[str, float]]:
-    """Choose the rule for the score of a volume on normal ones.
+    """The rule for the score of a volume, chosen on normal ones; of fewer than `FEWEST` volumes the default.
 
-    Returns
-    -------
-    The rule, and by rule the AUROC of volumes with an added finding against the other normal ones; of fewer than
-    `FEWEST` volumes the default and nothing.
+    With it, by rule, the AUROC of volumes with an added finding against the other normal ones.
     """
     if len(volumes) < FEWEST:
         return DEFAULT_HOW, {}
@@ -120,7 +108,7 @@ def _auroc(volumes: Sequence[NormalVolume], rule: str, rise: float) -> float:
 def _with_findings(volume: NormalVolume, rise: float) -> np.ndarray:
     """The scores ``(k, n)`` with findings of each size at each place."""
     scores, slots = np.asarray(volume.scores, float), np.asarray(volume.slots)
-    raised = []
+    raised: list[np.ndarray] = []
     for length in FINDINGS:
         run = max(1, round(length / (volume.thickness or 10 / 3)))
         for start in np.linspace(slots[0], max(slots[0], slots[-1] - run + 1), PLACES).round():

@@ -44,16 +44,8 @@ class DicomMaps:
     slice, so that it opens over the scan; the patient is named as in the tables, and nothing else of the patient is
     copied. Its own UIDs follow from those of the scan and from the run.
 
-    Parameters
-    ----------
-    volume, out
-        The series that is scored, and the folder to write.
-    scale
-        ``(lo, step)`` of :func:`.maps.png_scale`; `clipped` counts the pixels beyond it.
-    colour_range
-        Values at both ends of the window that the files state.
-    run
-        Any text that tells runs apart: the UIDs of the maps depend on it.
+    `scale` is ``(lo, step)`` of :func:`.maps.png_scale`; `clipped` counts the pixels beyond it. `colour_range` is the
+    window that the files state. `run` is any text that tells runs apart: the UIDs of the maps depend on it.
     """
 
     def __init__(

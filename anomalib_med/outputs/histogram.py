@@ -86,8 +86,8 @@ class Histogram:
             axes.tick_params(bottom=False, left=False)
             axes.spines[["top", "left", "right"]].set_visible(False)
             axes.spines.bottom.set_color("0.5")
-            for part in (figure, axes):
-                part.patch.set_visible(False)
+            figure.patch.set_visible(False)
+            axes.patch.set_visible(False)
             page = io.StringIO()
             figure.savefig(page, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
         svg = page.getvalue()

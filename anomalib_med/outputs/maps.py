@@ -103,8 +103,7 @@ class VolumeMaps:
 
     def add(self, id: str, map: np.ndarray) -> None:
         """Store the float ``(H, W)`` map of a slice; raises OutputError for one of another size than those before."""
-        if self.shape is None:
-            self.shape = (map.shape[0], map.shape[1])
+        self.shape = self.shape or (map.shape[0], map.shape[1])
         if map.shape != self.shape:
             raise OutputError(f"{id}: the slice is {map.shape}, the others {self.shape}: use --maps npy")
         self._put(self._slots[id], map)

@@ -43,20 +43,14 @@ def triptych(display: np.ndarray, map: np.ndarray, colour_range: tuple[float, fl
 
     Returns
     -------
-    uint8 RGB; the longest side of a panel is at most 512 pixels.
-
-    Raises
-    ------
-    ValueError
-        The image is not uint8.
+    uint8 RGB; the longest side of a panel is at most 512 pixels. Raises ValueError for an image that is not uint8.
     """
     if display.dtype != np.uint8:
         raise ValueError(f"display is {display.dtype}, it must be uint8")
     display, map = _resized(display if display.ndim == 3 else np.repeat(display[..., None], 3, axis=2), map)
     height, width = map.shape
-    canvas_height = max(height, _LEAST_HEIGHT)
-    canvas = np.full((canvas_height, 3 * width + 2 * _GAP + _BAR_MARGIN, 3), _BACKGROUND, np.uint8)
-    top = (canvas_height - height) // 2
+    canvas = np.full((max(height, _LEAST_HEIGHT), 3 * width + 2 * _GAP + _BAR_MARGIN, 3), _BACKGROUND, np.uint8)
+    top = (len(canvas) - height) // 2
     coloured, value = colours(map, colour_range), _relative(map, colour_range)[..., None]
     # Smoothstep: flat near zero, where the dark end of the table would only blacken the image.
     opacity = _STRONGEST * value * value * (3 - 2 * value)
@@ -64,7 +58,7 @@ def triptych(display: np.ndarray, map: np.ndarray, colour_range: tuple[float, fl
     for index, panel in enumerate((display, coloured, overlay)):
         left = index * (width + _GAP)
         canvas[top : top + height, left : left + width] = panel
-    _draw_bar(canvas, 3 * width + 2 * _GAP + _GAP, colour_range)
+    _draw_bar(canvas, 3 * (width + _GAP), colour_range)
     return canvas
 
 

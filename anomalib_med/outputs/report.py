@@ -48,11 +48,7 @@ def write_report(out: Path, run: RunInfo, samples: Sequence[Sample], *, top: int
 
     The tables are read row by row and only the pictures of those images are loaded, so memory does not grow with the
     number of images. Labels of `samples` are shown beside the results, and the histogram tells them apart.
-
-    Raises
-    ------
-    OutputError
-        The tables are missing or damaged, or the file cannot be written.
+    Raises OutputError where a table is missing or damaged.
     """
     labels = {sample.id: sample.label for sample in samples if sample.label is not None}
     threshold = run.threshold if run.threshold is not None and math.isfinite(run.threshold) else None

@@ -101,9 +101,7 @@ def _remove_pictures(out: Path) -> None:
 
 
 def _remove_map(folder: Path, name: str) -> None:
-    """Remove the map that a table names, and its folder where it was the last; a table edited by hand cannot point
-    elsewhere.
-    """
+    """Remove the map that a table names, nowhere but in `folder`, and a folder in it of which it was the last."""
     file = folder / Path(name).name
     if not file.exists() and Path(name).parent.name != "..":
         file = folder / Path(name).parent.name / Path(name).name

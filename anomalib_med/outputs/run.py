@@ -32,10 +32,7 @@ def flat_table(description: Mapping[str, object]) -> dict[str, str]:
 
 
 def _images_hash(samples: Sequence[Sample]) -> str:
-    """SHA-256 of what is scored, so that results are never taken for those of other images under the same names.
-
-    Of a file its path, size and time of change count, of an array its pixels.
-    """
+    """SHA-256 of the paths, sizes and times of files and the pixels of arrays: other images may have the same ids."""
     digest = hashlib.sha256()
     for sample in samples:
         file = sample.path.stat() if sample.path is not None and sample.path.exists() else None

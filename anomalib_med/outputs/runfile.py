@@ -23,29 +23,25 @@ class Run(BaseModel, frozen=True):
     outputs: Mapping[str, str]  # how maps and overlays are written
 
 
-def claim(out: Path, fingerprint: Mapping[str, str], outputs: Mapping[str, str]) -> Literal["new", "resume"]:
-    """Make `out` the folder of this run, or find that it already is.
+def claim(out: Path, run: Run) -> Run | None:
+    """Make `out` a folder, and return what an earlier part of this run said of itself; None for a new folder.
 
-    Raises
-    ------
-    OutputError
-        The folder holds another run or files that are not ours, or is not writable.
+    Raises OutputError where the folder holds another run or files that are not ours, or is not writable.
     """
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         held = [entry.name for entry in out.iterdir() if not entry.name.endswith(TEMPORARY)]
     if not held:
-        write_run(out, Run(fingerprint=fingerprint, outputs=outputs))
-        return "new"
+        return None
     if NAME not in held:
         foreign = f"holds files that are no results (such as {min(held)})"
         raise OutputError(f"{out}: {foreign}: choose an empty or new folder")
-    run = read_run(out)
-    differs = _difference(run.fingerprint, fingerprint) or _difference(run.outputs, outputs)
+    earlier = read_run(out)
+    differs = _difference(earlier.fingerprint, run.fingerprint) or _difference(earlier.outputs, run.outputs)
     if differs:
         other = f"holds results of another run ({differs} differs)"
         raise OutputError(f"{out}: {other}: choose another folder or pass --overwrite")
-    return "resume"
+    return earlier
 
 
 def read_run(out: Path) -> Run:

@@ -1,6 +1,7 @@
 """Scores: the results of scoring in Python, with the arrays a person asks for by name."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
@@ -16,32 +17,16 @@ from anomalib_med.preprocessing import Frames, Preprocessing
 from anomalib_med.records import Candidate, Frame, PatientResult, Result, RunInfo, Sample, VolumeResult
 
 
+@dataclass(eq=False, repr=False)
 class Scores(Sequence[Result]):
-    """Results in the order of the images. Maps are kept at the detector's resolution and enlarged when asked for.
+    """Results in the order of the images. Maps are kept at the detector's resolution and enlarged when asked for."""
 
-    Attributes
-    ----------
-    results, samples
-        One result for each image, failures included, and what was scored, in the same order.
-    volumes, patients
-        The volumes among the images, and the decision on each of their patients.
-    run
-        What they were scored with.
-    """
-
-    def __init__(
-        self,
-        results: Sequence[Result],
-        samples: Sequence[Sample],
-        volumes: Sequence[VolumeResult],
-        patients: Sequence[PatientResult],
-        run: RunInfo,
-        preprocessing: Preprocessing,
-    ) -> None:
-        self.results, self.samples = list(results), list(samples)
-        self.volumes, self.patients = list(volumes), list(patients)
-        self.run = run
-        self._preprocessing = preprocessing
+    results: list[Result]  # one for each image, failures included
+    samples: list[Sample]  # what was scored, in the same order
+    volumes: list[VolumeResult]  # the volumes among the images
+    patients: list[PatientResult]  # the decision on each of their patients
+    run: RunInfo  # what they were scored with
+    preprocessing: Preprocessing
 
     def __len__(self) -> int:
         return len(self.results)
@@ -97,15 +82,12 @@ class Scores(Sequence[Result]):
     def report(self, folder: str | Path) -> Path:
         """Write table, maps, overlays and the HTML report into a folder; returns the path of the report.
 
-        Raises
-        ------
-        OutputError
-            Where the folder holds other results or cannot be written.
+        Raises OutputError where the folder holds other results or cannot be written.
         """
         out, volumes = Path(folder), volumes_of(self.samples)
         ends = {volume.samples[-1].id: volume.id for volume in volumes}
         judged = {volume.id: volume for volume in self.volumes}
-        frames = Frames(self.samples, self._preprocessing, display=True)  # read again for their pictures
+        frames = Frames(self.samples, self.preprocessing, display=True)  # read again for their pictures
         known = fingerprint(self.run, self.samples)
         with ResultWriter(out, known, self.run.colour_range, volumes) as writer:
             for result, (_, frame) in zip(self.results, frames.outcomes(), strict=True):
@@ -118,14 +100,14 @@ class Scores(Sequence[Result]):
         return write_report(out, self.run, self.samples)
 
 
+@dataclass(eq=False, repr=False)
 class Maps(Sequence[np.ndarray]):
     """Anomaly maps of results, brought to the original geometry one at a time."""
 
-    def __init__(self, results: Sequence[Result]) -> None:
-        self._results = results
+    results: Sequence[Result]
 
     def __len__(self) -> int:
-        return len(self._results)
+        return len(self.results)
 
     @overload
     def __getitem__(self, index: int) -> np.ndarray: ...
@@ -134,5 +116,5 @@ class Maps(Sequence[np.ndarray]):
     def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
         """One map, or a list of them."""
         if isinstance(index, slice):
-            return [result.anomaly_map() for result in self._results[index]]
-        return self._results[index].anomaly_map()
+            return [result.anomaly_map() for result in self.results[index]]
+        return self.results[index].anomaly_map()

@@ -23,7 +23,9 @@ from anomalib_med.records import Result
 
 Value = str | int | float | bool | None
 Row = dict[str, Value]
+Kind = type[str] | type[int] | type[float] | type[bool]
 R = TypeVar("R")
+R_contra = TypeVar("R_contra", contravariant=True)
 
 ROWS_AT_ONCE = 10_000
 """Rows of a row group of Parquet, and of what is read of it at a time."""
@@ -40,15 +42,15 @@ class DamagedTableError(OutputError):
 
 
 @dataclass(frozen=True, slots=True)
-class Column(Generic[R]):
+class Column(Generic[R_contra]):
     """A column of a table."""
 
     name: str  # its heading, and the argument that its value becomes when a record is made of a row
-    kind: type[str] | type[int] | type[float] | type[bool]  # a number or a flag may be absent: its cell is then empty
-    value: Callable[[R], Value] | None = None  # finds the value in a record; by default its attribute called `name`
+    kind: Kind  # a number or a flag may be absent: its cell is then empty
+    value: Callable[[R_contra], Value] | None = None  # finds it in a record; by default its attribute `name`
     required: bool = False  # whether an empty cell is damage; NaN, which JSON does not have, is null in JSON lines
 
-    def of(self, record: R) -> Value:
+    def of(self, record: R_contra) -> Value:
         """The value in a record, as a plain Python value."""
         return self.plain(getattr(record, self.name) if self.value is None else self.value(record))
 
@@ -66,6 +68,11 @@ class Column(Generic[R]):
         if cell == "" and not self.required:
             return None
         return _FLAGS[cell] if self.kind is bool else self.kind(cell)
+
+
+def columns(kind: Kind, *names: str, required: bool = False) -> list[Column[object]]:
+    """Columns whose values are the attributes of their names."""
+    return [Column(name, kind, required=required) for name in names]
 
 
 class Table(Generic[R]):
@@ -98,13 +105,7 @@ class Table(Generic[R]):
             yield record, end
 
     def read(self, path: Path) -> Iterator[R]:
-        """Yield the records of a CSV, Parquet or JSON-lines file one at a time.
-
-        Raises
-        ------
-        OutputError
-            The file is missing, is none of the three kinds, or holds something else.
-        """
+        """Yield the records of a CSV, Parquet or JSON-lines file one at a time; raises OutputError for another."""
         if path.suffix == ".csv":
             return (record for record, _ in self.rows(path))
         if path.suffix == ".jsonl":
@@ -114,13 +115,7 @@ class Table(Generic[R]):
         raise OutputError(f"{path}: not a table: give a .csv, .parquet or .jsonl file")
 
     def convert(self, table: Path, kind: Literal["parquet", "jsonl"]) -> Path:
-        """Write the rows of a CSV table beside it as Parquet (row groups of 10,000) or JSON lines, few at a time.
-
-        Raises
-        ------
-        OutputError
-            The table cannot be read or the new file not written.
-        """
+        """Write the rows of a CSV table beside it as Parquet (row groups of 10,000) or JSON lines, few at a time."""
         out = table.with_suffix(f".{kind}")
         rows = (dict(zip(self.names, self.values(record), strict=True)) for record in self.read(table))
         with output_errors(out), replacing(out) as temporary:
@@ -176,12 +171,7 @@ def csv_record(values: Sequence[Value]) -> bytes:
 def iter_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[list[str], int]]:
     """Yield the rows of a CSV table one by one, text as it was before guarding, each with the byte where it ends.
 
-    The header comes first. A last row that a crash tore is left out.
-
-    Raises
-    ------
-    OutputError
-        The table is missing, has other columns, or a row with another number of cells.
+    The header comes first. A last row that a crash tore is left out. Raises OutputError for a table with other columns.
     """
     with output_errors(path), path.open("rb") as handle:
         end, number, record = 0, 0, b""
@@ -230,22 +220,20 @@ def _failure(id: str, path: str, frame: int | None, reason: str) -> Result:
 
 SCORES: Table[Result] = Table(
     (
-        Column("id", str),
-        Column("path", str),
+        *columns(str, "id", "path"),
         Column("frame", int),
         Column("patient", str),
         Column("score", float, required=True),
         Column("p_value", float),
         Column("flagged", bool),
-        Column("area", str),
-        Column("map", str),
+        *columns(str, "area", "map"),
     ),
     Result,
 )
 """The images that were scored; read back they are Results without map grids."""
 
 FAILURES: Table[Result] = Table(
-    (Column("id", str), Column("path", str), Column("frame", int), Column("reason", str, lambda result: result.status)),
+    (*columns(str, "id", "path"), Column("frame", int), Column("reason", str, lambda result: result.status)),
     _failure,
 )
 """The images that could not be scored; read back their score is NaN and the reason is their status."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from anomalib_med.outputs.tables import Column, Table
+from anomalib_med.outputs.tables import Column, Table, columns
 from anomalib_med.records import Candidate, PatientResult, VolumeResult
 
 VOLUMES_CSV, CANDIDATES_CSV, PATIENTS_CSV = "volumes.csv", "candidates.csv", "patients.csv"
@@ -41,17 +41,12 @@ def _candidate(slice: str, row: int, column: int, **same: Any) -> Candidate:  # 
 VOLUMES: Table[VolumeResult] = Table(
     (
         Column("volume", str, lambda v: v.id),
-        Column("patient", str),
-        Column("study", str),
-        Column("slices", int, required=True),
-        Column("scored", int, required=True),
-        Column("score", float),
-        Column("p_value", float),
+        *columns(str, "patient", "study"),
+        *columns(int, "slices", "scored", required=True),
+        *columns(float, "score", "p_value"),
         Column("flagged", bool),
         Column("candidates", int, lambda v: len(v.candidates)),
-        Column("area", str),
-        Column("map", str),
-        Column("note", str),
+        *columns(str, "area", "map", "note"),
     ),
     _volume,
 )
@@ -59,8 +54,7 @@ VOLUMES: Table[VolumeResult] = Table(
 
 CANDIDATES: Table[Candidate] = Table(
     (
-        Column("volume", str),
-        Column("patient", str),
+        *columns(str, "volume", "patient"),
         Column("rank", int, required=True),
         Column("x_mm", float, lambda c: _place(c, 0)),
         Column("y_mm", float, lambda c: _place(c, 1)),
@@ -81,8 +75,7 @@ PATIENTS: Table[PatientResult] = Table(
     (
         Column("patient", str),
         Column("volumes", int, required=True),
-        Column("score", float),
-        Column("p_value", float),
+        *columns(float, "score", "p_value"),
         Column("flagged", bool),
     ),
     PatientResult,

@@ -106,8 +106,8 @@ class ResultWriter:
             raise ConfigError(f"colour_range {colour_range}: give two finite numbers, the lower one first")
         self.out = Path(out)
         self._table, self._maps, self._overlays, self._colours = table, maps, overlays, (lo, hi)
-        self._fingerprint = dict(fingerprint)
-        self._outputs = {"maps": maps, "overlays": str(overlays).lower(), "colour_range": f"{lo!r} {hi!r}"}
+        outputs = {"maps": maps, "overlays": str(overlays).lower(), "colour_range": f"{lo!r} {hi!r}"}
+        self._run = runfile.Run(fingerprint=fingerprint, outputs=outputs)
         self._volume_of = {sample.id: volume for volume in volumes for sample in volume.samples}
         self._begun: _Begun | None = None
         self._open(overwrite)
@@ -127,12 +127,7 @@ class ResultWriter:
 
         Returns
         -------
-        The result with `map` filled in.
-
-        Raises
-        ------
-        OutputError
-            The slices of a volume do not come one after the other.
+        The result with `map` filled in. Raises OutputError where slices of a volume do not come one after the other.
         """
         self._go_to(self._volume_of.get(result.id))
         if not result.ok:
@@ -154,9 +149,7 @@ class ResultWriter:
     def write_volume(self, volume: VolumeResult) -> VolumeResult:
         """Write the map, the candidates and the rows of the volume whose last slice was written.
 
-        Returns
-        -------
-        The volume with `map` filled in, and with a note where pixels lie beyond the scale of the map.
+        Returns it with `map` filled in, and with a note where pixels lie beyond the scale of the map.
         """
         begun, self._begun = self._begun, None
         assert begun is not None and begun.volume.id == volume.id
@@ -186,7 +179,7 @@ class ResultWriter:
             # One made by an earlier run is made again: it must not differ from scores.csv.
             if kind == self._table or table.with_suffix(f".{kind}").exists():
                 SCORES.convert(table, kind)
-        self._write_run(complete=True, counts=self.counts)
+        runfile.write_run(self.out, self._run.model_copy(update={"complete": True, "counts": self.counts}))
 
     def close(self) -> None:
         """Close the files; the slices of an unfinished volume are forgotten and will be scored again."""
@@ -211,12 +204,11 @@ class ResultWriter:
         kept = resume.Kept()
         if overwrite and (self.out / runfile.NAME).exists():
             resume.remove_results(self.out)
-            self._write_run()
-        elif runfile.claim(self.out, self._fingerprint, self._outputs) == "resume":
+        elif earlier := runfile.claim(self.out, self._run):
             resume.remove_temporary(self.out)
             volume_of = {id: volume.id for id, volume in self._volume_of.items()}
-            kept = resume.kept_rows(self.out, volume_of, complete=runfile.read_run(self.out).complete)
-            self._write_run()
+            kept = resume.kept_rows(self.out, volume_of, complete=earlier.complete)
+        runfile.write_run(self.out, self._run)
         self._make_folders()
         self.done, self.counts, self.volumes = kept.done, kept.counts, kept.volumes
         self._scores = AppendFile(self.out / resume.SCORES_CSV, keep=kept.scores_end)
@@ -235,16 +227,11 @@ class ResultWriter:
         file.append(b"".join([table.header, *map(table.line, records)]))
         return file
 
-    def _write_run(self, **done: object) -> None:
-        run = runfile.Run(fingerprint=self._fingerprint, outputs=self._outputs)
-        runfile.write_run(self.out, run.model_copy(update=done))
-
     def _make_folders(self) -> None:
         with output_errors(self.out):
-            if self._maps != "none":
-                (self.out / resume.MAPS).mkdir(exist_ok=True)
-            if self._overlays:
-                (self.out / resume.OVERLAYS).mkdir(exist_ok=True)
+            for name, wanted in ((resume.MAPS, self._maps != "none"), (resume.OVERLAYS, self._overlays)):
+                if wanted:
+                    (self.out / name).mkdir(exist_ok=True)
         self._scale = png_scale(self._colours)
         if self._maps == "png":
             lo, step = self._scale
@@ -266,7 +253,8 @@ class ResultWriter:
         """What takes the maps of a volume; None where each slice has its own."""
         folder, stem = self.out / resume.MAPS, safe_stem(volume.id)
         if self._maps == "dicom" and is_dicom_series(volume):
-            return DicomMaps(volume, folder / stem, self._scale, self._colours, self._fingerprint.get("model", ""))
+            run = self._run.fingerprint.get("model", "")
+            return DicomMaps(volume, folder / stem, self._scale, self._colours, run)
         if self._maps in ("nifti", "dicom") and volume.affine is not None:
             return VolumeMaps(volume, folder / f"{stem}.nii.gz")
         return None
