@@ -26,12 +26,9 @@ class CheckpointFile:
         return str(self.path)
 
     def write(self, tensors: Mapping[str, torch.Tensor], description: Mapping[str, JsonValue]) -> None:
-        """Write tensors, from any device, and what else is needed to continue; the file before it stays until then.
+        """Write tensors, from any device, and what else is needed to continue.
 
-        Raises
-        ------
-        OutputError
-            It cannot be written, such as on a full disk; the checkpoint before it is kept.
+        Raises OutputError where it cannot be written, such as on a full disk; the checkpoint before it is then kept.
         """
         held = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         header = {"format": FORMAT, "training": json.dumps(description)}
@@ -40,20 +37,13 @@ class CheckpointFile:
             with replacing(self.path, sync=True) as temporary:
                 save_file(held, temporary, header)
         except (OSError, SafetensorError) as error:
-            kept = "the checkpoint before it is kept: free space and run the same command to continue from there"
-            lost = "there is none before it: free space and run again"
-            raise OutputError(
-                f"{self.path}: the checkpoint cannot be written ({error}); {kept if self.path.exists() else lost}"
-            ) from error
+            remedy = "there is none before it: free space and run again"
+            if self.path.exists():
+                remedy = "the checkpoint before it is kept: free space and run the same command to continue from there"
+            raise OutputError(f"{self.path}: the checkpoint cannot be written ({error}); {remedy}") from error
 
     def read(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]] | None:
-        """Tensors and description of the checkpoint; None where there is none.
-
-        Raises
-        ------
-        OutputError
-            The file is no checkpoint of this version, or damaged.
-        """
+        """Tensors and description; None without a file. Raises OutputError for a damaged one, or another version."""
         if not self.path.exists():
             return None
         try:
@@ -63,6 +53,5 @@ class CheckpointFile:
                     raise ValueError("it is no checkpoint of this version")
                 return {key: file.get_tensor(key) for key in file.keys()}, json.loads(header["training"])  # noqa: SIM118
         except (OSError, SafetensorError, ValueError, KeyError) as error:
-            raise OutputError(
-                f"{self.path}: cannot be read as a checkpoint ({error}); delete it to start anew"
-            ) from error
+            reason = f"cannot be read as a checkpoint ({error})"
+            raise OutputError(f"{self.path}: {reason}; delete it to start anew") from error

@@ -45,10 +45,8 @@ def settings_of(config: type[BaseModel]) -> list[Setting]:
     """The fields of a settings class, its own first."""
     fields = sorted(config.model_fields.items(), key=lambda item: item[0] not in config.__annotations__)
     return [
-        Setting(
-            name, field.default, _takes(field.annotation, field.metadata), " ".join((field.description or "").split())
-        )
-        for name, field in fields
+        Setting(name, f.default, _takes(f.annotation, f.metadata), " ".join((f.description or "").split()))
+        for name, f in fields
     ]
 
 
@@ -62,10 +60,9 @@ def _takes(annotation: object, limits: Iterable[object] = ()) -> str:
         return f"list of: {_takes(parts[0])}" if parts[-1] is ... else " and ".join(map(_takes, parts))
     if kind in (Union, UnionType):
         return " | ".join(map(_takes, parts))
-    bounds = (
-        f"{word} {getattr(limit, key):g}" for limit in limits for key, word in _LIMITS.items() if hasattr(limit, key)
-    )
-    return ", ".join([_WORDS.get(annotation, "text"), *bounds])  # type: ignore[call-overload]
+    bounds = [(word, getattr(limit, key, None)) for limit in limits for key, word in _LIMITS.items()]
+    words = [f"{word} {bound:g}" for word, bound in bounds if bound is not None]
+    return ", ".join([_WORDS.get(annotation, "text"), *words])  # type: ignore[call-overload]
 
 
 def parse_config(config: type[C], settings: Mapping[str, object], owner: str) -> C:
@@ -90,5 +87,6 @@ def parse_config(config: type[C], settings: Mapping[str, object], owner: str) ->
 
 
 def _listed(field: FieldInfo, value: object) -> object:
-    is_list = get_origin(field.annotation) is tuple
-    return [part.strip() for part in value.split(",") if part.strip()] if is_list and isinstance(value, str) else value
+    if isinstance(value, str) and get_origin(field.annotation) is tuple:
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value

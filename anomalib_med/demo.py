@@ -17,21 +17,11 @@ from anomalib_med.scoring import score_to_folder
 
 @dataclass(frozen=True)
 class DemoOutcome:
-    """How the demo went.
+    """How the demo went."""
 
-    Parameters
-    ----------
-    image_auroc
-        Normal against abnormal phantoms.
-    pixel_auroc
-        Pixels inside against outside the planted lesions, normal phantoms included.
-    report
-        The HTML report.
-    """
-
-    image_auroc: float
-    pixel_auroc: float
-    report: Path
+    image_auroc: float  # normal against abnormal phantoms
+    pixel_auroc: float  # pixels inside against outside the planted lesions, normal phantoms included
+    report: Path  # the HTML report
 
 
 def run_demo(
@@ -43,9 +33,8 @@ def run_demo(
     model = fit(TwoView(seed=seed), data / "train" / "normal", device=device, progress=progress)
     model.save(folder / "model", overwrite=True)
     results = folder / "results"
-    summary = score_to_folder(
-        model, f"{data}/test/*normal/*.png", results, report=True, overwrite=True, progress=progress
-    )
+    images = f"{data}/test/*normal/*.png"
+    summary = score_to_folder(model, images, results, report=True, overwrite=True, progress=progress)
     assert summary.report is not None
     scored = list(SCORES.read(results / "scores.csv"))
     labels = [int(Path(result.path).parent.name == "abnormal") for result in scored]

@@ -4,7 +4,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,24 +19,17 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError inside the block into an OutputError that names `path` and the remedy.
-
-    Raises
-    ------
-    OutputError
-        The disk is full, the folder is not writable, or the system refuses for another reason.
-    """
+    """Turn an OSError inside the block into an OutputError that names `path` and the remedy."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
+        what, remedy = "cannot be written", "check the output folder or choose another"
         if error.errno in _FULL:
-            text = f"{path}: the disk is full ({reason}): free some space and run the same command again, it resumes"
+            what, remedy = "the disk is full", "free some space and run the same command again, it resumes"
         elif error.errno in _FORBIDDEN:
-            text = f"{path}: not writable ({reason}): choose another output folder or change its permissions"
-        else:
-            text = f"{path}: cannot be written ({reason}): check the output folder or choose another"
-        raise OutputError(text) from error
+            what, remedy = "not writable", "choose another output folder or change its permissions"
+        raise OutputError(f"{path}: {what} ({reason}): {remedy}") from error
 
 
 def temporary_beside(path: Path) -> Path:
@@ -48,19 +41,8 @@ def temporary_beside(path: Path) -> Path:
 def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """Give the block a temporary file to fill, and rename it to `path` where the block ends well.
 
-    If the block fails, the temporary file is removed and what `path` held is untouched.
-
-    Parameters
-    ----------
-    path
-        The file to write.
-    sync
-        Wait until the content is on the disk before the renaming, so that a power cut leaves the old file or the new.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
+    If the block fails, the temporary file is removed and what `path` held is untouched. With `sync` the content is on
+    the disk before the renaming, so that a power cut leaves the old file or the new. Raises OSError.
     """
     temporary = temporary_beside(path)
     try:
@@ -74,26 +56,8 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
         raise
 
 
-def replace_with(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file, then rename it to `path`; see `replacing`.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be written.
-    """
-    with output_errors(path), replacing(path) as temporary:
-        write(temporary)
-
-
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
-    """Write the bytes to `path` by way of a temporary file beside it.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be written; what `path` held before is untouched.
-    """
+    """Write bytes by way of a temporary file; raises OutputError, and what `path` held before is then untouched."""
     with output_errors(path), replacing(path) as temporary, temporary.open("wb") as handle:
         handle.writelines(parts)
 
@@ -103,12 +67,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     """Give the block an empty temporary folder to fill with files, and rename it to `folder` where the block ends well.
 
     The content is on the disk before the renaming. Where the block does not end well, the temporary folder is removed
-    and what `folder` held is untouched.
-
-    Raises
-    ------
-    OSError
-        The folder cannot be written.
+    and what `folder` held is untouched. Raises OSError.
     """
     temporary = temporary_beside(folder)
     temporary.mkdir()
@@ -123,14 +82,9 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def move_folder(new: Path, folder: Path) -> None:
-    """Rename a finished folder to `folder`.
+    """Rename a finished folder to `folder`; raises OSError.
 
     What lay there is removed when the new one is in its place, and comes back where the renaming fails.
-
-    Raises
-    ------
-    OSError
-        The system refuses.
     """
     old = temporary_beside(folder)
     if folder.exists():
@@ -150,17 +104,7 @@ def move_folder(new: Path, folder: Path) -> None:
 class AppendFile:
     """A table that grows by whole rows: a row that cannot be written entirely leaves no trace.
 
-    Parameters
-    ----------
-    path
-        Created if absent; rows go to its end.
-    keep
-        Bytes of an existing file to keep; the rest is cut off.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be opened or cut.
+    An existing file keeps its first `keep` bytes. Raises OutputError where it cannot be opened or cut.
     """
 
     def __init__(self, path: Path, keep: int = 0) -> None:
@@ -172,15 +116,11 @@ class AppendFile:
     def append(self, rows: bytes) -> None:
         """Hand `rows` to the system at once, without a buffer that a crash could lose.
 
-        Raises
-        ------
-        OutputError
-            The disk is full or the file cannot be written; the table is as before.
+        Raises OutputError, and the table is then as before.
         """
         with output_errors(self.path):
-            start = self._handle.seek(0, os.SEEK_END)
+            start, rest = self._handle.seek(0, os.SEEK_END), memoryview(rows)
             try:
-                rest = memoryview(rows)
                 while rest:
                     rest = rest[self._handle.write(rest) :]
             except OSError:

@@ -5,27 +5,26 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 
-from anomalib_med.calibration import Calibration, VolumeJudge, VolumeRule
+from anomalib_med.calibration import Calibration, VolumeJudge, VolumeRule, is_flagged
 from anomalib_med.calibration.stored import dump_rule, dump_scores, load_rule, load_scores
 from anomalib_med.datasets.folder import Source, discover
 from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.device import choose_device
 from anomalib_med.errors import ConfigError, ModelError, ReadError
-from anomalib_med.features import FeatureCache
-from anomalib_med.model_file import Json, ModelFiles, read_model, write_model
+from anomalib_med.model_file import ModelFiles, read_model, write_model
 from anomalib_med.models.base import Detector
 from anomalib_med.models.registry import detectors
 from anomalib_med.models.scored import score_frames
 from anomalib_med.outputs.scores import Scores
 from anomalib_med.preprocessing import Frames, Preprocessing
-from anomalib_med.records import Progress, Result, RunInfo, Sample, VolumeResult, silent
+from anomalib_med.records import Json, Progress, Result, RunInfo, Sample, VolumeResult, silent
 from anomalib_med.version import __version__
 
 DEFAULT_RATE = 0.05
@@ -37,33 +36,16 @@ class FittedModel:
     """A detector with all that is needed to score an image file alike today and in a year.
 
     Made by :func:`fit` or :func:`load`.
-
-    Parameters
-    ----------
-    detector, preprocessing
-        A fitted detector, and how images become its inputs.
-    calibration
-        Scores of the held-out normals; None where none were held out.
-    map_range
-        Lowest and highest value of the colour scale of every map, from normals.
-    volume_rule
-        How volumes are judged.
-    training
-        Counts, seed, versions and hash of the images it was fitted on. No names.
-    notes
-        What a reader of its scores must know, such as random weights or too few normals.
-    failures
-        Images that could not be read while fitting, by id; not saved.
     """
 
-    detector: Detector
-    preprocessing: Preprocessing
-    calibration: Calibration | None
-    map_range: tuple[float, float]
-    volume_rule: VolumeRule
-    training: Json
-    notes: tuple[str, ...] = ()
-    failures: Mapping[str, str] = field(default_factory=dict)
+    detector: Detector  # fitted
+    preprocessing: Preprocessing  # how images become its inputs
+    calibration: Calibration | None  # scores of the held-out normals; None where none were held out
+    map_range: tuple[float, float]  # lowest and highest value of the colour scale of every map, from normals
+    volume_rule: VolumeRule  # how volumes are judged
+    training: Json  # counts, seed, versions and hash of the images it was fitted on, without names
+    notes: tuple[str, ...] = ()  # what a reader of its scores must know, such as random weights or too few normals
+    failures: Mapping[str, str] = field(default_factory=dict)  # why images could not be read in fitting; not saved
 
     def score(
         self,
@@ -92,8 +74,7 @@ class FittedModel:
         volumes: list[VolumeResult] = []
         for result, _ in self.score_each(samples, false_alarm_rate=false_alarm_rate, progress=progress):
             results.append(result)
-            volume = judge.add(result)
-            if volume is not None:
+            if volume := judge.add(result):
                 volumes.append(volume)
         run = self.run_info(false_alarm_rate)
         return Scores(results, samples, volumes, judge.patients(), run, self.preprocessing)
@@ -115,26 +96,17 @@ class FittedModel:
         """
         check_rate(false_alarm_rate)
         frames = Frames(samples, self.preprocessing, display=display)
-        calibration = self.calibration
+        smoothing = self.detector.config.smoothing
         for done, (sample, outcome) in enumerate(score_frames(self.detector, frames), 1):
             path = "" if sample.path is None else str(sample.path)
+            result = partial(Result, sample.id, path, sample.frame, sample.patient)
             if isinstance(outcome, ReadError):
-                yield Result(sample.id, path, sample.frame, sample.patient, np.nan, status=str(outcome)), None
+                yield result(np.nan, status=str(outcome)), None
             else:
-                result = Result(
-                    sample.id,
-                    path,
-                    sample.frame,
-                    sample.patient,
-                    outcome.score,
-                    p_value=None if calibration is None else calibration.p_value(outcome.score),
-                    flagged=None if calibration is None else calibration.flags(outcome.score, false_alarm_rate),
-                    grid=outcome.grid,
-                    geometry=outcome.frame.geometry,
-                    smoothing=self.detector.config.smoothing,
-                    area=outcome.frame.area,
-                )
-                yield result, outcome.frame.display
+                frame, score = outcome.frame, outcome.score
+                p = None if self.calibration is None else self.calibration.p_value(score)
+                scored = partial(result, score, p, is_flagged(p, false_alarm_rate), area=frame.area)
+                yield scored(grid=outcome.grid, geometry=frame.geometry, smoothing=smoothing), frame.display
             progress("scoring", done, len(samples))
 
     def threshold(self, false_alarm_rate: float = DEFAULT_RATE) -> float | None:
@@ -154,28 +126,27 @@ class FittedModel:
 
     def use_cache(self, folder: str | Path) -> "FittedModel":
         """Keep backbone features in this folder and take them from it."""
-        use_cache(self.detector, folder)
+        self.detector.use_cache(folder)
         return self
 
     def describe(self) -> Json:
         """What model.json says, without file hashes."""
-        settings, backbone = self.detector.config.model_dump(mode="json"), cast(Json, {})
+        settings: Json = self.detector.config.model_dump(mode="json")
+        backbone: Json = {}
         if self.detector.uses_features:
             b = self.detector.extractor.backbone
             settings["weights"] = b.source  # not the path: it is nobody's business, and the weights are in the model
-            backbone = {"name": b.name, "layers": list(b.layers), "source": b.source}
-            backbone["sha256"] = self.detector.extractor.weight_hash
+            sha256 = self.detector.extractor.weight_hash
+            backbone = {"name": b.name, "layers": list(b.layers), "source": b.source, "sha256": sha256}
         threshold = self.threshold()
+        finite = threshold if threshold is not None and np.isfinite(threshold) else None
         return {
             "anomalib_med": __version__,
             "detector": {"name": self.detector.name, "settings": settings},
             "preprocessing": self.preprocessing.model_dump(mode="json"),
             "backbone": backbone,
             "map_range": list(self.map_range),
-            "threshold": {
-                "false_alarm_rate": DEFAULT_RATE,
-                "score": threshold if threshold is not None and np.isfinite(threshold) else None,
-            },
+            "threshold": {"false_alarm_rate": DEFAULT_RATE, "score": finite},
             "volumes": dump_rule(self.volume_rule, DEFAULT_RATE),
             "training": self.training,
             "notes": list(self.notes),
@@ -225,27 +196,8 @@ class FittedModel:
         return Path(folder)
 
 
-def use_cache(detector: Detector, folder: str | Path) -> None:
-    """Keep the backbone features of a detector in a folder and take them from it.
-
-    Raises
-    ------
-    ConfigError
-        The detector has no backbone.
-    """
-    if not detector.uses_features:
-        raise ConfigError(f"detector {detector.name} has no backbone: a feature cache is of no use to it")
-    detector.extractor.cache = FeatureCache(folder)
-
-
 def check_rate(false_alarm_rate: float) -> None:
-    """See that a false-alarm rate is one.
-
-    Raises
-    ------
-    ConfigError
-        Where it does not lie between 0 and 1.
-    """
+    """Raise ConfigError for a false-alarm rate that does not lie between 0 and 1."""
     if not 0 < false_alarm_rate < 1:
         raise ConfigError(f"false-alarm rate {false_alarm_rate:g} must lie between 0 and 1, for example 0.05")
 
@@ -263,18 +215,17 @@ def load(folder: str | Path, *, device: str = "auto") -> FittedModel:
     try:
         low, high = cast(list[float], d["map_range"])
         model = FittedModel(
-            detector=_detector(folder, files),
-            preprocessing=Preprocessing.model_validate(d["preprocessing"]),
-            calibration=load_scores(files.calibration),
-            map_range=(low, high),
-            volume_rule=load_rule(cast(Json, d["volumes"]), files.calibration),
-            training=cast(Json, d["training"]),
-            notes=tuple(cast(list[str], d["notes"])),
+            _detector(folder, files),
+            Preprocessing.model_validate(d["preprocessing"]),
+            load_scores(files.calibration),
+            (low, high),
+            load_rule(cast(Json, d["volumes"]), files.calibration),
+            cast(Json, d["training"]),
+            tuple(cast(list[str], d["notes"])),
         )
     except (KeyError, ValueError, ConfigError) as error:
-        raise ModelError(
-            f"{folder}: the model does not fit this version of anomalib-med ({error}); fit again"
-        ) from error
+        reason = f"the model does not fit this version of anomalib-med ({error})"
+        raise ModelError(f"{folder}: {reason}; fit again") from error
     if model.notes:
         warnings.warn("; ".join(model.notes), stacklevel=2)
     return model.to(device)

@@ -1,8 +1,9 @@
 """fit: from normal images to a FittedModel: split by patient, choose the window, fit the detector, calibrate."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -19,11 +20,11 @@ from anomalib_med.device import choose_device
 from anomalib_med.errors import ConfigError, FitError, InputError, ReadError
 from anomalib_med.features.backbones import read_weights
 from anomalib_med.features.cache import FirstFeatures
-from anomalib_med.fitted import FittedModel, use_cache
+from anomalib_med.fitted import FittedModel
 from anomalib_med.models.base import Detector
 from anomalib_med.models.registry import detector_class, detectors
 from anomalib_med.models.training.run import EpochChoice, Selection, TrainingRun
-from anomalib_med.models.training.trainer import NO_RUN, TrainedDetector
+from anomalib_med.models.training.trainer import TrainedDetector
 from anomalib_med.preprocessing import Frames, Preprocessing
 from anomalib_med.records import Image, Progress, Sample, silent
 from anomalib_med.training_record import notes_on, training_record
@@ -56,8 +57,7 @@ def fit(
     detector
         A detector, or the name of one with its default settings.
     normals
-        A folder, file, glob, CSV, list of paths, array ``(N, H, W)`` or list of samples. Samples labelled 1 are
-        refused.
+        A folder, file, glob, CSV, list of paths, array ``(N, H, W)`` or list of samples; none may be labelled 1.
     calibration
         Share of the normals, by patient, that is held out to turn scores into p-values; 0 for none.
     preprocessing
@@ -65,20 +65,19 @@ def fit(
     seed
         Seed of the split; by default the detector's.
     volume_score
-        How the scores of slices become that of a volume, see :func:`anomalib_med.calibration.volume_score`; "auto"
-        chooses on a part of the held-out normal volumes, see :func:`anomalib_med.calibration.calibrated_rule`.
+        How the scores of slices become that of a volume: "max", "mean", "top<k>" or "run<mm>mm", see
+        :func:`.rule.volume_score`; "auto" chooses on a part of the held-out normal volumes.
     device
         "auto", "cpu", "cuda" or "cuda:<n>".
     cache
         Folder that keeps backbone features.
     checkpoint
-        File that keeps the training of a trained detector while it lasts; the same call continues from it after an
-        interruption. It stays when the training is over: delete it when the model is saved.
+        File from which the same call continues an interrupted training; delete it when the model is saved.
     replace_checkpoint
         Whether a checkpoint of another training may be replaced.
     epoch_choice
-        Chooses the epoch of a trained detector that is kept, for example :class:`anomalib_med.evaluation.AUCp`. By
-        default the last one is kept.
+        Chooses the epoch of a trained detector that is kept, for example :class:`anomalib_med.evaluation.AUCp`; by
+        default the last one.
     patient_pattern
         Regular expression with one group that finds the patient in a path.
     progress
@@ -103,62 +102,46 @@ def fit(
         raise ConfigError(f"{detector.name} has no epochs to choose from by unlabelled images: leave them out")
     seed = detector.config.seed if seed is None else seed
     samples = find_normals(normals, patient_pattern)
-    kept, held_out = split_by_patient(samples, calibration, seed) if calibration > 0 else (samples, [])
+    kept, held_out = split_by_patient(samples, calibration, seed)
     preprocessing = _settled(preprocessing or Preprocessing(), kept, detector)
     detector.to(choose_device(device))
-    run = TrainingRun(
-        None if checkpoint is None else CheckpointFile(Path(checkpoint)),
-        replace_other=replace_checkpoint,
-        selection=_selection(epoch_choice, detector, preprocessing, kept),
-        progress=progress,
-    )
+    file, selection = None if checkpoint is None else CheckpointFile(Path(checkpoint)), None
+    if epoch_choice is not None:
+        value = partial(epoch_choice.value, detector, preprocessing, kept)
+        selection = Selection(ids_hash(epoch_choice.images), value)
+    run = TrainingRun(file, replace_other=replace_checkpoint, selection=selection, progress=progress)
     if cache is not None:
-        use_cache(detector, cache)
-    with _first_features(detector, used=not held_out):
+        detector.use_cache(cache)
+    # Without held-out normals the first ones are scored after fitting: their features are kept until then.
+    again = detector.uses_features and not held_out
+    with detector.extractor.keeping(FirstFeatures(KEPT_MB)) if again else nullcontext():
         failures = fit_detector(detector, preprocessing, kept, progress, run)
         normal = calibrate(detector, preprocessing, held_out, kept, volume_score, seed, progress=progress)
     failures |= normal.failures
-    training = training_record(samples, kept, held_out, failures, detector, seed, epoch_choice)
+    training = training_record(detector, kept, held_out, failures, seed, epoch_choice)
     notes = notes_on(detector, training, normal.calibration)
     scores, scale, rule = normal.calibration, normal.map_range, normal.volume_rule
     return FittedModel(detector, preprocessing, scores, scale, rule, training, notes, failures)
 
 
 def check_share(calibration: float) -> None:
-    """See that the share of normals to be held out is one.
-
-    Raises
-    ------
-    ConfigError
-        Where it does not lie between 0 and 1.
-    """
+    """Raise ConfigError for a share of normals to be held out that is not at least 0 and below 1."""
     if not 0 <= calibration < 1:
         raise ConfigError(f"calibration {calibration:g} must be a share from 0 to below 1, for example 0.2")
 
 
 def find_normals(normals: Source, patient_pattern: str | None) -> list[Sample]:
-    """The samples of a source of normals.
-
-    Raises
-    ------
-    InputError
-        No images, or abnormal ones among them.
-    """
+    """The samples of a source of normals; raises InputError for no images, or abnormal ones among them."""
     samples = discover(normals, patient_pattern=patient_pattern)
     abnormal = [sample.id for sample in samples if sample.label == 1]
     if abnormal:
-        raise InputError(
-            f"{len(abnormal)} of the images to fit on are labelled abnormal, first {abnormal[0]}: leave them out"
-        )
+        count = f"{len(abnormal)} of the images to fit on"
+        raise InputError(f"{count} are labelled abnormal, first {abnormal[0]}: leave them out")
     return samples
 
 
 def fit_detector(
-    detector: Detector,
-    preprocessing: Preprocessing,
-    kept: Sequence[Sample],
-    progress: Progress,
-    run: TrainingRun = NO_RUN,
+    detector: Detector, preprocessing: Preprocessing, kept: Sequence[Sample], progress: Progress, run: TrainingRun
 ) -> dict[str, str]:
     """Fit a detector on samples; returns why those that could not be read were left out, by their id."""
     frames = Frames(kept, preprocessing, known_height=True, stage="reading normals", progress=progress)
@@ -177,44 +160,20 @@ def fit_detector(
 
 def _with_inputs(run: TrainingRun, detector: TrainedDetector, preprocessing: Preprocessing) -> TrainingRun:
     """The run with what the files and folders hold that the settings of a detector name."""
-    named = {key: str(getattr(detector.config, key)) for key in detector.reads}
-    weights = {
-        key: read_weights(Path(name))
-        for key, name in named.items()
-        if detector.reads[key] == "weights" and name not in ("", "backbone")
-    }
-    folders = {key: name for key, name in named.items() if detector.reads[key] == "images" and name}
+    weights: dict[str, dict[str, torch.Tensor]] = {}
+    images: dict[str, list[torch.Tensor]] = {}
     stretched = preprocessing.model_copy(update={"aspect": "stretch"})
-    images = {}
-    for key, name in folders.items():
-        samples = discover(name)
-        order = np.random.default_rng(detector.config.seed).permutation(len(samples))[:MOST_EXTRA]
-        images[key] = [torch.from_numpy(f.pixels) for f in Frames([samples[i] for i in order], stretched)]
-        if not images[key]:
-            raise InputError(f'{key} "{name}": none of {len(samples)} images could be read')
+    for key, kind in detector.reads.items():
+        name = str(getattr(detector.config, key))
+        if kind == "weights" and name not in ("", "backbone"):
+            weights[key] = read_weights(Path(name))
+        elif kind == "images" and name:
+            samples = discover(name)
+            order = np.random.default_rng(detector.config.seed).permutation(len(samples))[:MOST_EXTRA]
+            images[key] = [torch.from_numpy(f.pixels) for f in Frames([samples[i] for i in order], stretched)]
+            if not images[key]:
+                raise InputError(f'{key} "{name}": none of {len(samples)} images could be read')
     return replace(run, weights=weights, images=images)
-
-
-def _selection(
-    choice: EpochChoice | None, detector: Detector, preprocessing: Preprocessing, kept: Sequence[Sample]
-) -> Selection | None:
-    if choice is None:
-        return None
-    return Selection(ids_hash(choice.images), lambda: choice.value(detector, preprocessing, kept))
-
-
-@contextmanager
-def _first_features(detector: Detector, *, used: bool) -> Iterator[None]:
-    """Where the first normals are `used` again after fitting, keep their features, unless a cache does."""
-    extractor = detector.extractor if detector.uses_features else None
-    if not used or extractor is None or extractor.cache is not None:
-        yield
-        return
-    extractor.cache = FirstFeatures(KEPT_MB)
-    try:
-        yield
-    finally:
-        extractor.cache = None
 
 
 def _settled(preprocessing: Preprocessing, samples: Sequence[Sample], detector: Detector) -> Preprocessing:
@@ -227,15 +186,13 @@ def _settled(preprocessing: Preprocessing, samples: Sequence[Sample], detector: 
         update["multiple"] = detector.multiple
     if detector.square and preprocessing.aspect == "keep":
         if "aspect" in given:
-            raise ConfigError(
-                f'{detector.name} needs inputs of one shape: aspect "keep" gives others, use "stretch" or "pad"'
-            )
+            needs = f"{detector.name} needs inputs of one shape"
+            raise ConfigError(f'{needs}: aspect "keep" gives others, use "stretch" or "pad"')
         update["aspect"] = "stretch"
     if preprocessing.height != "none" and not detector.uses_height:
         able = ", ".join(name for name, kind in detectors().items() if kind.uses_height)
-        raise ConfigError(
-            f'{detector.name} does not compare slices by their height: fit with height "none", or one of {able}'
-        )
+        refused = f"{detector.name} does not compare slices by their height"
+        raise ConfigError(f'{refused}: fit with height "none", or one of {able}')
     preprocessing = preprocessing.model_copy(update=update)
     if "auto" not in preprocessing.windows:
         return preprocessing

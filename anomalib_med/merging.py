@@ -8,7 +8,6 @@ on, or there is none.
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
 from pathlib import Path
 from typing import cast
 
@@ -19,15 +18,14 @@ from anomalib_med.datasets.folder import Source
 from anomalib_med.datasets.splits import split_by_patient
 from anomalib_med.device import choose_device
 from anomalib_med.errors import ConfigError
-from anomalib_med.features import FeatureCache
-from anomalib_med.fitted import FittedModel, use_cache
+from anomalib_med.fitted import FittedModel
 from anomalib_med.fitting import check_share, find_normals, fit_detector
-from anomalib_med.model_file import Json
 from anomalib_med.models.base import Detector
-from anomalib_med.records import Progress, Sample, silent
+from anomalib_med.models.training.trainer import NO_RUN
+from anomalib_med.records import Json, Progress, Sample, silent
 from anomalib_med.training_record import notes_on, training_record
 
-OF_NO_MATTER = {"weights"}  # only says where the weights came from; that they are the same is seen from their hash
+OF_NO_MATTER = {"weights", "source"}  # say where weights came from; that they are the same is seen from their hash
 SUMMED = ("images", "patients", "unreadable")
 
 
@@ -67,14 +65,13 @@ def add_normals(
     check_share(calibration)
     _check_mergeable(model.detector)
     samples = find_normals(normals, patient_pattern)
-    seed = model.detector.config.seed
-    kept, held_out = split_by_patient(samples, calibration, seed) if calibration > 0 else (samples, [])
+    kept, held_out = split_by_patient(samples, calibration, model.detector.config.seed)
     detector = _copy(model.detector, device, cache)
     part = _unfitted(detector)
-    failures = fit_detector(part, model.preprocessing, kept, progress)
+    failures = fit_detector(part, model.preprocessing, kept, progress, NO_RUN)
     detector.merge(part)
     whose = "the normals that were added last"
-    return _finished(detector, model, [model.training], samples, held_out, kept, failures, whose, progress)
+    return _calibrated(replace(model, detector=detector), kept, held_out, failures, whose, progress)
 
 
 def merge_models(
@@ -111,40 +108,37 @@ def merge_models(
     detector = _copy(first.detector, device, cache)
     detector.merge(_copy(second.detector, device, None))
     low, high = zip(first.map_range, second.map_range, strict=True)
-    like, whose = replace(first, map_range=(min(low), max(high))), "the normals given for it"
-    return _finished(detector, like, [first.training, second.training], samples, samples, [], {}, whose, progress)
+    training = _joint_record(first.training, second.training)
+    merged = replace(first, detector=detector, map_range=(min(low), max(high)), training=training)
+    return _calibrated(merged, [], samples, {}, "the normals given for it", progress)
 
 
-def _finished(
-    detector: Detector,
-    like: FittedModel,
-    trainings: Sequence[Json],
-    samples: Sequence[Sample],
-    held_out: Sequence[Sample],
+def _calibrated(
+    merged: FittedModel,
     kept: Sequence[Sample],
+    held_out: Sequence[Sample],
     failures: Mapping[str, str],
     whose: str,
     progress: Progress,
 ) -> FittedModel:
-    """A merged detector as a model with the preprocessing and the volume rule of another one; nothing is chosen again.
+    """A model whose detector was merged with its calibration made anew; its volume rule is not chosen again.
 
     It is calibrated on `held_out`, whose description is `whose`, and scaled on `kept` where there are none. Without
     either nothing is known of its scores on normals.
     """
-    rule = like.volume_rule
-    normal = Normal(None, like.map_range, replace(rule, scores=None, peaks=None), {})
+    detector, rule = merged.detector, merged.volume_rule
+    normal = Normal(None, merged.map_range, replace(rule, scores=None, peaks=None), {})
     seed = detector.config.seed
     if held_out or kept:
-        how, compared = rule.how, rule.compared
-        normal = calibrate(detector, like.preprocessing, held_out, kept, how, seed, compared, progress=progress)
+        given = merged.preprocessing, held_out, kept, rule.how, seed, rule.compared
+        normal = calibrate(detector, *given, progress=progress)
     failures = {**failures, **normal.failures}
-    record = training_record(samples, kept, held_out, failures, detector, seed)
-    training = reduce(_joint_record, [*trainings, record])
+    training = _joint_record(merged.training, training_record(detector, kept, held_out, failures, seed))
     notes = notes_on(detector, training, normal.calibration)
     if normal.calibration is not None:
         notes += (f"merged: p-values come from {whose} alone, and hold for patients like those",)
     scores, scale, rule = normal.calibration, normal.map_range, normal.volume_rule
-    return FittedModel(detector, like.preprocessing, scores, scale, rule, training, notes, failures)
+    return FittedModel(detector, merged.preprocessing, scores, scale, rule, training, notes, failures)
 
 
 def _copy(detector: Detector, device: str, cache: str | Path | None) -> Detector:
@@ -152,22 +146,20 @@ def _copy(detector: Detector, device: str, cache: str | Path | None) -> Detector
     copy.load_state(*detector.state())
     copy.to(choose_device(device))
     if cache is not None:
-        use_cache(copy, cache)
+        copy.use_cache(cache)
     return copy
 
 
 def _unfitted(detector: Detector) -> Detector:
     """A detector of the same settings and the same backbone that learnt nothing yet."""
-    extractor = detector.extractor if detector.uses_features else None
     settings = detector.config.model_dump()
-    if extractor is not None:
-        settings["weights"] = extractor.backbone.source  # a path may be gone, and is not needed
-    new = type(detector)(**settings)
-    if extractor is not None:
-        new.build_extractor({key: value.float() for key, value in extractor.state().items()})
-        new.extractor.cache = None if extractor.cache is None else FeatureCache(extractor.cache.folder)
-    new.to(detector.device)
-    return new
+    if not detector.uses_features:
+        return type(detector)(**settings).to(detector.device)
+    extractor = detector.extractor
+    new = type(detector)(**settings | {"weights": extractor.backbone.source})  # a path may be gone, and is not needed
+    new.build_extractor({key: value.float() for key, value in extractor.state().items()})
+    new.extractor.use_cache(extractor.cache)
+    return new.to(detector.device)
 
 
 def _check_mergeable(detector: Detector) -> None:
@@ -177,38 +169,25 @@ def _check_mergeable(detector: Detector) -> None:
 
 def _check_alike(first: FittedModel, second: FittedModel) -> None:
     """Refuse models that do not mean the same by a patch."""
-    for what, one, other in _differences(first, second):
-        raise ConfigError(
-            f"the models cannot be merged: {what} is {one} in the first and {other} in the second; "
-            "fit both with the same settings"
-        )
+    one, other = ({**d, **cast(Json, d["detector"])} for d in (first.describe(), second.describe()))
+    names = one["name"], other["name"]
+    differences = _settings(one, other) if names[0] == names[1] else [("the detector", *names)]
+    for what, a, b in differences:
+        message = f"the models cannot be merged: {what} is {a} in the first and {b} in the second"
+        raise ConfigError(f"{message}; fit both with the same settings")
 
 
-def _differences(first: FittedModel, second: FittedModel) -> Iterator[tuple[str, object, object]]:
-    a, b = first.describe(), second.describe()
-    detectors = [cast(Json, d["detector"]) for d in (a, b)]
-    if detectors[0]["name"] != detectors[1]["name"]:
-        yield "the detector", detectors[0]["name"], detectors[1]["name"]
-        return
-    tables = {
-        "setting": [cast(Json, d["settings"]) for d in detectors],
-        "preprocessing": [cast(Json, d["preprocessing"]) for d in (a, b)],
-        "backbone": [cast(Json, d["backbone"]) for d in (a, b)],
-    }
-    for table, (one, other) in tables.items():
-        for key in one:
-            if one[key] != other[key] and key not in OF_NO_MATTER | {"source"}:
-                yield f'{table} "{key}"', one[key], other[key]
+def _settings(one: Json, other: Json) -> Iterator[tuple[str, object, object]]:
+    """The settings in which two descriptions differ, each with both its values."""
+    for what, table in {"setting": "settings", "preprocessing": "preprocessing", "backbone": "backbone"}.items():
+        a, b = cast(Json, one[table]), cast(Json, other[table])
+        yield from ((f'{what} "{key}"', a[key], b[key]) for key in a if a[key] != b[key] and key not in OF_NO_MATTER)
 
 
 def _joint_record(first: Json, second: Json) -> Json:
     """Counts of both, and each part's own record."""
     parts = [part for record in (first, second) for part in cast(list[Json], record.get("parts", [record]))]
     parts = [part for part in parts if part["images"] or part["held_out_images"]]
-    record: Json = dict(second)
-    for key in SUMMED:
-        record[key] = cast(int, first[key]) + cast(int, second[key])
-    hashes = " ".join(str(part["ids_sha256"]) for part in parts)
-    record["ids_sha256"] = hashlib.sha256(hashes.encode()).hexdigest()
-    record["parts"] = cast(JsonValue, parts)
-    return record
+    sums = {key: cast(int, first[key]) + cast(int, second[key]) for key in SUMMED}
+    sha256 = hashlib.sha256(" ".join(str(part["ids_sha256"]) for part in parts).encode()).hexdigest()
+    return {**second, **sums, "ids_sha256": sha256, "parts": cast(JsonValue, parts)}

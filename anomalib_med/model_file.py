@@ -7,6 +7,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from pydantic import JsonValue
@@ -15,40 +16,23 @@ from safetensors.torch import load_file, save_file
 
 from anomalib_med.errors import ModelError, OutputError
 from anomalib_med.files import replacing_folder, temporary_beside
+from anomalib_med.records import Json
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS, CALIBRATION = "model.json", "weights.safetensors", "calibration.json"
 
-Json = dict[str, JsonValue]
-
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What a model folder holds.
+    """What a model folder holds."""
 
-    Parameters
-    ----------
-    description
-        Settings and fingerprints, as in model.json.
-    tensors
-        Weights of the detector and of its backbone.
-    calibration
-        Scores of the held-out normals; empty for none.
-    """
-
-    description: Json
-    tensors: dict[str, torch.Tensor]
-    calibration: Json
+    description: Json  # settings and fingerprints, as in model.json
+    tensors: dict[str, torch.Tensor]  # weights of the detector and of its backbone
+    calibration: Json  # scores of the held-out normals; empty for none
 
 
 def write_model(folder: Path, files: ModelFiles, *, overwrite: bool = False) -> None:
-    """Write a model folder: complete or not at all.
-
-    Raises
-    ------
-    OutputError
-        Where something else is in the way, or it cannot be written.
-    """
+    """Write a model folder, complete or not at all; raises OutputError."""
     check_writable(folder, overwrite=overwrite)
     try:
         with replacing_folder(folder) as temporary:
@@ -61,19 +45,15 @@ def write_model(folder: Path, files: ModelFiles, *, overwrite: bool = False) -> 
             description["sha256"] = _own_hash(description)
             (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"{folder}: the model cannot be written ({error}); free space or choose another folder"
-        ) from error
+        reason = f"the model cannot be written ({error})"
+        raise OutputError(f"{folder}: {reason}; free space or choose another folder") from error
 
 
 def check_writable(folder: Path, *, overwrite: bool = False) -> None:
     """Find out before long work whether a model can be written there.
 
-    Raises
-    ------
-    OutputError
-        Where a file, a folder that is not a model, or (without `overwrite`) a model is in the way, or the place is
-        not writable.
+    Raises OutputError where a file, another folder, or (without `overwrite`) a model is in the way, or it cannot be
+    written.
     """
     if folder.exists():
         if not folder.is_dir():
@@ -88,32 +68,25 @@ def check_writable(folder: Path, *, overwrite: bool = False) -> None:
         probe = temporary_beside(folder)
         probe.mkdir()
         probe.rmdir()
+        if folder.exists() and not os.access(folder, os.W_OK):
+            raise PermissionError("no permission")
     except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be written ({error.strerror or error}); choose a folder you may write to"
-        ) from error
-    if folder.exists() and not os.access(folder, os.W_OK):
-        raise OutputError(f"{folder}: cannot be written (no permission); choose a folder you may write to")
+        reason = f"cannot be written ({error.strerror or error})"
+        raise OutputError(f"{folder}: {reason}; choose a folder you may write to") from error
 
 
 def read_model(folder: Path) -> ModelFiles:
     """Read a model folder and check that it is whole.
 
-    Raises
-    ------
-    ModelError
-        Where it is no model, a file is missing or altered, or the format is newer than this version knows.
+    Raises ModelError where a file is missing or altered, or the format is newer than this version knows.
     """
     description = read_description(folder)
-    hashes = description["files"]
-    assert isinstance(hashes, dict)
-    for name, expected in hashes.items():
+    for name, expected in cast(Json, description["files"]).items():
         if not (folder / name).is_file():
             raise ModelError(f"{folder}: {name} is missing; copy the whole model folder, or fit again")
         if _sha256(folder / name) != expected:
-            raise ModelError(
-                f"{folder}: {name} was altered or damaged since the model was saved; copy it again, or fit again"
-            )
+            changed = f"{name} was altered or damaged since the model was saved"
+            raise ModelError(f"{folder}: {changed}; copy it again, or fit again")
     calibration = json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))
     # In the file a tensor begins anywhere, and the products of the CPU round by where it begins: memory of its own.
     tensors = {key: value.clone() for key, value in load_file(folder / WEIGHTS).items()}
@@ -121,13 +94,7 @@ def read_model(folder: Path) -> ModelFiles:
 
 
 def read_description(folder: Path) -> Json:
-    """Read and check model.json alone.
-
-    Raises
-    ------
-    ModelError
-        See :func:`read_model`.
-    """
+    """Read and check model.json alone; raises ModelError."""
     path = folder / DESCRIPTION
     if not folder.exists():
         raise ModelError(f"{folder}: no such folder; give the folder that anomed fit wrote")
@@ -141,15 +108,12 @@ def read_description(folder: Path) -> Json:
     if not isinstance(version, int):
         raise ModelError(f"{path} is not a model description; give the folder that anomed fit wrote")
     if version > FORMAT:
-        raise ModelError(
-            f"{folder}: model format {version} is newer than this version reads ({FORMAT}); upgrade anomalib-med"
-        )
+        newer = f"model format {version} is newer than this version reads ({FORMAT})"
+        raise ModelError(f"{folder}: {newer}; upgrade anomalib-med")
     if description.get("sha256") != _own_hash(description):
-        raise ModelError(
-            f"{path} was altered since the model was saved; change settings on the command line, or fit again"
-        )
-    checked: Json = description
-    return checked
+        remedy = "change settings on the command line, or fit again"
+        raise ModelError(f"{path} was altered since the model was saved; {remedy}")
+    return cast(Json, description)
 
 
 def _own_hash(description: Mapping[str, JsonValue]) -> str:

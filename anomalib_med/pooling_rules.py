@@ -40,19 +40,8 @@ class Rule(NamedTuple):
 def parse_rule(text: str, allowed: Sequence[Kind], what: str = "pooling") -> Rule:
     """The rule that a text such as "max", "top10%", "top5", "power8", "run10mm" or "noisy-or" stands for.
 
-    Parameters
-    ----------
-    text
-        As a user writes it.
-    allowed
-        The kinds that make sense here, in the order in which an error lists them.
-    what
-        What the text is, for the error.
-
-    Raises
-    ------
-    ConfigError
-        For any other text, or a number out of range.
+    Raises ConfigError for any other text, or a number out of range. It says `what` the text is, and lists the kinds
+    that are `allowed` here in their order.
     """
     for kind in allowed:
         match = re.fullmatch(_FORMS[kind][0], text)

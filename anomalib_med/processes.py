@@ -5,8 +5,9 @@ weights stay the same everywhere. The first one shows progress, keeps checkpoint
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -46,28 +47,27 @@ def joined(device: torch.device) -> Iterator[None]:
 
 def average(tensors: Iterable[torch.Tensor]) -> None:
     """Replace tensors, which every process has in the same order and shape, by their mean over the processes."""
-    for group in _by_type(tensors):
-        flat = torch.cat([t.flatten() for t in group])
+
+    def mean(flat: torch.Tensor) -> None:
         dist.all_reduce(flat)
-        _fill(group, flat / count())
+        flat /= count()
+
+    _exchange(tensors, mean)
 
 
 def broadcast(tensors: Iterable[torch.Tensor]) -> None:
     """Replace tensors by those of the first process."""
-    for group in _by_type(tensors):
-        flat = torch.cat([t.flatten() for t in group])
-        dist.broadcast(flat, 0)
-        _fill(group, flat)
-
-
-def _by_type(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    groups: dict[torch.dtype, list[torch.Tensor]] = {}
-    for tensor in tensors:
-        groups.setdefault(tensor.dtype, []).append(tensor)
-    yield from groups.values()
+    _exchange(tensors, partial(dist.broadcast, src=0))
 
 
 @torch.no_grad()
-def _fill(tensors: Sequence[torch.Tensor], flat: torch.Tensor) -> None:
-    for tensor, part in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
-        tensor.copy_(part.view_as(tensor))
+def _exchange(tensors: Iterable[torch.Tensor], change: Callable[[torch.Tensor], object]) -> None:
+    """Change tensors in place, all of one type at once."""
+    by_type: dict[torch.dtype, list[torch.Tensor]] = {}
+    for tensor in tensors:
+        by_type.setdefault(tensor.dtype, []).append(tensor)
+    for group in by_type.values():
+        flat = torch.cat([t.flatten() for t in group])
+        change(flat)
+        for tensor, part in zip(group, torch.split(flat, [t.numel() for t in group]), strict=True):
+            tensor.copy_(part.view_as(tensor))

@@ -10,33 +10,22 @@ from anomalib_med.datasets.folder import Source, discover
 from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.errors import InputError
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel, check_rate
-from anomalib_med.outputs.run import fingerprint, report_run
+from anomalib_med.outputs.report import write_report
+from anomalib_med.outputs.run import fingerprint
 from anomalib_med.outputs.writer import MapKind, ResultWriter, TableKind
 from anomalib_med.records import Progress, Sample, silent
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did.
-
-    Parameters
-    ----------
-    scored, flagged, failed
-        Numbers of images, those of an interrupted run that was resumed included.
-    resumed
-        How many of the images an earlier run had dealt with.
-    report
-        The HTML report, or None.
-    volumes
-        How many volumes are in volumes.csv.
-    """
+    """What a run did; its numbers of images include those of an interrupted run that was resumed."""
 
     scored: int
     flagged: int
     failed: int
-    resumed: int
-    report: Path | None
-    volumes: int = 0
+    resumed: int  # images that an earlier run had dealt with
+    report: Path | None  # the HTML report
+    volumes: int = 0  # how many are in volumes.csv
 
 
 def score_to_folder(
@@ -54,9 +43,9 @@ def score_to_folder(
     keep_patient_ids: bool = False,
     progress: Progress = silent,
 ) -> Summary:
-    """Score images and write what comes of it; memory does not grow with their number.
+    """Score images and write what comes of it; the same call resumes a run that was interrupted.
 
-    The same call resumes a run that was interrupted.
+    Memory does not grow with the number of images.
 
     Parameters
     ----------
@@ -82,20 +71,12 @@ def score_to_folder(
     """
     check_rate(false_alarm_rate)
     out = Path(out)
-    found = discover(images, patient_pattern=patient_pattern, keep_patient_ids=keep_patient_ids)
-    samples = _outside(found, out)
+    samples = discover(images, patient_pattern=patient_pattern, keep_patient_ids=keep_patient_ids)
+    samples = _outside(samples, out)
     volumes, run = volumes_of(samples), model.run_info(false_alarm_rate)
-    shown = overlays or report
-    with ResultWriter(
-        out,
-        fingerprint=fingerprint(run, samples),
-        colour_range=run.colour_range,
-        table=table,
-        maps=maps,
-        overlays=shown,
-        volumes=volumes,
-        overwrite=overwrite,
-    ) as writer:
+    known, colours, shown = fingerprint(run, samples), run.colour_range, overlays or report
+    writer = ResultWriter(out, known, colours, volumes, table=table, maps=maps, overlays=shown, overwrite=overwrite)
+    with writer:
         judge = VolumeJudge(model.volume_rule, false_alarm_rate, volumes, writer.volumes)
         left = [sample for sample in samples if sample.id not in writer.done]
         offset = len(samples) - len(left)
@@ -106,11 +87,10 @@ def score_to_folder(
         for result, display in model.score_each(left, false_alarm_rate=false_alarm_rate, display=shown, progress=count):
             map = result.anomaly_map() if judge.wants_map(result) else None
             writer.write(result, display, map)
-            volume = judge.add(result, map)
-            if volume is not None:
+            if volume := judge.add(result, map):
                 writer.write_volume(volume)
         writer.write_patients(judge.patients())
-    page = report_run(out, run, samples) if report else None
+    page = write_report(out, run, samples) if report else None
     counts = writer.counts
     return Summary(counts["scored"], counts["flagged"], counts["failed"], offset, page, len(volumes))
 

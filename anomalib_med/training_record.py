@@ -9,25 +9,24 @@ from anomalib_med.calibration import Calibration, patients_needed
 from anomalib_med.datasets.splits import ids_hash
 from anomalib_med.features import RANDOM_WARNING
 from anomalib_med.features.backbones import RANDOM
-from anomalib_med.model_file import Json
 from anomalib_med.models.base import Detector
 from anomalib_med.models.training.run import EpochChoice
 from anomalib_med.models.training.trainer import TrainedDetector
-from anomalib_med.records import Sample
+from anomalib_med.records import Json, Sample
 
 NOTED_RATE = 0.05  # a note says so where too few patients are held out for this false-alarm rate
 
 
 def training_record(
-    samples: Sequence[Sample],
+    detector: Detector,
     kept: Sequence[Sample],
     held_out: Sequence[Sample],
     failures: Mapping[str, str],
-    detector: Detector,
     seed: int,
     choice: EpochChoice | None = None,
 ) -> Json:
     """What a model says of the images it was fitted on: counts and a hash, no names."""
+    sha256 = ids_hash([*kept, *held_out])
     kept, held_out = ([s for s in part if s.id not in failures] for part in (kept, held_out))
     record: Json = {
         "images": len(kept),
@@ -35,7 +34,7 @@ def training_record(
         "held_out_images": len(held_out),
         "held_out_patients": len({s.patient for s in held_out}),
         "unreadable": len(failures),
-        "ids_sha256": ids_hash(samples),
+        "ids_sha256": sha256,
         "seed": seed,
         "device": detector.device.type,
     }

@@ -8,7 +8,6 @@ from anomalib_med.errors import OutputError
 from anomalib_med.files import (
     TEMPORARY,
     move_folder,
-    replace_with,
     replacing,
     replacing_folder,
     temporary_beside,
@@ -54,8 +53,6 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
 def test_a_refusal_of_the_system_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"a\.txt: cannot be written"):
         write_atomic(tmp_path / "none" / "a.txt", b"")
-    with pytest.raises(OutputError, match=r"a\.txt: cannot be written"):
-        replace_with(tmp_path / "none" / "a.txt", Path.touch)
 
 
 def test_a_folder_takes_the_place_of_another(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from anomalib_med.bench.plots import figures, png
 from anomalib_med.bench.sheet import markdown
 from anomalib_med.bench.summary import Row, compare, rows_of
 from anomalib_med.evaluation.intervals import Interval
-from anomalib_med.files import output_errors, replace_with, write_atomic
+from anomalib_med.files import output_errors, replacing, write_atomic
 from anomalib_med.outputs.tables import Value, csv_record
 
 COLUMNS = (
@@ -52,7 +52,8 @@ def write_outputs(out: Path, cells: Sequence[Cell]) -> list[Path]:
     table = pa.table({c: [r[c] for r in records] for c in COLUMNS}, schema=_schema())
     write("results.csv", csv_record(COLUMNS), *(csv_record([r[c] for c in COLUMNS]) for r in records))
     written.append(out / "results.parquet")
-    replace_with(written[-1], lambda path: pq.write_table(table, path))
+    with output_errors(written[-1]), replacing(written[-1]) as temporary:
+        pq.write_table(table, temporary)
     header = ("dataset", "first", "second", "metric", "difference", "low", "high", "p_value", "p_holm")
     pairs = [
         (c.dataset, c.first, c.second, c.metric, d.value, d.low, d.high, c.p_value, c.adjusted)

@@ -22,36 +22,24 @@ SCALED_ON = 64  # training normals that maps are scaled on where none are held o
 
 @dataclass(frozen=True, eq=False)
 class Normal:
-    """What is normal of the scores and maps of a detector.
+    """What is normal of the scores and maps of a detector."""
 
-    Parameters
-    ----------
-    calibration
-        Scores of the held-out normals; None where none were held out.
-    map_range
-        Lowest and highest value of the colour scale of every map.
-    volume_rule
-        How volumes are judged.
-    failures
-        Images that could not be read, and why.
-    """
-
-    calibration: Calibration | None
-    map_range: tuple[float, float]
-    volume_rule: VolumeRule
-    failures: Mapping[str, str]
+    calibration: Calibration | None  # scores of the held-out normals; None where none were held out
+    map_range: tuple[float, float]  # lowest and highest value of the colour scale of every map
+    volume_rule: VolumeRule  # how volumes are judged
+    failures: Mapping[str, str]  # why images could not be read, by id
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """One normal: its score, and the median, highest value, background and highest value as written of its map."""
+    """One normal: its score, and what is known of its map."""
 
     sample: Sample
     score: float
     median: float
     peak: float
-    background: float
-    shown_peak: float
+    background: float  # median of the valid area
+    shown_peak: float  # highest value of the map as it is written
 
 
 def calibrate(
@@ -74,33 +62,23 @@ def calibrate(
     held_out, kept
         Normals that the detector was not fitted on, and those that it was.
     volume_score, seed, compared
-        See :func:`.rule_choice.calibrated_rule`.
-    progress
-        Called with stage, images done and images in all.
+        As for :func:`.rule_choice.calibrated_rule`.
 
-    Raises
-    ------
-    FitError
-        None of the normals could be read.
+    Raises FitError where none of the normals could be read.
     """
     normals = list(held_out or kept[:SCALED_ON])
     stage = "scoring held-out normals" if held_out else "scaling maps"
     frames = Frames(normals, preprocessing, stage=stage, progress=progress)
     smoothing = detector.config.smoothing
-    found = [_measured(s, o, smoothing) for s, o in score_frames(detector, frames) if not isinstance(o, ReadError)]
-    if not found:
+    measured = [_measured(s, o, smoothing) for s, o in score_frames(detector, frames) if not isinstance(o, ReadError)]
+    if not measured:
         first = next(iter(frames.failures.values()))
         raise FitError(f"none of the {len(normals)} held-out normals could be read, first: {first}")
-    rule = calibrated_rule(
-        _volumes(held_out, found),
-        volume_score,
-        seed,
-        threshold=float(np.quantile([m.shown_peak for m in found], 1 - CANDIDATE_SHARE)),
-        background=float(np.median([m.background for m in found])),
-        compared=compared,
-    )
-    scores = Calibration.of([m.score for m in found], [m.sample.patient for m in found]) if held_out else None
-    low, high = float(np.median([m.median for m in found])), float(np.quantile([m.peak for m in found], 0.95))
+    threshold = float(np.quantile([m.shown_peak for m in measured], 1 - CANDIDATE_SHARE))
+    background = float(np.median([m.background for m in measured]))
+    rule = calibrated_rule(_volumes(held_out, measured), volume_score, seed, threshold, background, compared)
+    scores = Calibration.of([m.score for m in measured], [m.sample.patient for m in measured]) if held_out else None
+    low, high = float(np.median([m.median for m in measured])), float(np.quantile([m.peak for m in measured], 0.95))
     # Half as far again as a normal peak: normal images stay in the dark half of the scale.
     return Normal(scores, (low, high + 0.5 * (high - low) if high > low else low + 1.0), rule, frames.failures)
 
@@ -108,12 +86,11 @@ def calibrate(
 def _measured(sample: Sample, scored: ScoredFrame, smoothing: float) -> _Measured:
     frame, grid = scored.frame, scored.grid
     cells = valid_cells(torch.from_numpy(frame.valid)[None], (grid.shape[0], grid.shape[1]))[0].numpy()
-    # The peak of the map as it is written: enlarging it to the original image does not raise it.
+    # Enlarging the map to the original image does not raise its peak.
     shown = Geometry(frame.geometry.content[2:], frame.geometry.input, frame.geometry.content)
-    peak = float(shown.to_original(grid, smoothing).max())
-    return _Measured(
-        sample, scored.score, float(np.median(grid)), float(grid.max()), float(np.median(grid[cells])), peak
-    )
+    shown_peak = float(shown.to_original(grid, smoothing).max())
+    median, background = float(np.median(grid)), float(np.median(grid[cells]))
+    return _Measured(sample, scored.score, median, float(grid.max()), background, shown_peak)
 
 
 def _volumes(held_out: Sequence[Sample], measured: Sequence[_Measured]) -> list[NormalVolume]:

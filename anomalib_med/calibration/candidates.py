@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from anomalib_med.calibration.rule import VolumeRule
 from anomalib_med.records import Candidate, Volume
@@ -20,39 +22,27 @@ CORE = 0.75  # of the way from the lowest threshold to the peak: the centre is t
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """A region in one slice above one threshold: number of the threshold and of the part it lies in above the next
-    lower one, its pixels, some of their values evenly spread by rank (the highest first), the weight and weighted sum
-    of places in mm, and slice, row and column of the highest.
-    """
+    """A region in one slice above one threshold."""
 
-    level: int
-    below: int
+    level: int  # number of the threshold
+    below: int  # number of the part that it lies in above the next lower threshold
     pixels: int
-    values: np.ndarray
-    sums: np.ndarray
-    place: tuple[int, int, int]
-
-    @property
-    def peak(self) -> float:
-        return float(self.values[0])
+    values: np.ndarray  # some of its values, evenly spread by rank, the highest first
+    sums: np.ndarray  # weight, and weighted sum of the places in mm
+    place: tuple[int, int, int]  # slice, row and column of the highest value
+    peak: float  # the highest value
 
 
 class CandidateFinder:
     """Takes the maps of a volume's slices in their order and holds one of them at a time.
 
     Pixels above the threshold belong together where they touch in a slice (8 neighbours) or lie over one another in
-    neighbouring slices. Such a region is parted where, above one of the higher thresholds, it falls into pieces of
-    which two or more rise by a further threshold: each is then a candidate of its own, at the threshold at which it
-    stands alone.
+    neighbouring slices. Such a region is parted where, above a higher threshold, it falls into pieces of which two or
+    more rise by a further threshold: each is then a candidate, at the threshold at which it stands alone.
 
-    Parameters
-    ----------
-    volume
-        Whose slices come, in ascending order.
-    rule
-        Pixels above its threshold belong to a region. The thresholds that part regions rise from it by a tenth of its
-        height above the background each: 24 in all, up to nine times the lowest. Without a background no region is
-        parted.
+    The slices of `volume` come in ascending order. The lowest threshold is that of `rule`; the others rise from it by a
+    tenth of its height above the background each: 24 in all, up to nine times the lowest. Without a background no
+    region is parted.
     """
 
     def __init__(self, volume: Volume, rule: VolumeRule) -> None:
@@ -61,17 +51,18 @@ class CandidateFinder:
         height = 0.0 if rule.background is None else rule.threshold - rule.background
         count = LEVELS if height > 0 else 1
         self.thresholds = [rule.threshold + height * (RISE**k - 1) for k in range(count)]
+        self._places = np.zeros((len(volume.samples), 3)) if volume.places is None else volume.places
+        self._steps = np.zeros((3, 2)) if volume.steps is None else volume.steps
         self._index = {sample.id: i for i, sample in enumerate(volume.samples)}
-        self._parent: list[int] = []
         self._parts: list[_Part] = []
-        self._last: tuple[int, list[np.ndarray]] | None = None
+        self._touching: list[np.ndarray] = []  # numbers of two parts that lie over one another, (2, n)
+        self._last: tuple[int, list[np.ndarray]] = (-2, [])  # slot, and by level the numbers of its parts
 
     def add(self, id: str, map: np.ndarray) -> None:
         """Take the map float ``(H, W)`` of one slice."""
         index = self._index[id]
         slot = self.volume.slots[index]
-        near = self._last is not None and self._last[0] == slot - 1
-        before = self._last[1] if near and self._last is not None else []
+        before = self._last[1] if self._last[0] == slot - 1 else []
         levels: list[np.ndarray] = []  # numbers of the parts, -1 where there is none
         for level, threshold in enumerate(self.thresholds):
             count, labels = cv2.connectedComponents((map > threshold).astype(np.uint8), connectivity=8)
@@ -83,27 +74,36 @@ class CandidateFinder:
             if level < len(before) and before[level].shape == numbers.shape:
                 both = (numbers >= 0) & (before[level] >= 0)
                 pairs = np.unique(numbers[both].astype(np.int64) << 32 | before[level][both])
-                for pair in pairs.tolist():
-                    self._join(pair >> 32, pair & 0xFFFFFFFF)
+                self._touching.append(np.stack([pairs >> 32, pairs & 0xFFFFFFFF]))
             levels.append(numbers)
         self._last = (slot, levels)
 
     def found(self) -> tuple[Candidate, ...]:
         """All regions, the highest peak first."""
-        regions: dict[int, list[int]] = {}
-        for part in range(len(self._parts)):
-            regions.setdefault(self._root(part), []).append(part)
+        if not self._parts:
+            return ()
+        roots = self._roots()
+        regions: dict[int, list[int]] = {root: [] for root in roots}
+        for part, root in enumerate(roots):
+            regions[root].append(part)
         peaks = {root: max(self._parts[part].peak for part in parts) for root, parts in regions.items()}
         above: dict[int, list[int]] = {root: [] for root in regions}
         for root in regions:
             if self._parts[root].level:
-                above[self._root(self._parts[root].below)].append(root)
-        alone = [
-            root for lowest in regions if not self._parts[lowest].level for root in self._parted(lowest, above, peaks)
-        ]
-        found = [self._candidate(regions[root], regions[self._core(root, above, peaks)]) for root in alone]
-        found.sort(key=lambda c: (-c.peak, c.at))
-        return tuple(replace(candidate, rank=rank) for rank, candidate in enumerate(found, 1))
+                above[roots[self._parts[root].below]].append(root)
+        lowest = [root for root in regions if not self._parts[root].level]
+        alone = [piece for root in lowest for piece in self._parted(root, above, peaks)]
+        candidates = [self._candidate(regions[root], regions[self._core(root, above, peaks)]) for root in alone]
+        candidates.sort(key=lambda c: (-c.peak, c.at))
+        return tuple(replace(candidate, rank=rank) for rank, candidate in enumerate(candidates, 1))
+
+    def _roots(self) -> list[int]:
+        """The region of each part, named by its first part."""
+        one, other = np.concatenate([np.empty((2, 0), np.int64), *self._touching], axis=1)
+        size = len(self._parts)
+        _, region = connected_components(coo_array((np.ones(one.size), (one, other)), (size, size)), directed=False)
+        first: np.ndarray = np.unique(region, return_index=True)[1]
+        return list(map(int, first[region]))
 
     def _parted(self, region: int, above: dict[int, list[int]], peaks: dict[int, float]) -> list[int]:
         """The regions that one falls into, itself where it stays whole."""
@@ -130,23 +130,15 @@ class CandidateFinder:
         which, values = labels[rows, columns], map[rows, columns].astype(float)
         weights = values - self.thresholds[level]
         pixels = np.bincount(which, minlength=count)
-        sums = [np.bincount(which, w, minlength=count) for w in (weights, weights * columns, weights * rows)]
+        totals = [np.bincount(which, w, minlength=count) for w in (weights, weights * columns, weights * rows)]
         order = np.lexsort((-values, which))
         for label, mine in enumerate(np.split(order, np.cumsum(pixels[1:])[:-1]), start=1):
             some = values[mine[np.linspace(0, len(mine) - 1, min(len(mine), _RANKS)).astype(int)]].astype(np.float32)
-            total, x, y = (float(s[label]) for s in sums)
+            total, x, y = (float(t[label]) for t in totals)
             row, column = int(rows[mine[0]]), int(columns[mine[0]])
             below = int(lower[-1][row, column]) if lower else -1
-            place = self._world(index, total, x, y)
-            self._parts.append(_Part(level, below, len(mine), some, place, (index, row, column)))
-            self._parent.append(len(self._parent))
-
-    def _world(self, index: int, total: float, columns: float, rows: float) -> np.ndarray:
-        """Weight, and weighted sum of the places in mm of a part."""
-        places, steps = self.volume.places, self.volume.steps
-        if places is None or steps is None:
-            return np.array([total, 0.0, 0.0, 0.0])
-        return np.array([total, *(total * places[index] + steps @ [columns, rows])])
+            sums = np.array([total, *(total * self._places[index] + self._steps @ [x, y])])
+            self._parts.append(_Part(level, below, len(mine), some, sums, (index, row, column), float(some[0])))
 
     def _candidate(self, parts: list[int], inner: list[int]) -> Candidate:
         own = [self._parts[part] for part in parts]
@@ -155,26 +147,10 @@ class CandidateFinder:
         middle = (self.thresholds[0] + best.peak) / 2
         core = sum(part.pixels * float((part.values >= middle).mean()) for part in own)
         total = np.sum([self._parts[part].sums for part in inner], axis=0)
-        centre = total[1:] / total[0]
-        pixel_ml = self.volume.pixel_ml
-        return Candidate(
-            volume=self.volume.id,
-            patient=self.volume.patient,
-            rank=0,
-            centre=None if self.volume.places is None else (float(centre[0]), float(centre[1]), float(centre[2])),
-            ml=None if pixel_ml is None else core * pixel_ml,
-            peak=best.peak,
-            p_value=self.rule.peak_p_value(best.peak),
-            at=(self.volume.samples[index].id, row, column),
-            slices=len({part.place[0] for part in own}),
-        )
-
-    def _root(self, part: int) -> int:
-        while self._parent[part] != part:
-            self._parent[part] = self._parent[self._parent[part]]
-            part = self._parent[part]
-        return part
-
-    def _join(self, a: int, b: int) -> None:
-        first, second = sorted((self._root(a), self._root(b)))
-        self._parent[second] = first
+        x, y, z = map(float, total[1:] / total[0])
+        volume, pixel_ml = self.volume, self.volume.pixel_ml
+        centre = None if volume.places is None else (x, y, z)
+        ml = None if pixel_ml is None else core * pixel_ml
+        at = (volume.samples[index].id, row, column)
+        p, slices = self.rule.peak_p_value(best.peak), len({part.place[0] for part in own})
+        return Candidate(volume.id, volume.patient, 0, centre, ml, best.peak, p, at, slices)

@@ -7,9 +7,8 @@ images counts no more than one with a single image. For the image of a new norma
 patient's, P(p <= alpha) <= alpha.
 """
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, inf
 
@@ -20,28 +19,21 @@ ROUNDING = 1e-9  # shares of a patient's weight do not add up to one exactly
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Scores of the held-out normals.
+    """Scores of the held-out normals."""
 
-    Parameters
-    ----------
-    scores
-        float64 ``(n,)``, one an image.
-    patients
-        Whose each is, as numbers; only equality matters.
-    """
+    scores: np.ndarray  # float64 (n,), one an image
+    patients: np.ndarray  # whose each is, as numbers of which only equality matters
 
-    scores: np.ndarray
-    patients: np.ndarray
-    _order: np.ndarray = field(init=False, repr=False)
-    _tail: np.ndarray = field(init=False, repr=False)
+    @cached_property
+    def _ascending(self) -> np.ndarray:
+        return np.sort(self.scores, kind="stable")
 
-    def __post_init__(self) -> None:
-        order = np.argsort(self.scores, kind="stable")
-        counts = Counter(self.patients.tolist())
-        weights = np.array([1.0 / counts[p] for p in self.patients.tolist()], float)[order]
-        object.__setattr__(self, "_order", self.scores[order])
-        # Weight of the scores from each one upwards, summed from the top; nothing lies above the last.
-        object.__setattr__(self, "_tail", np.append(np.cumsum(weights[::-1])[::-1], 0.0))
+    @cached_property
+    def _tail(self) -> np.ndarray:
+        """Weight of the ascending scores from each one upwards, summed from the top; nothing lies above the last."""
+        _, whose, counts = np.unique(self.patients, return_inverse=True, return_counts=True)
+        weights = (1 / counts[whose])[np.argsort(self.scores, kind="stable")]
+        return np.append(np.cumsum(weights[::-1])[::-1], 0.0)
 
     @classmethod
     def of(cls, scores: Sequence[float], patients: Sequence[str]) -> "Calibration":
@@ -68,31 +60,27 @@ class Calibration:
 
     def p_value(self, score: float) -> float:
         """Share of normal patients that score at least as high, the new one counted in: in (0, 1]."""
-        above = self._tail[np.searchsorted(self._order, score, side="left")]
+        above = self._tail[np.searchsorted(self._ascending, score, side="left")]
         return float((1 + above) / (self.patient_count + 1))
 
     def flags(self, score: float, false_alarm_rate: float) -> bool:
         """Whether an image of that score is flagged: its p-value is at most the rate."""
-        return is_flagged(self.p_value(score), false_alarm_rate)
+        return bool(is_flagged(self.p_value(score), false_alarm_rate))
 
     def threshold(self, false_alarm_rate: float) -> float:
-        """The score above which an image is flagged: :meth:`flags` is true exactly for higher scores.
-
-        Infinite where there are too few patients for the rate, see :func:`patients_needed`.
-        """
+        """The score above which an image is flagged; infinite with too few patients, see :func:`patients_needed`."""
         p = (1 + self._tail) / (self.patient_count + 1)
         low_enough = np.flatnonzero(p <= false_alarm_rate + ROUNDING)
         if low_enough.size == 0:
             return inf
+        # The tail from a flagged score upwards starts at the first low one or later: it exceeds the score before.
         first = int(low_enough[0])
-        # A score is flagged when the tail from it upwards starts at `first` or later, that is when it exceeds the
-        # score before.
-        return float(self._order[first - 1]) if first else -inf
+        return float(self._ascending[first - 1]) if first else -inf
 
 
-def is_flagged(p_value: float, false_alarm_rate: float) -> bool:
-    """Whether a p-value is low enough to flag at this rate."""
-    return p_value <= false_alarm_rate + ROUNDING
+def is_flagged(p_value: float | None, false_alarm_rate: float) -> bool | None:
+    """Whether a p-value is low enough to flag at this rate; None without one."""
+    return None if p_value is None else p_value <= false_alarm_rate + ROUNDING
 
 
 def patients_needed(false_alarm_rate: float) -> int:

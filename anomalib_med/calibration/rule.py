@@ -5,17 +5,15 @@ volumes of a patient sharing its weight; the one of a patient, and of a candidat
 each patient, so that many volumes or regions raise no more alarms than one.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from anomalib_med.calibration.conformal import Calibration
-from anomalib_med.errors import ConfigError
+from anomalib_med.pooling_rules import Rule, parse_rule
 
 AUTO, DEFAULT_HOW = "auto", "run10mm"
-_HOW = re.compile(r"max|mean|top(?P<count>[1-9]\d*)|run(?P<mm>\d+(?:\.\d+)?)mm")
 _RUN_OF_UNKNOWN = 3  # slices, where the distance between them is not known
 
 
@@ -23,32 +21,19 @@ _RUN_OF_UNKNOWN = 3  # slices, where the distance between them is not known
 class VolumeRule:
     """How volumes are judged.
 
-    Parameters
-    ----------
-    how
-        See :func:`volume_score`.
-    threshold
-        Map value above which pixels make candidates; a twentieth of the held-out normal slices reach it. None where no
-        candidates are looked for.
-    background
-        Map value of the middle of the valid area of normal slices; candidates are parted by how far they rise above it.
-    scores
-        Scores of the held-out normal volumes, or None where there were none.
-    peaks
-        Highest map value of each of them, in the same order, or None.
-    compared
-        AUROC by rule that `how` was chosen by, see :func:`.rule_choice.choose_rule`; empty where it was given.
+    Pixels above `threshold`, which a twentieth of the held-out normal slices reach, make candidates; without it none
+    are looked for. Candidates are parted by how far they rise above `background`.
     """
 
-    how: str = DEFAULT_HOW
-    threshold: float | None = None
-    background: float | None = None
-    scores: Calibration | None = None
-    peaks: Calibration | None = None
-    compared: Mapping[str, float] = field(default_factory=dict)
+    how: str = DEFAULT_HOW  # see volume_score
+    threshold: float | None = None  # value of the map
+    background: float | None = None  # median of the maps of normal slices in their valid area
+    scores: Calibration | None = None  # scores of the held-out normal volumes, None where there were none
+    peaks: Calibration | None = None  # highest map value of each of them, in the same order
+    compared: Mapping[str, float] = field(default_factory=dict)  # AUROC by rule, where `how` was chosen by it
 
     def __post_init__(self) -> None:
-        _parsed(self.how)
+        _rule(self.how)
 
     def threshold_of_volumes(self, false_alarm_rate: float) -> float | None:
         """Volumes that score higher are flagged at this rate; None without held-out volumes or with too few."""
@@ -68,48 +53,40 @@ class VolumeRule:
         return None if self.peaks is None else self.peaks.highest.p_value(peak)
 
 
-def volume_score(
-    scores: Sequence[float] | np.ndarray, slots: Sequence[int], thickness: float | None, how: str
-) -> float:
+def volume_score(scores: Sequence[float], slots: Sequence[int], thickness: float | None, how: str) -> float:
     """One score of a volume from those of its slices.
 
     Parameters
     ----------
     scores
         Scores of the slices that could be scored.
-    slots
-        Their places on the grid of slices.
-    thickness
-        Millimetres from slice to slice, or None.
+    slots, thickness
+        Their places on the grid of slices, and millimetres from slice to slice or None.
     how
         "max"; "mean"; "top<k>": the mean of the k highest; "run<mm>mm": the highest mean over neighbouring slices that
-        together are so many millimetres thick, so that what is seen in one slice only counts less, and thin slices are
-        no more likely to be flagged than thick ones. Slices that are missing from a run are left out of its mean.
+        together are so many millimetres thick, so that thin slices are no more likely to be flagged than thick ones.
+        Slices that are missing from a run are left out of its mean. Anything else raises ConfigError.
 
     Returns
     -------
     NaN without slices.
-
-    Raises
-    ------
-    ConfigError
-        `how` is none of these.
     """
     return float(volume_scores(np.asarray(scores, float)[None], slots, thickness, how)[0])
 
 
 def volume_scores(scores: np.ndarray, slots: Sequence[int], thickness: float | None, how: str) -> np.ndarray:
     """Scores ``(k,)`` of k volumes that have the same slices, from ``(k, n)``; see :func:`volume_score`."""
-    count, mm = _parsed(how)
-    if not len(slots):
+    rule, n = _rule(how), len(slots)
+    if not n:
         return np.full(len(scores), np.nan)
-    if mm is None:
-        top: np.ndarray = np.sort(scores, axis=1)[:, -min(count or len(slots), len(slots)) :].mean(axis=1)
+    if rule.kind != "run":
+        count = min({"max": 1, "count": int(rule.number)}.get(rule.kind, n), n)
+        top: np.ndarray = np.sort(scores, axis=1)[:, -count:].mean(axis=1)
         return top
     places = np.asarray(slots) - min(slots)
     grid = np.full((len(scores), int(places.max()) + 1), np.nan)
     grid[:, places] = scores
-    run = _RUN_OF_UNKNOWN if thickness is None else max(1, round(mm / thickness))
+    run = _RUN_OF_UNKNOWN if thickness is None else max(1, round(rule.number / thickness))
     run = min(run, grid.shape[1])
     there = np.isfinite(grid)
     sums, counts = _runs(np.where(there, grid, 0), run), _runs(there.astype(float), run)
@@ -125,11 +102,5 @@ def _runs(grid: np.ndarray, run: int) -> np.ndarray:
     return flat.reshape(grid.shape)[:, : grid.shape[1] - run + 1]
 
 
-def _parsed(how: str) -> tuple[int | None, float | None]:
-    """Number of the highest slices that count (None for all), or thickness of a run."""
-    match = _HOW.fullmatch(how)
-    if match is None or (match["mm"] and float(match["mm"]) <= 0):
-        raise ConfigError(f'volume score "{how}" is not known: choose max, mean, top<k> (top5) or run<mm>mm (run10mm)')
-    if match["mm"]:
-        return None, float(match["mm"])
-    return (1 if how == "max" else int(match["count"]) if match["count"] else None), None
+def _rule(how: str) -> Rule:
+    return parse_rule(how, ("max", "mean", "count", "run"), "volume score")

@@ -30,23 +30,13 @@ BETTER = 0.01  # of AUROC: less is no reason to leave the default
 
 @dataclass(frozen=True, eq=False)
 class NormalVolume:
-    """What is known of a held-out normal volume.
-
-    Parameters
-    ----------
-    scores, slots, thickness
-        Scores of its slices and where they lie, see :func:`.rule.volume_score`.
-    patient
-        Whose it is.
-    peak
-        Highest value of its anomaly map.
-    """
+    """What is known of a held-out normal volume; `scores`, `slots`, `thickness` as for :func:`.rule.volume_score`."""
 
     scores: Sequence[float]
     slots: Sequence[int]
     thickness: float | None
     patient: str = ""
-    peak: float = 0.0
+    peak: float = 0.0  # highest value of its anomaly map
 
     def score(self, how: str) -> float:
         """Its score under a rule."""
@@ -57,25 +47,14 @@ def calibrated_rule(
     volumes: Sequence[NormalVolume],
     how: str,
     seed: int,
-    *,
     threshold: float | None = None,
     background: float | None = None,
     compared: Mapping[str, float] | None = None,
 ) -> VolumeRule:
-    """The rule with what is normal under it.
+    """The rule with what is normal under it, from held-out normal volumes.
 
-    Parameters
-    ----------
-    volumes
-        Held-out normal ones.
-    how
-        See :func:`.rule.volume_score`. "auto" chooses on a third of the patients and calibrates on the others. Where
-        the third has fewer than `FEWEST` volumes, or fewer than `CALIBRATE` patients would be left, the default rule is
-        calibrated on all.
-    seed
-        Seed of the split into those that choose and those that calibrate.
-    threshold, background, compared
-        Of the rule, see :class:`.rule.VolumeRule`.
+    "auto" chooses on a third of the patients, drawn by `seed`, and calibrates on the others; of too few (`FEWEST`
+    volumes, `CALIBRATE` patients) all calibrate the default rule. The rest is as in :class:`.rule.VolumeRule`.
     """
     compared = compared or {}
     if how == AUTO:
@@ -87,9 +66,9 @@ def calibrated_rule(
     if not volumes:
         return VolumeRule(how, threshold, background, compared=compared)
     patients = [v.patient for v in volumes]
-    scores, peaks = ([v.score(how) for v in volumes], [v.peak for v in volumes])
-    of_scores, of_peaks = Calibration.of(scores, patients), Calibration.of(peaks, patients)
-    return VolumeRule(how, threshold, background, of_scores, of_peaks, compared)
+    scores = Calibration.of([v.score(how) for v in volumes], patients)
+    peaks = Calibration.of([v.peak for v in volumes], patients)
+    return VolumeRule(how, threshold, background, scores, peaks, compared)
 
 
 def _split(volumes: Sequence[NormalVolume], seed: int) -> tuple[list[NormalVolume], list[NormalVolume]]:
@@ -101,21 +80,18 @@ def _split(volumes: Sequence[NormalVolume], seed: int) -> tuple[list[NormalVolum
 
 
 def choose_rule(volumes: Sequence[NormalVolume]) -> tuple[str, dict[str, float]]:
-    """Choose the rule for the score of a volume on normal ones.
+    """The rule for the score of a volume, chosen on normal ones; of fewer than `FEWEST` volumes the default.
 
-    Returns
-    -------
-    The rule, and by rule the AUROC of volumes with an added finding against the other normal ones; of fewer than
-    `FEWEST` volumes the default and nothing.
+    With it, by rule, the AUROC of volumes with an added finding against the other normal ones.
     """
     if len(volumes) < FEWEST:
         return DEFAULT_HOW, {}
     volumes = volumes[:MOST]
     within = np.concatenate([np.asarray(v.scores, float) - np.mean(v.scores) for v in volumes])
     rise = RISE * float(within.std())
-    found = {rule: _auroc(volumes, rule, rise) for rule in RULES}
-    best = max(found, key=lambda rule: found[rule])
-    return best if found[best] > found[DEFAULT_HOW] + BETTER else DEFAULT_HOW, found
+    aurocs = {rule: _auroc(volumes, rule, rise) for rule in RULES}
+    best = max(RULES, key=lambda rule: aurocs[rule])
+    return best if aurocs[best] > aurocs[DEFAULT_HOW] + BETTER else DEFAULT_HOW, aurocs
 
 
 def _auroc(volumes: Sequence[NormalVolume], rule: str, rise: float) -> float:
@@ -132,7 +108,7 @@ def _auroc(volumes: Sequence[NormalVolume], rule: str, rise: float) -> float:
 def _with_findings(volume: NormalVolume, rise: float) -> np.ndarray:
     """The scores ``(k, n)`` with findings of each size at each place."""
     scores, slots = np.asarray(volume.scores, float), np.asarray(volume.slots)
-    raised = []
+    raised: list[np.ndarray] = []
     for length in FINDINGS:
         run = max(1, round(length / (volume.thickness or 10 / 3)))
         for start in np.linspace(slots[0], max(slots[0], slots[-1] - run + 1), PLACES).round():

@@ -8,8 +8,7 @@ from pydantic import JsonValue
 
 from anomalib_med.calibration.conformal import Calibration
 from anomalib_med.calibration.rule import VolumeRule
-
-Json = dict[str, JsonValue]
+from anomalib_med.records import Json
 
 
 def dump_scores(calibration: Calibration | None, rule: VolumeRule) -> Json:
@@ -34,23 +33,21 @@ def dump_rule(rule: VolumeRule, false_alarm_rate: float) -> Json:
     }
 
 
-def load_scores(stored: Mapping[str, JsonValue]) -> Calibration | None:
-    """The scores of images that :func:`dump_scores` gave."""
-    return _calibration(stored, "scores") if stored else None
+def load_scores(stored: Mapping[str, JsonValue], values: str = "scores") -> Calibration | None:
+    """The scores of images that :func:`dump_scores` gave; None for none."""
+    if not stored:
+        return None
+    return Calibration(np.array(stored[values], float), np.array(stored["patients"], np.int64))
 
 
 def load_rule(described: Mapping[str, JsonValue], stored: Mapping[str, JsonValue]) -> VolumeRule:
     """The rule that :func:`dump_rule` and :func:`dump_scores` gave."""
-    volumes = cast(Json | None, stored.get("volumes"))
+    volumes = cast(Json, stored.get("volumes", {}))
     return VolumeRule(
         how=str(described["score"]),
         threshold=cast(float | None, described["candidate_threshold"]),
         background=cast(float | None, described.get("background")),
-        scores=None if volumes is None else _calibration(volumes, "scores"),
-        peaks=None if volumes is None else _calibration(volumes, "peaks"),
+        scores=load_scores(volumes),
+        peaks=load_scores(volumes, "peaks"),
         compared=cast(dict[str, float], described.get("compared", {})),
     )
-
-
-def _calibration(stored: Mapping[str, JsonValue], values: str) -> Calibration:
-    return Calibration(np.array(stored[values], float), np.array(stored["patients"], np.int64))

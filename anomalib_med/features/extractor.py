@@ -1,6 +1,8 @@
 """The feature-extraction core: images in, one grid of half-precision feature vectors an image out."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -75,6 +77,20 @@ class FeatureExtractor:
     def multiple(self) -> int:
         """Rows and columns of an input should be multiples of this."""
         return max(self.backbone.strides)
+
+    def use_cache(self, cache: FeatureCache | None) -> None:
+        """Take features from a cache and keep them there; None: compute them each time."""
+        self.cache = cache
+
+    @contextmanager
+    def keeping(self, cache: FeatureCache) -> Iterator[None]:
+        """Use a cache inside the block, unless another one is in use."""
+        before = self.cache
+        self.use_cache(before or cache)
+        try:
+            yield
+        finally:
+            self.use_cache(before)
 
     def key(self, scale: float = 1.0) -> str:
         """Hash of everything but the image that the features of one scale depend on."""

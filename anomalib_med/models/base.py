@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
 import torch
@@ -10,7 +11,7 @@ from pydantic import Field, JsonValue, field_validator
 
 from anomalib_med.config import Settings, parse_config
 from anomalib_med.errors import ConfigError, FitError
-from anomalib_med.features import radlite
+from anomalib_med.features import FeatureCache, radlite
 from anomalib_med.features.extractor import FeatureExtractor, Precision
 from anomalib_med.models.pooling import MAP_RULES, pool
 from anomalib_med.pooling_rules import parse_rule
@@ -250,6 +251,18 @@ class Detector(ABC):
                 seed=c.seed,
                 state=state,
             ).to(self.device)
+
+    def use_cache(self, folder: str | Path) -> None:
+        """Keep backbone features in a folder and take them from it.
+
+        Raises
+        ------
+        ConfigError
+            The detector has no backbone.
+        """
+        if not self.uses_features:
+            raise ConfigError(f"detector {self.name} has no backbone: a feature cache is of no use to it")
+        self.extractor.use_cache(FeatureCache(folder))
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Features ``(B, D, h, w)``, float16, of inputs ``(B, C, H, W)``.

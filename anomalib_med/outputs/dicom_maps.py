@@ -44,23 +44,8 @@ class DicomMaps:
     slice, so that it opens over the scan; the patient is named as in the tables, and nothing else of the patient is
     copied. Its own UIDs follow from those of the scan and from the run.
 
-    Parameters
-    ----------
-    volume
-        The series that is scored.
-    out
-        The folder to write.
-    scale
-        ``(lo, step)`` of :func:`.maps.png_scale`.
-    colour_range
-        Values at both ends of the window that the files state.
-    run
-        Any text that tells runs apart: the UIDs of the maps depend on it.
-
-    Attributes
-    ----------
-    clipped
-        Pixels beyond the scale so far.
+    `scale` is ``(lo, step)`` of :func:`.maps.png_scale`; `clipped` counts the pixels beyond it. `colour_range` is the
+    window that the files state. `run` is any text that tells runs apart: the UIDs of the maps depend on it.
     """
 
     def __init__(
@@ -81,19 +66,12 @@ class DicomMaps:
         return f"{self.out.name}/{self._file(id)}"
 
     def add(self, id: str, map: np.ndarray) -> None:
-        """Write the float ``(H, W)`` map of a slice.
-
-        Raises
-        ------
-        OutputError
-            The file cannot be written.
-        """
+        """Write the float ``(H, W)`` map of a slice; raises OutputError."""
         source = self._files[id]
         assert source is not None
         tags = [*_IDENTITY, *_GEOMETRY]
         dataset = self._described(pydicom.dcmread(source, stop_before_pixels=True, specific_tags=tags))
-        lo, step = (float(text) for text in self._scale)
-        levels, clipped = quantised(map, (lo, step))
+        levels, clipped = quantised(map, (float(self._scale[0]), float(self._scale[1])))
         self.clipped += clipped
         dataset.Rows, dataset.Columns = levels.shape
         dataset.PixelData = levels.astype("<u2").tobytes()
@@ -101,13 +79,7 @@ class DicomMaps:
             dataset.save_as(self._partial / self._file(id), enforce_file_format=True)
 
     def write(self) -> None:
-        """Put the series in its place.
-
-        Raises
-        ------
-        OutputError
-            It cannot be written.
-        """
+        """Put the series in its place; raises OutputError."""
         if not any(self._partial.iterdir()):
             self.discard()
             return

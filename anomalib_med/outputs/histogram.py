@@ -21,30 +21,17 @@ GROUPS = {
 
 @dataclass(slots=True)
 class Histogram:
-    """How many images of each group lie in each bin between `lo` and `hi`; scores above `hi` count in the last bin.
-
-    Parameters
-    ----------
-    lo, hi
-        Ends of the axis.
-    threshold
-        Score at which a line is drawn, or None.
-    overflow
-        Whether some scores lie above `hi`.
-    counts
-        Images in each bin by group.
-    """
+    """How many images of each group lie in each bin between `lo` and `hi`; scores above `hi` count in the last bin."""
 
     lo: float
     hi: float
-    threshold: float | None
-    overflow: bool
+    threshold: float | None  # score at which a line is drawn
+    overflow: bool  # whether some scores lie above `hi`
     counts: dict[str, np.ndarray] = field(default_factory=lambda: {group: np.zeros(BINS, int) for group in GROUPS})
 
     @classmethod
     def over(cls, normals: np.ndarray, lowest: float, highest: float, threshold: float | None) -> Self | None:
-        """An empty histogram for calibration scores, and scores from `lowest` to `highest` (inf, -inf where there are
-        none); None where nothing is finite.
+        """An empty histogram for calibration scores and scores from `lowest` to `highest`; None where none is finite.
 
         The axis ends at four times the spread of the normals above them, so that one wild score squeezes nothing.
         """
@@ -89,16 +76,9 @@ class Histogram:
                 at = min(max(self.threshold, self.lo), self.hi)
                 left = at - self.lo > 0.8 * (self.hi - self.lo)
                 axes.axvline(at, gid="threshold", clip_on=False)
-                axes.annotate(
-                    f"threshold {self.threshold:.4g}",
-                    (at, 1),
-                    xycoords=axes.get_xaxis_transform(),
-                    xytext=(-6 if left else 6, -2),
-                    textcoords="offset points",
-                    ha="right" if left else "left",
-                    va="top",
-                    weight="bold",
-                )
+                text, offset = f"threshold {self.threshold:.4g}", (-6 if left else 6, -2)
+                note = axes.annotate(text, (at, 1), offset, axes.get_xaxis_transform(), "offset points")
+                note.set(ha="right" if left else "left", va="top", weight="bold")
             axes.set_xlim(self.lo, self.hi)
             axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
             axes.locator_params(axis="y", nbins=5)
@@ -106,9 +86,9 @@ class Histogram:
             axes.tick_params(bottom=False, left=False)
             axes.spines[["top", "left", "right"]].set_visible(False)
             axes.spines.bottom.set_color("0.5")
-            for part in (figure, axes):
-                part.patch.set_visible(False)
-            text = io.StringIO()
-            figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-        svg = text.getvalue()
+            figure.patch.set_visible(False)
+            axes.patch.set_visible(False)
+            page = io.StringIO()
+            figure.savefig(page, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        svg = page.getvalue()
         return re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg[svg.index("<svg") :])

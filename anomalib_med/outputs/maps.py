@@ -34,38 +34,18 @@ def png_scale(colour_range: tuple[float, float]) -> tuple[float, float]:
 
 
 def write_npy(path: Path, map: np.ndarray) -> None:
-    """Write a float32 ``(H, W)`` map as ``.npy``.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be written.
-    """
+    """Write a float32 ``(H, W)`` map as ``.npy``; raises OutputError."""
     buffer = io.BytesIO()
     np.save(buffer, map.astype(np.float32, copy=False), allow_pickle=False)
     write_atomic(path, buffer.getbuffer())
 
 
 def write_png(path: Path, map: np.ndarray, scale: tuple[float, float]) -> int:
-    """Write a ``(H, W)`` map as a 16-bit PNG that knows its own scale.
-
-    Parameters
-    ----------
-    path
-        The file to write.
-    map
-        float ``(H, W)``; NaN becomes the lowest level and counts as clipped.
-    scale
-        ``(lo, step)`` of `png_scale`.
+    """Write a float ``(H, W)`` map as a 16-bit PNG that knows its own `scale`; raises OutputError.
 
     Returns
     -------
-    How many pixels lay beyond the scale.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be written.
+    How many pixels lay beyond the scale; NaN counts, and becomes the lowest level.
     """
     lo, step = scale
     levels, clipped = quantised(map, scale)
@@ -87,33 +67,22 @@ def quantised(map: np.ndarray, scale: tuple[float, float]) -> tuple[np.ndarray, 
 
 
 def clipped_pixels(path: Path) -> int:
-    """How many pixels of a PNG map lay beyond the scale, from its first bytes.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be read, or is not a map written by `write_png`.
-    """
+    """How many pixels of a map of `write_png` lay beyond the scale, from its first bytes; raises OutputError."""
     with output_errors(path), path.open("rb") as handle:
         head = handle.read(512)
     key = b"tEXtanomed:clipped\0"
     at = head.find(key)
     if at < 0:
         raise OutputError(f"{path}: not a map of this program (its scale is missing): score again with --overwrite")
-    length = int.from_bytes(head[at - 4 : at])  # of the keyword, the zero and the text
+    length = int.from_bytes(head[at - 4 : at])  # keyword, zero and text
     return int(head[at + len(key) : at + 4 + length])
 
 
 class VolumeMaps:
     """The maps of one volume, gathered slice by slice in a file so that memory holds one slice.
 
-    Parameters
-    ----------
-    volume
-        What is scored. The map lies over it: it gets the orientation and affine of a NIfTI file, or the slices and the
-        `Volume.affine` of a DICOM series or MetaImage.
-    out
-        The ``.nii.gz`` to write; the slices lie beside it until `write` or `discard`.
+    The map, a ``.nii.gz``, lies over the volume: it gets the orientation and affine of a NIfTI file, or the slices and
+    the `Volume.affine` of a DICOM series or MetaImage. The slices lie beside `out` until `write` or `discard`.
     """
 
     def __init__(self, volume: Volume, out: Path) -> None:
@@ -133,27 +102,14 @@ class VolumeMaps:
         return self.out.name
 
     def add(self, id: str, map: np.ndarray) -> None:
-        """Store the float ``(H, W)`` map of the slice of a sample.
-
-        Raises
-        ------
-        OutputError
-            The disk is full or the slice has another size than the ones before.
-        """
-        if self.shape is None:
-            self.shape = (map.shape[0], map.shape[1])
+        """Store the float ``(H, W)`` map of a slice; raises OutputError for one of another size than those before."""
+        self.shape = self.shape or (map.shape[0], map.shape[1])
         if map.shape != self.shape:
             raise OutputError(f"{id}: the slice is {map.shape}, the others {self.shape}: use --maps npy")
         self._put(self._slots[id], map)
 
     def write(self) -> None:
-        """Write the volume of maps, with NaN in slices that were not scored, and remove the gathered slices.
-
-        Raises
-        ------
-        OutputError
-            The file cannot be written.
-        """
+        """Write the volume of maps, with NaN in slices that were not scored, and remove what was gathered."""
         from anomalib_med.datasets.readers.nifti import SUFFIXES, write_slices, write_volume
 
         if self.shape is None:

@@ -10,20 +10,11 @@ _LONGEST = 100
 
 
 def safe_stem(id: str) -> str:
-    """Stem of the files that belong to an image, safe on every file system whatever the id holds.
+    """Stem of the files that belong to an image: 1 to 117 ASCII characters, safe on every file system for any id.
 
     Characters outside ``[A-Za-z0-9._-]`` become ``_``, so nothing leaves the output folder. Where anything had to be
     changed, ``-`` and 16 hex digits of the SHA-256 of the id keep distinct ids apart. An id with capitals gets them
     too, because ``A.png`` and ``a.png`` are one file on some systems, and so does one that already ends like a hash.
-
-    Parameters
-    ----------
-    id
-        Any text, also empty or with bytes that are no UTF-8 (surrogate escapes).
-
-    Returns
-    -------
-    1 to 117 ASCII characters; never starts with a dot.
     """
     stem = _UNSAFE.sub("_", id)[:_LONGEST]
     if stem.startswith(".") or _DEVICE.match(stem.lower()):

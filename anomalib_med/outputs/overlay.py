@@ -18,18 +18,9 @@ _JPEG_QUALITY = 90
 
 
 def colours(map: np.ndarray, colour_range: tuple[float, float]) -> np.ndarray:
-    """Colour a map with the perceptually uniform table "inferno".
+    """Colour a float map ``(H, W)`` with the perceptually uniform table "inferno": uint8 RGB ``(H, W, 3)``.
 
-    Parameters
-    ----------
-    map
-        float ``(H, W)``; NaN is drawn as the lowest value.
-    colour_range
-        Values of the first and the last colour; beyond them the colour stays.
-
-    Returns
-    -------
-    uint8 RGB ``(H, W, 3)``.
+    `colour_range` are the values of the first and the last colour. NaN is drawn as the lowest value.
     """
     levels = np.rint(_relative(map, colour_range) * 255).astype(np.uint8)
     coloured: np.ndarray = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
@@ -48,24 +39,18 @@ def triptych(display: np.ndarray, map: np.ndarray, colour_range: tuple[float, fl
     map
         float ``(H, W)``, its anomaly map.
     colour_range
-        Values of the first and the last colour. They are fixed for the run and do not depend on this image.
+        Values of the first and the last colour, fixed for the run.
 
     Returns
     -------
-    uint8 RGB; the longest side of a panel is at most 512 pixels.
-
-    Raises
-    ------
-    ValueError
-        The image is not uint8.
+    uint8 RGB; the longest side of a panel is at most 512 pixels. Raises ValueError for an image that is not uint8.
     """
     if display.dtype != np.uint8:
         raise ValueError(f"display is {display.dtype}, it must be uint8")
     display, map = _resized(display if display.ndim == 3 else np.repeat(display[..., None], 3, axis=2), map)
     height, width = map.shape
-    canvas_height = max(height, _LEAST_HEIGHT)
-    canvas = np.full((canvas_height, 3 * width + 2 * _GAP + _BAR_MARGIN, 3), _BACKGROUND, np.uint8)
-    top = (canvas_height - height) // 2
+    canvas = np.full((max(height, _LEAST_HEIGHT), 3 * width + 2 * _GAP + _BAR_MARGIN, 3), _BACKGROUND, np.uint8)
+    top = (len(canvas) - height) // 2
     coloured, value = colours(map, colour_range), _relative(map, colour_range)[..., None]
     # Smoothstep: flat near zero, where the dark end of the table would only blacken the image.
     opacity = _STRONGEST * value * value * (3 - 2 * value)
@@ -73,20 +58,12 @@ def triptych(display: np.ndarray, map: np.ndarray, colour_range: tuple[float, fl
     for index, panel in enumerate((display, coloured, overlay)):
         left = index * (width + _GAP)
         canvas[top : top + height, left : left + width] = panel
-    _draw_bar(canvas, 3 * width + 2 * _GAP + _GAP, colour_range)
+    _draw_bar(canvas, 3 * (width + _GAP), colour_range)
     return canvas
 
 
 def write_overlay(path: Path, display: np.ndarray, map: np.ndarray, colour_range: tuple[float, float]) -> None:
-    """Write the `triptych` as a JPEG of quality 90.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be written.
-    ValueError
-        The image is not uint8.
-    """
+    """Write the `triptych` as a JPEG of quality 90; raises OutputError where it cannot be written."""
     picture = triptych(display, map, colour_range)[..., ::-1]
     encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
     write_atomic(path, encoded.tobytes())

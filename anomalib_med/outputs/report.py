@@ -15,8 +15,9 @@ from anomalib_med.files import output_errors, write_atomic
 from anomalib_med.outputs.histogram import GROUPS, Histogram
 from anomalib_med.outputs.names import safe_stem
 from anomalib_med.outputs.resume import FAILURES_CSV, OVERLAYS, REPORT, SCORES_CSV
+from anomalib_med.outputs.run import flat_table
 from anomalib_med.outputs.tables import FAILURES, SCORES
-from anomalib_med.records import Result
+from anomalib_med.records import Result, RunInfo, Sample
 from anomalib_med.version import __version__
 
 _FAILURES_SHOWN = 200
@@ -42,95 +43,49 @@ class _Counts:
             yield result
 
 
-def write_report(
-    out: Path,
-    *,
-    title: str,
-    model: Mapping[str, str],
-    calibration_scores: np.ndarray,
-    threshold: float | None,
-    false_alarm_rate: float,
-    labels: Mapping[str, int] | None = None,
-    notes: Sequence[str] = (),
-    top: int = 60,
-) -> Path:
-    """Write ``report.html`` from the tables and overlays in an output folder.
+def write_report(out: Path, run: RunInfo, samples: Sequence[Sample], *, top: int = 60) -> Path:
+    """Write ``report.html`` of a run from the tables and overlays in its folder, with the `top` most anomalous images.
 
-    The tables are read row by row and only the pictures of the `top` images are loaded, so memory does not grow with
-    the number of images.
-
-    Parameters
-    ----------
-    out
-        Output folder of a `ResultWriter`; the report goes there too.
-    title
-        Heading of the page.
-    model
-        Settings to show, as text by name.
-    calibration_scores
-        float ``(n,)``, scores of the held-out normals; may be empty.
-    threshold
-        Score from which an image is flagged; None without calibration.
-    false_alarm_rate
-        Share of healthy images that may be flagged, in (0, 1).
-    labels
-        What is known of the images, 0 normal or 1 abnormal by id. Labels are shown beside the results, and the
-        histogram tells them apart.
-    notes
-        Warnings and remarks, shown before everything else.
-    top
-        How many images to show.
-
-    Returns
-    -------
-    The file written.
-
-    Raises
-    ------
-    OutputError
-        The tables are missing or damaged, or the file cannot be written.
+    The tables are read row by row and only the pictures of those images are loaded, so memory does not grow with the
+    number of images. Labels of `samples` are shown beside the results, and the histogram tells them apart.
+    Raises OutputError where a table is missing or damaged.
     """
-    labels = labels or {}
+    labels = {sample.id: sample.label for sample in samples if sample.label is not None}
+    threshold = run.threshold if run.threshold is not None and math.isfinite(run.threshold) else None
     counts = _Counts()
     ranked = heapq.nlargest(top, counts.counted(SCORES.read(out / SCORES_CSV)), key=lambda result: result.score)
     failures = FAILURES.read(out / FAILURES_CSV)
     shown = list(islice(failures, _FAILURES_SHOWN))
     counts.failed = len(shown) + sum(1 for _ in failures)
     text = _template().render(
-        title=title,
+        title=f"{run.title}: {len(samples)} images",
         version=__version__,
-        model=dict(model),
-        notes=list(notes),
+        model=flat_table(run.model),
+        notes=run.notes,
         counts=counts,
-        calibration_count=int(np.size(calibration_scores)),
+        calibration_count=len(run.normal_scores),
         threshold=threshold,
-        false_alarm_rate=false_alarm_rate,
-        histogram=_histogram(out, counts, calibration_scores, threshold, labels),
+        false_alarm_rate=run.false_alarm_rate,
+        histogram=_histogram(out, counts, run.normal_scores, threshold, labels),
         groups=GROUPS,
         cards=[(result, labels.get(result.id), _picture(out, result)) for result in ranked],
         failures=shown,
     )
-    path = out / REPORT
-    write_atomic(path, text.encode("utf-8", "replace"))
-    return path
+    write_atomic(out / REPORT, text.encode("utf-8", "replace"))
+    return out / REPORT
 
 
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, autoescape=True)
+    environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters["number"] = lambda value: "-" if value is None else f"{value:.4g}"
     return environment.get_template("report.html.j2")
 
 
 def _histogram(
-    out: Path, counts: _Counts, calibration: np.ndarray, threshold: float | None, labels: Mapping[str, int]
+    out: Path, counts: _Counts, normals: np.ndarray, threshold: float | None, labels: Mapping[str, int]
 ) -> Histogram | None:
-    normals = np.asarray(calibration, np.float64).ravel()
     histogram = Histogram.over(normals, counts.lowest, counts.highest, threshold)
     if histogram is not None:
         for score in normals.tolist():

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import groupby, takewhile
 from pathlib import Path
 
 from anomalib_med.files import TEMPORARY, output_errors
@@ -16,55 +16,28 @@ from anomalib_med.records import Result, VolumeResult
 
 SCORES_CSV, FAILURES_CSV, REPORT = "scores.csv", "failures.csv", "report.html"
 MAPS, OVERLAYS, SCALE = "maps", "overlays", "scale.json"
+COUNTED = ("scored", "flagged", "failed", "clipped_pixels")
 
 
 @dataclass(slots=True)
 class Kept:
-    """What a resumed run keeps.
+    """What a resumed run keeps."""
 
-    Parameters
-    ----------
-    scores_end
-        Bytes of scores.csv to keep; 0 for none, not even the header.
-    done
-        Ids of the images that need no scoring.
-    volumes
-        The volumes that are complete.
-    failures
-        Rows of failures.csv to keep.
-    counts
-        Images scored, flagged and failed, and pixels clipped in their PNG maps.
-    """
-
-    scores_end: int = 0
-    done: set[str] = field(default_factory=set)
-    volumes: list[VolumeResult] = field(default_factory=list)
-    failures: list[Result] = field(default_factory=list)
-    counts: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("scored", "flagged", "failed", "clipped_pixels"), 0)
-    )
+    scores_end: int = 0  # bytes of scores.csv; 0 for none, not even the header
+    done: set[str] = field(default_factory=set)  # ids of the images that need no scoring
+    volumes: list[VolumeResult] = field(default_factory=list)  # those that are complete
+    failures: list[Result] = field(default_factory=list)  # rows of failures.csv
+    # Images by outcome, and pixels clipped in their PNG maps.
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
 
 
 def kept_rows(out: Path, volume_of: Mapping[str, str], *, complete: bool) -> Kept:
     """Find the rows that stay: all up to a torn one, or to the first whose map is gone.
 
     A failure is not kept, so it is tried again: its cause may have been removed. The exception is a slice of a volume
-    that is complete.
-
-    Parameters
-    ----------
-    out
-        The output folder.
-    volume_of
-        Id of the volume by the id of its slices.
-    complete
-        The run was: otherwise the rows of a volume at the end of the table are dropped, because a crash may have torn
-        the group.
-
-    Raises
-    ------
-    OutputError
-        A table cannot be read or is not as it was written.
+    that is complete. Where the run was not `complete`, the rows of a volume at the end of the table are dropped,
+    because a crash may have torn the group. `volume_of` holds the id of the volume by the id of its slices. Raises
+    OutputError for a table that is not as it was written.
     """
     kept = Kept()
     table = out / SCORES_CSV
@@ -75,7 +48,8 @@ def kept_rows(out: Path, volume_of: Mapping[str, str], *, complete: bool) -> Kep
         kept.scores_end = len(SCORES.header) if size >= len(SCORES.header) else 0
         for result, kept.scores_end in _whole_volumes(mapped, volume_of, size if complete else -1):
             kept.done.add(result.id)
-            whole |= {volume_of[result.id]} if result.id in volume_of else set()
+            if result.id in volume_of:
+                whole.add(volume_of[result.id])
             kept.counts["scored"] += 1
             kept.counts["flagged"] += bool(result.flagged)
             kept.counts["clipped_pixels"] += clipped_pixels(out / result.map) if result.map.endswith(".png") else 0
@@ -91,12 +65,8 @@ def kept_rows(out: Path, volume_of: Mapping[str, str], *, complete: bool) -> Kep
 def remove_results(out: Path) -> None:
     """Remove the results of a run from its folder: what its tables list and nothing else.
 
-    run.json stays, to be replaced: an interrupted overwrite can be repeated.
-
-    Raises
-    ------
-    OutputError
-        The folder is not one of ours, or a file cannot be removed.
+    run.json stays, to be replaced: an interrupted overwrite can be repeated. Raises OutputError for a folder that is
+    not one of ours.
     """
     runfile.read_run(out)
     with output_errors(out):
@@ -113,13 +83,7 @@ def remove_results(out: Path) -> None:
 
 
 def remove_temporary(out: Path) -> None:
-    """Remove the half-written files of a run that was killed.
-
-    Raises
-    ------
-    OutputError
-        A file cannot be removed.
-    """
+    """Remove the half-written files of a run that was killed; raises OutputError."""
     with output_errors(out):
         for folder in (out, out / MAPS, out / OVERLAYS):
             for file in folder.glob(f"*{TEMPORARY}"):
@@ -137,9 +101,7 @@ def _remove_pictures(out: Path) -> None:
 
 
 def _remove_map(folder: Path, name: str) -> None:
-    """Remove the map that a table names, and its folder where it was the last; a table edited by hand cannot point
-    elsewhere.
-    """
+    """Remove the map that a table names, nowhere but in `folder`, and a folder in it of which it was the last."""
     file = folder / Path(name).name
     if not file.exists() and Path(name).parent.name != "..":
         file = folder / Path(name).parent.name / Path(name).name
@@ -153,12 +115,8 @@ def _whole_volumes(
 ) -> Iterator[tuple[Result, int]]:
     """All rows but those of a volume at the end, unless the rows end where a complete table does."""
     group: list[tuple[Result, int]] = []
-    for row in rows:
-        volume = volume_of.get(row[0].id)
-        if group and volume_of.get(group[-1][0].id) != volume:
-            yield from group
-            group = []
-        group.append(row)
-        if volume is None or row[1] == whole:
-            yield from group
-            group = []
+    for _, rows_of_one in groupby(rows, lambda row: volume_of.get(row[0].id, row[0].id)):
+        yield from group
+        group = list(rows_of_one)
+    if group and (group[-1][0].id not in volume_of or group[-1][1] == whole):
+        yield from group

@@ -1,12 +1,8 @@
-"""A run into a folder: what tells it from others, and its report."""
+"""What tells a run into a folder from others, and a description of its model as a table."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-import numpy as np
-
-from anomalib_med.outputs.report import write_report
 from anomalib_med.records import RunInfo, Sample
 
 
@@ -14,21 +10,6 @@ def fingerprint(run: RunInfo, samples: Sequence[Sample]) -> dict[str, str]:
     """What tells a run from others, for its :class:`.writer.ResultWriter`."""
     rate = repr(run.false_alarm_rate)
     return {"model": run.fingerprint, "images": _images_hash(samples), "false_alarm_rate": rate}
-
-
-def report_run(out: Path, run: RunInfo, samples: Sequence[Sample]) -> Path:
-    """Write report.html of a run that is complete."""
-    labels = {sample.id: sample.label for sample in samples if sample.label is not None}
-    return write_report(
-        out,
-        title=f"{run.title}: {len(samples)} images",
-        model=flat_table(run.model),
-        calibration_scores=run.normal_scores,
-        threshold=run.threshold if run.threshold is not None and np.isfinite(run.threshold) else None,
-        false_alarm_rate=run.false_alarm_rate,
-        labels=labels or None,
-        notes=run.notes,
-    )
 
 
 def flat_table(description: Mapping[str, object]) -> dict[str, str]:
@@ -51,16 +32,11 @@ def flat_table(description: Mapping[str, object]) -> dict[str, str]:
 
 
 def _images_hash(samples: Sequence[Sample]) -> str:
-    """SHA-256 of what is scored, so that results are never taken for those of other images under the same names.
-
-    Of a file its path, size and time of change count, of an array its pixels.
-    """
+    """SHA-256 of the paths, sizes and times of files and the pixels of arrays: other images may have the same ids."""
     digest = hashlib.sha256()
     for sample in samples:
-        state = (str(sample.path), 0, 0)
-        if sample.path is not None and sample.path.exists():
-            file = sample.path.stat()
-            state = (str(sample.path), file.st_size, file.st_mtime_ns)
+        file = sample.path.stat() if sample.path is not None and sample.path.exists() else None
+        state = (str(sample.path), file.st_size if file else 0, file.st_mtime_ns if file else 0)
         digest.update(repr((sample.id, sample.frame, state)).encode("utf-8", "surrogatepass"))
         if sample.array is not None:
             digest.update(repr((sample.array.shape, sample.array.dtype.str)).encode() + sample.array.tobytes())

@@ -13,63 +13,39 @@ NAME = "run.json"
 
 
 class Run(BaseModel, frozen=True):
-    """What run.json says.
-
-    Parameters
-    ----------
-    complete
-        Whether every image was scored or listed as a failure.
-    counts
-        Images by outcome; empty until complete.
-    fingerprint
-        What the scores depend on, as text by name: model, list of images, options.
-    outputs
-        How maps and overlays are written, as text by name.
-    """
+    """What run.json says."""
 
     written_by: Literal["anomalib-med score"] = "anomalib-med score"
     format: Literal[1] = 1
-    complete: bool = False
-    counts: Mapping[str, int] = {}
-    fingerprint: Mapping[str, str]
-    outputs: Mapping[str, str]
+    complete: bool = False  # whether every image was scored or listed as a failure
+    counts: Mapping[str, int] = {}  # images by outcome; empty until complete
+    fingerprint: Mapping[str, str]  # what the scores depend on: model, list of images, options
+    outputs: Mapping[str, str]  # how maps and overlays are written
 
 
-def claim(out: Path, fingerprint: Mapping[str, str], outputs: Mapping[str, str]) -> Literal["new", "resume"]:
-    """Make `out` the folder of this run, or find that it already is.
+def claim(out: Path, run: Run) -> Run | None:
+    """Make `out` a folder, and return what an earlier part of this run said of itself; None for a new folder.
 
-    Raises
-    ------
-    OutputError
-        The folder holds another run or files that are not ours, or is not writable.
+    Raises OutputError where the folder holds another run or files that are not ours, or is not writable.
     """
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         held = [entry.name for entry in out.iterdir() if not entry.name.endswith(TEMPORARY)]
     if not held:
-        write_run(out, Run(fingerprint=fingerprint, outputs=outputs))
-        return "new"
+        return None
     if NAME not in held:
-        raise OutputError(
-            f"{out}: holds files that are no results (such as {min(held)}): choose an empty or new folder"
-        )
-    run = read_run(out)
-    differs = _difference(run.fingerprint, fingerprint) or _difference(run.outputs, outputs)
+        foreign = f"holds files that are no results (such as {min(held)})"
+        raise OutputError(f"{out}: {foreign}: choose an empty or new folder")
+    earlier = read_run(out)
+    differs = _difference(earlier.fingerprint, run.fingerprint) or _difference(earlier.outputs, run.outputs)
     if differs:
-        raise OutputError(
-            f"{out}: holds results of another run ({differs} differs): choose another folder or pass --overwrite"
-        )
-    return "resume"
+        other = f"holds results of another run ({differs} differs)"
+        raise OutputError(f"{out}: {other}: choose another folder or pass --overwrite")
+    return earlier
 
 
 def read_run(out: Path) -> Run:
-    """Read run.json.
-
-    Raises
-    ------
-    OutputError
-        It is missing, damaged or of another format.
-    """
+    """Read run.json; raises OutputError where it is missing, damaged or of another format."""
     path = out / NAME
     with output_errors(path):
         text = path.read_bytes()
@@ -77,20 +53,12 @@ def read_run(out: Path) -> Run:
         return Run.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or NAME
-        raise OutputError(
-            f"{path}: cannot be understood ({where}: {first['msg']}): choose another output folder"
-        ) from error
+        reason = f"{'.'.join(map(str, first['loc'])) or NAME}: {first['msg']}"
+        raise OutputError(f"{path}: cannot be understood ({reason}): choose another output folder") from error
 
 
 def write_run(out: Path, run: Run) -> None:
-    """Write run.json.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be written.
-    """
+    """Write run.json; raises OutputError."""
     write_atomic(out / NAME, (run.model_dump_json(indent=2) + "\n").encode())
 
 

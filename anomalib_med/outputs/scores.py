@@ -1,6 +1,7 @@
 """Scores: the results of scoring in Python, with the arrays a person asks for by name."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
@@ -8,39 +9,24 @@ import numpy as np
 
 from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.files import write_atomic
-from anomalib_med.outputs.run import fingerprint, report_run
+from anomalib_med.outputs.report import write_report
+from anomalib_med.outputs.run import fingerprint
 from anomalib_med.outputs.tables import SCORES
 from anomalib_med.outputs.writer import ResultWriter
 from anomalib_med.preprocessing import Frames, Preprocessing
 from anomalib_med.records import Candidate, Frame, PatientResult, Result, RunInfo, Sample, VolumeResult
 
 
+@dataclass(eq=False, repr=False)
 class Scores(Sequence[Result]):
-    """Results in the order of the images. Maps are kept at the detector's resolution and enlarged when asked for.
+    """Results in the order of the images. Maps are kept at the detector's resolution and enlarged when asked for."""
 
-    Attributes
-    ----------
-    results, samples
-        One result for each image, failures included, and what was scored, in the same order.
-    volumes, patients
-        The volumes among the images, and the decision on each of their patients.
-    run
-        What they were scored with.
-    """
-
-    def __init__(
-        self,
-        results: Sequence[Result],
-        samples: Sequence[Sample],
-        volumes: Sequence[VolumeResult],
-        patients: Sequence[PatientResult],
-        run: RunInfo,
-        preprocessing: Preprocessing,
-    ) -> None:
-        self.results, self.samples = list(results), list(samples)
-        self.volumes, self.patients = list(volumes), list(patients)
-        self.run = run
-        self._preprocessing = preprocessing
+    results: list[Result]  # one for each image, failures included
+    samples: list[Sample]  # what was scored, in the same order
+    volumes: list[VolumeResult]  # the volumes among the images
+    patients: list[PatientResult]  # the decision on each of their patients
+    run: RunInfo  # what they were scored with
+    preprocessing: Preprocessing
 
     def __len__(self) -> int:
         return len(self.results)
@@ -89,31 +75,21 @@ class Scores(Sequence[Result]):
         return Maps(self.results)
 
     def to_csv(self, path: str | Path) -> Path:
-        """Write the table of ``anomed score`` without maps; failures are left out.
-
-        Raises
-        ------
-        OutputError
-            Where the file cannot be written.
-        """
-        rows = [SCORES.header, *(SCORES.line(result) for result in self.results if result.ok)]
-        write_atomic(Path(path), b"".join(rows))
+        """Write the table of ``anomed score`` without maps and failures; raises OutputError."""
+        write_atomic(Path(path), SCORES.header, *(SCORES.line(result) for result in self.results if result.ok))
         return Path(path)
 
     def report(self, folder: str | Path) -> Path:
         """Write table, maps, overlays and the HTML report into a folder; returns the path of the report.
 
-        Raises
-        ------
-        OutputError
-            Where the folder holds other results or cannot be written.
+        Raises OutputError where the folder holds other results or cannot be written.
         """
         out, volumes = Path(folder), volumes_of(self.samples)
         ends = {volume.samples[-1].id: volume.id for volume in volumes}
         judged = {volume.id: volume for volume in self.volumes}
-        frames = Frames(self.samples, self._preprocessing, display=True)  # read again for their pictures
+        frames = Frames(self.samples, self.preprocessing, display=True)  # read again for their pictures
         known = fingerprint(self.run, self.samples)
-        with ResultWriter(out, fingerprint=known, colour_range=self.run.colour_range, volumes=volumes) as writer:
+        with ResultWriter(out, known, self.run.colour_range, volumes) as writer:
             for result, (_, frame) in zip(self.results, frames.outcomes(), strict=True):
                 if result.id in writer.done:
                     continue
@@ -121,17 +97,17 @@ class Scores(Sequence[Result]):
                 if result.id in ends:
                     writer.write_volume(judged[ends[result.id]])
             writer.write_patients(self.patients)
-        return report_run(out, self.run, self.samples)
+        return write_report(out, self.run, self.samples)
 
 
+@dataclass(eq=False, repr=False)
 class Maps(Sequence[np.ndarray]):
     """Anomaly maps of results, brought to the original geometry one at a time."""
 
-    def __init__(self, results: Sequence[Result]) -> None:
-        self._results = results
+    results: Sequence[Result]
 
     def __len__(self) -> int:
-        return len(self._results)
+        return len(self.results)
 
     @overload
     def __getitem__(self, index: int) -> np.ndarray: ...
@@ -140,5 +116,5 @@ class Maps(Sequence[np.ndarray]):
     def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
         """One map, or a list of them."""
         if isinstance(index, slice):
-            return [result.anomaly_map() for result in self._results[index]]
-        return self._results[index].anomaly_map()
+            return [result.anomaly_map() for result in self.results[index]]
+        return self.results[index].anomaly_map()

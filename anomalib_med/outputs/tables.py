@@ -22,7 +22,10 @@ from anomalib_med.files import output_errors, replacing
 from anomalib_med.records import Result
 
 Value = str | int | float | bool | None
+Row = dict[str, Value]
+Kind = type[str] | type[int] | type[float] | type[bool]
 R = TypeVar("R")
+R_contra = TypeVar("R_contra", contravariant=True)
 
 ROWS_AT_ONCE = 10_000
 """Rows of a row group of Parquet, and of what is read of it at a time."""
@@ -39,44 +42,27 @@ class DamagedTableError(OutputError):
 
 
 @dataclass(frozen=True, slots=True)
-class Column(Generic[R]):
-    """A column of a table.
+class Column(Generic[R_contra]):
+    """A column of a table."""
 
-    Parameters
-    ----------
-    name
-        Its heading, and the argument that its value becomes when a record is made of a row.
-    kind
-        What it holds. A number or a flag may be absent: its cell is then empty.
-    value
-        Finds the value in a record; by default it is the attribute called `name`.
-    required
-        Whether an empty cell is damage. NaN, which JSON does not have, is null in JSON lines.
-    """
+    name: str  # its heading, and the argument that its value becomes when a record is made of a row
+    kind: Kind  # a number or a flag may be absent: its cell is then empty
+    value: Callable[[R_contra], Value] | None = None  # finds it in a record; by default its attribute `name`
+    required: bool = False  # whether an empty cell is damage; NaN, which JSON does not have, is null in JSON lines
 
-    name: str
-    kind: type[str] | type[int] | type[float] | type[bool]
-    value: Callable[[R], Value] | None = None
-    required: bool = False
-
-    def of(self, record: R) -> Value:
+    def of(self, record: R_contra) -> Value:
         """The value in a record, as a plain Python value."""
         return self.plain(getattr(record, self.name) if self.value is None else self.value(record))
 
     def plain(self, value: Value) -> Value:
-        """A value from a record, JSON or Parquet as a plain Python value."""
+        """A value from a record, JSON or Parquet as a plain Python value; NaN is absent where it may be."""
         if value is None:
             return math.nan if self.required else None
-        return self.kind(value)
+        plain = self.kind(value)
+        return None if plain != plain and not self.required else plain
 
     def parse(self, cell: str) -> Value:
-        """The value of a cell of CSV.
-
-        Raises
-        ------
-        ValueError, KeyError
-            The cell is not what the column holds.
-        """
+        """The value of a cell of CSV; raises ValueError or KeyError for what the column does not hold."""
         if self.kind is str:
             return cell
         if cell == "" and not self.required:
@@ -84,16 +70,13 @@ class Column(Generic[R]):
         return _FLAGS[cell] if self.kind is bool else self.kind(cell)
 
 
-class Table(Generic[R]):
-    """A kind of table: one row for each record.
+def columns(kind: Kind, *names: str, required: bool = False) -> list[Column[object]]:
+    """Columns whose values are the attributes of their names."""
+    return [Column(name, kind, required=required) for name in names]
 
-    Parameters
-    ----------
-    columns
-        The columns, in the order in which they are written.
-    make
-        Makes a record of the values of a row, which it gets by the names of the columns.
-    """
+
+class Table(Generic[R]):
+    """A kind of table: one row for each record, which `make` makes of the values of a row by the names of columns."""
 
     def __init__(self, columns: Sequence[Column[R]], make: Callable[..., R]) -> None:
         self.columns = tuple(columns)
@@ -110,31 +93,19 @@ class Table(Generic[R]):
         return csv_record(self.values(record))
 
     def rows(self, path: Path) -> Iterator[tuple[R, int]]:
-        """Yield the records of a CSV table one by one, each with the byte where its row ends; see `iter_records`.
-
-        Raises
-        ------
-        OutputError
-            The table is missing or holds something else.
-        """
+        """Yield the records of a CSV table one by one, each with the byte where its row ends; see `iter_records`."""
         records = iter_records(path, self.names)
         next(records, None)
         for number, (cells, end) in enumerate(records, start=2):
             try:
-                values = [column.parse(cell) for column, cell in zip(self.columns, cells, strict=True)]
-                record = self._record(values)
+                row = {column.name: column.parse(cell) for column, cell in zip(self.columns, cells, strict=True)}
+                record = self._make(**row)
             except (ValueError, KeyError) as error:
                 raise _damaged(path, number, str(error)) from error
             yield record, end
 
     def read(self, path: Path) -> Iterator[R]:
-        """Yield the records of a CSV, Parquet or JSON-lines file one at a time.
-
-        Raises
-        ------
-        OutputError
-            The file is missing, is none of the three kinds, or holds something else.
-        """
+        """Yield the records of a CSV, Parquet or JSON-lines file one at a time; raises OutputError for another."""
         if path.suffix == ".csv":
             return (record for record, _ in self.rows(path))
         if path.suffix == ".jsonl":
@@ -144,42 +115,34 @@ class Table(Generic[R]):
         raise OutputError(f"{path}: not a table: give a .csv, .parquet or .jsonl file")
 
     def convert(self, table: Path, kind: Literal["parquet", "jsonl"]) -> Path:
-        """Write the rows of a CSV table beside it as Parquet (row groups of 10,000) or JSON lines, few at a time.
-
-        Raises
-        ------
-        OutputError
-            The table cannot be read or the new file not written.
-        """
+        """Write the rows of a CSV table beside it as Parquet (row groups of 10,000) or JSON lines, few at a time."""
         out = table.with_suffix(f".{kind}")
-        rows = (self.values(record) for record in self.read(table))
+        rows = (dict(zip(self.names, self.values(record), strict=True)) for record in self.read(table))
         with output_errors(out), replacing(out) as temporary:
             (self._to_parquet if kind == "parquet" else self._to_jsonl)(rows, temporary)
         return out
 
-    def _to_jsonl(self, rows: Iterator[tuple[Value, ...]], out: Path) -> None:
+    def _to_jsonl(self, rows: Iterator[Row], out: Path) -> None:
         with out.open("w", encoding="ascii") as handle:
-            for values in rows:
-                known = (None if isinstance(v, float) and math.isnan(v) else v for v in values)
-                handle.write(json.dumps(dict(zip(self.names, known, strict=True)), allow_nan=False) + "\n")
+            for row in rows:
+                known = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+                handle.write(json.dumps(known, allow_nan=False) + "\n")
 
-    def _to_parquet(self, rows: Iterator[tuple[Value, ...]], out: Path) -> None:
+    def _to_parquet(self, rows: Iterator[Row], out: Path) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         schema = pa.schema([(column.name, _ARROW[column.kind]) for column in self.columns])
         with pq.ParquetWriter(out, schema) as writer:
             while chunk := list(islice(rows, ROWS_AT_ONCE)):
-                columns = [map(_encodable, column) for column in zip(*chunk, strict=True)]
-                arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
-                writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+                encodable = [{k: _encodable(v) for k, v in row.items()} for row in chunk]
+                writer.write_table(pa.Table.from_pylist(encodable, schema))
 
     def _read_jsonl(self, path: Path) -> Iterator[R]:
         with output_errors(path), path.open(encoding="ascii") as handle:
             for number, line in enumerate(handle, start=1):
                 try:
-                    row = json.loads(line)
-                    record = self._record([column.plain(row[column.name]) for column in self.columns])
+                    record = self._record(json.loads(line))
                 except (ValueError, KeyError, TypeError) as error:
                     raise _damaged(path, number, str(error)) from error
                 yield record
@@ -192,13 +155,12 @@ class Table(Generic[R]):
             try:
                 with pq.ParquetFile(path) as file:
                     for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(self.names)):
-                        read = [map(column.plain, batch[column.name].to_pylist()) for column in self.columns]
-                        yield from map(self._record, zip(*read, strict=True))
+                        yield from map(self._record, batch.to_pylist())
             except (pa.ArrowInvalid, KeyError) as error:
                 raise OutputError(f"{path}: not as it was written ({error}): score again with --overwrite") from error
 
-    def _record(self, values: Sequence[Value]) -> R:
-        return self._make(**dict(zip(self.names, values, strict=True)))
+    def _record(self, row: Row) -> R:
+        return self._make(**{column.name: column.plain(row[column.name]) for column in self.columns})
 
 
 def csv_record(values: Sequence[Value]) -> bytes:
@@ -209,12 +171,7 @@ def csv_record(values: Sequence[Value]) -> bytes:
 def iter_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[list[str], int]]:
     """Yield the rows of a CSV table one by one, text as it was before guarding, each with the byte where it ends.
 
-    The header comes first. A last row that a crash tore is left out.
-
-    Raises
-    ------
-    OutputError
-        The table is missing, has other columns, or a row with another number of cells.
+    The header comes first. A last row that a crash tore is left out. Raises OutputError for a table with other columns.
     """
     with output_errors(path), path.open("rb") as handle:
         end, number, record = 0, 0, b""
@@ -263,27 +220,25 @@ def _failure(id: str, path: str, frame: int | None, reason: str) -> Result:
 
 SCORES: Table[Result] = Table(
     (
-        Column("id", str),
-        Column("path", str),
+        *columns(str, "id", "path"),
         Column("frame", int),
         Column("patient", str),
         Column("score", float, required=True),
         Column("p_value", float),
         Column("flagged", bool),
-        Column("area", str),
-        Column("map", str),
+        *columns(str, "area", "map"),
     ),
     Result,
 )
 """The images that were scored; read back they are Results without map grids."""
 
 FAILURES: Table[Result] = Table(
-    (Column("id", str), Column("path", str), Column("frame", int), Column("reason", str, lambda result: result.status)),
+    (*columns(str, "id", "path"), Column("frame", int), Column("reason", str, lambda result: result.status)),
     _failure,
 )
 """The images that could not be scored; read back their score is NaN and the reason is their status."""
 
 
 def read_scores(path: Path) -> list[Result]:
-    """All rows of scores.csv, scores.parquet or scores.jsonl; see `Table.read`."""
+    """All rows of scores.csv, scores.parquet or scores.jsonl, see `Table.read`."""
     return list(SCORES.read(path))

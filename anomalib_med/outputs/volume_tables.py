@@ -11,28 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from anomalib_med.outputs.tables import Column, Table
+from anomalib_med.outputs.tables import Column, Table, columns
 from anomalib_med.records import Candidate, PatientResult, VolumeResult
 
 VOLUMES_CSV, CANDIDATES_CSV, PATIENTS_CSV = "volumes.csv", "candidates.csv", "patients.csv"
 
 
 def read_volumes(out: Path) -> list[VolumeResult]:
-    """The volumes of a run with their candidates, as volumes.csv and candidates.csv have them.
-
-    Raises
-    ------
-    OutputError
-        A table is missing or is not as it was written.
-    """
+    """The volumes of a run with their candidates; raises OutputError for a table that is not as it was written."""
     own: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in CANDIDATES.read(out / CANDIDATES_CSV):
         own[candidate.volume].append(candidate)
     return [replace(volume, candidates=tuple(own[volume.id])) for volume in VOLUMES.read(out / VOLUMES_CSV)]
-
-
-def _score(record: VolumeResult | PatientResult) -> float | None:
-    return record.score if math.isfinite(record.score) else None
 
 
 def _place(candidate: Candidate, axis: int) -> float | None:
@@ -51,17 +41,12 @@ def _candidate(slice: str, row: int, column: int, **same: Any) -> Candidate:  # 
 VOLUMES: Table[VolumeResult] = Table(
     (
         Column("volume", str, lambda v: v.id),
-        Column("patient", str),
-        Column("study", str),
-        Column("slices", int, required=True),
-        Column("scored", int, required=True),
-        Column("score", float, _score),
-        Column("p_value", float),
+        *columns(str, "patient", "study"),
+        *columns(int, "slices", "scored", required=True),
+        *columns(float, "score", "p_value"),
         Column("flagged", bool),
         Column("candidates", int, lambda v: len(v.candidates)),
-        Column("area", str),
-        Column("map", str),
-        Column("note", str),
+        *columns(str, "area", "map", "note"),
     ),
     _volume,
 )
@@ -69,8 +54,7 @@ VOLUMES: Table[VolumeResult] = Table(
 
 CANDIDATES: Table[Candidate] = Table(
     (
-        Column("volume", str),
-        Column("patient", str),
+        *columns(str, "volume", "patient"),
         Column("rank", int, required=True),
         Column("x_mm", float, lambda c: _place(c, 0)),
         Column("y_mm", float, lambda c: _place(c, 1)),
@@ -91,8 +75,7 @@ PATIENTS: Table[PatientResult] = Table(
     (
         Column("patient", str),
         Column("volumes", int, required=True),
-        Column("score", float, _score),
-        Column("p_value", float),
+        *columns(float, "score", "p_value"),
         Column("flagged", bool),
     ),
     PatientResult,

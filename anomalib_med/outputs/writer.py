@@ -17,7 +17,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Self
 
 import numpy as np
@@ -30,14 +29,7 @@ from anomalib_med.outputs.maps import VolumeMaps, png_scale, write_npy, write_pn
 from anomalib_med.outputs.names import safe_stem
 from anomalib_med.outputs.overlay import write_overlay
 from anomalib_med.outputs.tables import FAILURES, SCORES, R, Table
-from anomalib_med.outputs.volume_tables import (
-    CANDIDATES,
-    CANDIDATES_CSV,
-    PATIENTS,
-    PATIENTS_CSV,
-    VOLUMES,
-    VOLUMES_CSV,
-)
+from anomalib_med.outputs.volume_tables import CANDIDATES, CANDIDATES_CSV, PATIENTS, PATIENTS_CSV, VOLUMES, VOLUMES_CSV
 from anomalib_med.records import PatientResult, Result, Volume, VolumeResult
 
 TableKind = Literal["csv", "parquet", "jsonl"]
@@ -65,29 +57,26 @@ class ResultWriter:
         Output folder; created if absent.
     fingerprint
         All that the scores depend on, as text by name (hash of the model, hash of the list of images, options).
-    table
-        Form of the table beside scores.csv, made when the run completes; "csv" for none.
-    maps
-        "npy": float32. "png": 16 bits on the scale in maps/scale.json. "nifti": one ``.nii.gz`` for each volume that
-        lies over it; slices that failed or are missing are NaN; images that are no slices, and volumes without an
-        affine, get ``.npy``. "dicom": a DICOM series for each DICOM series, see
-        :class:`anomalib_med.outputs.dicom_maps.DicomMaps`; all others as with "nifti". "none".
-    overlays
-        Whether to write image | map | overlay as JPEG.
     colour_range
         Values at the two ends of the colour scale and of the colour bar, fixed for the run.
     volumes
         The volumes among the images; their slices must come one after the other, and their rows are written together.
+    table
+        Form of the table beside scores.csv, made when the run completes; "csv" for none.
+    maps
+        "npy": float32. "png": 16 bits on the scale in maps/scale.json. "nifti": one ``.nii.gz`` over each volume, with
+        NaN in slices that failed or are missing; ``.npy`` for other images and volumes without an affine. "dicom": a
+        DICOM series for each DICOM series, see :class:`.dicom_maps.DicomMaps`; all others as with "nifti". "none".
+    overlays
+        Whether to write image | map | overlay as JPEG.
     overwrite
         Remove the results of another run from `out` first. Other files stay.
 
     Attributes
     ----------
-    done
-        Ids that an earlier run with the same fingerprint has dealt with: not to be written again. Failures are not
-        among them, they are tried again (except single slices of a volume whose map is written).
-    volumes
-        The volumes that it has completed.
+    done, volumes
+        Ids that an earlier run with the same fingerprint has dealt with, not to be written again, and the volumes that
+        it completed. Failures are tried again (except single slices of a volume whose map is written).
     counts
         Images "scored", "flagged", "failed", and "clipped_pixels" of PNG maps, over all runs into this folder.
 
@@ -103,13 +92,13 @@ class ResultWriter:
     def __init__(
         self,
         out: Path,
-        *,
         fingerprint: Mapping[str, str],
         colour_range: tuple[float, float],
+        volumes: Sequence[Volume] = (),
+        *,
         table: TableKind = "csv",
         maps: MapKind = "npy",
         overlays: bool = True,
-        volumes: Sequence[Volume] = (),
         overwrite: bool = False,
     ) -> None:
         lo, hi = float(colour_range[0]), float(colour_range[1])
@@ -117,34 +106,28 @@ class ResultWriter:
             raise ConfigError(f"colour_range {colour_range}: give two finite numbers, the lower one first")
         self.out = Path(out)
         self._table, self._maps, self._overlays, self._colours = table, maps, overlays, (lo, hi)
-        self._fingerprint = dict(fingerprint)
-        self._outputs = {"maps": maps, "overlays": str(overlays).lower(), "colour_range": f"{lo!r} {hi!r}"}
+        outputs = {"maps": maps, "overlays": str(overlays).lower(), "colour_range": f"{lo!r} {hi!r}"}
+        self._run = runfile.Run(fingerprint=fingerprint, outputs=outputs)
         self._volume_of = {sample.id: volume for volume in volumes for sample in volume.samples}
         self._begun: _Begun | None = None
         self._open(overwrite)
         self._finished = {volume.id for volume in self.volumes}
 
     def write(self, result: Result, display: np.ndarray | None, map: np.ndarray | None = None) -> Result:
-        """Write the map, the overlay and the row of one image.
+        """Write the map, the overlay and the row of one image; the row of a slice comes with :meth:`write_volume`.
 
         Parameters
         ----------
         result
             The image's result; a failure goes to failures.csv.
         display
-            uint8 ``(H, W)`` or ``(H, W, 3)``, the original image as a person looks at it; without it there is no
-            overlay.
+            uint8 ``(H, W)`` or ``(H, W, 3)``, the original image as a person looks at it; None for no overlay.
         map
             The anomaly map of the result where it was made already.
 
         Returns
         -------
-        The result with `map` filled in. The row of a slice of a volume is written with :meth:`write_volume`.
-
-        Raises
-        ------
-        OutputError
-            The slices of a volume do not come one after the other.
+        The result with `map` filled in. Raises OutputError where slices of a volume do not come one after the other.
         """
         self._go_to(self._volume_of.get(result.id))
         if not result.ok:
@@ -166,17 +149,16 @@ class ResultWriter:
     def write_volume(self, volume: VolumeResult) -> VolumeResult:
         """Write the map, the candidates and the rows of the volume whose last slice was written.
 
-        Returns
-        -------
-        The volume with `map` filled in, and with a note where pixels lie beyond the scale of the map.
+        Returns it with `map` filled in, and with a note where pixels lie beyond the scale of the map.
         """
         begun, self._begun = self._begun, None
         assert begun is not None and begun.volume.id == volume.id
         if begun.maps is not None:
             begun.maps.write()
-            clipped = [f"{begun.maps.clipped} pixels of the map lie beyond its scale"] * bool(begun.maps.clipped)
+            clipped = begun.maps.clipped
+            beyond = f"{clipped} pixels of the map lie beyond its scale" if clipped else ""
             written = f"{resume.MAPS}/{begun.maps.out.name}" if begun.rows else ""
-            volume = replace(volume, map=written, note="; ".join([volume.note] * bool(volume.note) + clipped))
+            volume = replace(volume, map=written, note="; ".join(filter(None, [volume.note, beyond])))
         self._tables[CANDIDATES_CSV].append(b"".join(map(CANDIDATES.line, volume.candidates)))
         self._tables[VOLUMES_CSV].append(VOLUMES.line(volume))
         self._finished.add(volume.id)
@@ -197,7 +179,7 @@ class ResultWriter:
             # One made by an earlier run is made again: it must not differ from scores.csv.
             if kind == self._table or table.with_suffix(f".{kind}").exists():
                 SCORES.convert(table, kind)
-        self._write_run(complete=True, counts=self.counts)
+        runfile.write_run(self.out, self._run.model_copy(update={"complete": True, "counts": self.counts}))
 
     def close(self) -> None:
         """Close the files; the slices of an unfinished volume are forgotten and will be scored again."""
@@ -210,9 +192,7 @@ class ResultWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self.finish()
@@ -224,12 +204,11 @@ class ResultWriter:
         kept = resume.Kept()
         if overwrite and (self.out / runfile.NAME).exists():
             resume.remove_results(self.out)
-            self._write_run()
-        elif runfile.claim(self.out, self._fingerprint, self._outputs) == "resume":
+        elif earlier := runfile.claim(self.out, self._run):
             resume.remove_temporary(self.out)
             volume_of = {id: volume.id for id, volume in self._volume_of.items()}
-            kept = resume.kept_rows(self.out, volume_of, complete=runfile.read_run(self.out).complete)
-            self._write_run()
+            kept = resume.kept_rows(self.out, volume_of, complete=earlier.complete)
+        runfile.write_run(self.out, self._run)
         self._make_folders()
         self.done, self.counts, self.volumes = kept.done, kept.counts, kept.volumes
         self._scores = AppendFile(self.out / resume.SCORES_CSV, keep=kept.scores_end)
@@ -248,16 +227,11 @@ class ResultWriter:
         file.append(b"".join([table.header, *map(table.line, records)]))
         return file
 
-    def _write_run(self, **done: object) -> None:
-        run = runfile.Run(fingerprint=self._fingerprint, outputs=self._outputs)
-        runfile.write_run(self.out, run.model_copy(update=done))
-
     def _make_folders(self) -> None:
         with output_errors(self.out):
-            if self._maps != "none":
-                (self.out / resume.MAPS).mkdir(exist_ok=True)
-            if self._overlays:
-                (self.out / resume.OVERLAYS).mkdir(exist_ok=True)
+            for name, wanted in ((resume.MAPS, self._maps != "none"), (resume.OVERLAYS, self._overlays)):
+                if wanted:
+                    (self.out / name).mkdir(exist_ok=True)
         self._scale = png_scale(self._colours)
         if self._maps == "png":
             lo, step = self._scale
@@ -279,7 +253,8 @@ class ResultWriter:
         """What takes the maps of a volume; None where each slice has its own."""
         folder, stem = self.out / resume.MAPS, safe_stem(volume.id)
         if self._maps == "dicom" and is_dicom_series(volume):
-            return DicomMaps(volume, folder / stem, self._scale, self._colours, self._fingerprint.get("model", ""))
+            run = self._run.fingerprint.get("model", "")
+            return DicomMaps(volume, folder / stem, self._scale, self._colours, run)
         if self._maps in ("nifti", "dicom") and volume.affine is not None:
             return VolumeMaps(volume, folder / f"{stem}.nii.gz")
         return None
@@ -291,13 +266,12 @@ class ResultWriter:
         if self._begun is not None and self._begun.maps is not None:
             self._begun.maps.add(id, map)
             return f"{resume.MAPS}/{self._begun.maps.name(id)}"
-        name = f"{safe_stem(id)}.{'png' if self._maps == 'png' else 'npy'}"
-        path = self.out / resume.MAPS / name
+        name = f"{resume.MAPS}/{safe_stem(id)}.{'png' if self._maps == 'png' else 'npy'}"
         if self._maps == "png":
-            self.counts["clipped_pixels"] += write_png(path, map, self._scale)
+            self.counts["clipped_pixels"] += write_png(self.out / name, map, self._scale)
         else:
-            write_npy(path, map)
-        return f"{resume.MAPS}/{name}"
+            write_npy(self.out / name, map)
+        return name
 
     def _write_rows(self, results: list[Result]) -> None:
         self._scores.append(b"".join(SCORES.line(result) for result in results))

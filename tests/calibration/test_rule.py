@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from anomalib_med.calibration import Calibration, VolumeRule, volume_score
+from anomalib_med.calibration import Calibration, VolumeRule
+from anomalib_med.calibration.rule import volume_score
 from anomalib_med.errors import ConfigError
 
 SCORES, SLOTS = [1.0, 5.0, 2.0, 3.0, 4.0], [0, 1, 2, 3, 4]

@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from anomalib_med.calibration import NormalVolume, calibrated_rule, choose_rule
 from anomalib_med.calibration.rule import volume_scores
-from anomalib_med.calibration.rule_choice import FEWEST, RULES
+from anomalib_med.calibration.rule_choice import FEWEST, RULES, NormalVolume, calibrated_rule, choose_rule
 
 
 def volumes(kind: str, count: int, seed: int = 0) -> list[NormalVolume]:

@@ -183,7 +183,7 @@ def test_folding_batch_norms_changes_nothing_but_rounding(name: str) -> None:
 def test_cached_features_are_the_computed_ones(tmp_path: Path) -> None:
     extractor = random_resnet()
     fresh = extractor(X)
-    extractor.cache = FeatureCache(tmp_path)
+    extractor.use_cache(FeatureCache(tmp_path))
     assert torch.equal(extractor(X), fresh)
     extractor.layers = None  # type: ignore[assignment,method-assign]  # from here on only the cache can answer
     assert torch.equal(extractor(X), fresh)
@@ -192,7 +192,8 @@ def test_cached_features_are_the_computed_ones(tmp_path: Path) -> None:
 def test_cache_knows_extractor_and_content(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path)
     one, other = random_resnet(seed=1), random_resnet(seed=2)
-    one.cache = other.cache = cache
+    one.use_cache(cache)
+    other.use_cache(cache)
     assert not torch.equal(one(X), other(X))
     assert not torch.equal(one(X), one(X.flip(3)))
     assert len(list(tmp_path.rglob("*.npy"))) == 9
@@ -223,7 +224,8 @@ def test_at_several_scales_each_image_is_computed_alike_in_any_batch() -> None:
 def test_the_cache_keeps_each_scale_once_whoever_asks(tmp_path: Path) -> None:
     both, whole = random_resnet(scales=(1.0, 0.5)), random_resnet()
     fresh = both(X)
-    both.cache = whole.cache = FeatureCache(tmp_path)
+    both.use_cache(FeatureCache(tmp_path))
+    whole.use_cache(FeatureCache(tmp_path))
     whole(X)
     assert len(list(tmp_path.rglob("*.npy"))) == 3
     assert torch.equal(both(X), fresh)
@@ -234,7 +236,7 @@ def test_the_cache_keeps_each_scale_once_whoever_asks(tmp_path: Path) -> None:
 
 def test_a_damaged_cache_file_is_made_again(tmp_path: Path) -> None:
     extractor = random_resnet()
-    extractor.cache = FeatureCache(tmp_path)
+    extractor.use_cache(FeatureCache(tmp_path))
     fresh = extractor(X)
     for path in tmp_path.rglob("*.npy"):
         path.write_bytes(path.read_bytes()[:100])
@@ -245,8 +247,10 @@ def test_a_damaged_cache_file_is_made_again(tmp_path: Path) -> None:
 def test_the_first_features_are_kept_while_there_is_room() -> None:
     extractor = random_resnet()
     fresh = extractor(X)
-    extractor.cache = FirstFeatures(2.5 * fresh[0].nbytes / 2**20)
-    assert torch.equal(extractor(X), fresh)
-    kept = [extractor.cache.get(extractor.cache.path(extractor.key(), image)) for image in X]
-    assert [features is not None for features in kept] == [True, True, False]
-    assert torch.equal(extractor(X), fresh)
+    cache = FirstFeatures(2.5 * fresh[0].nbytes / 2**20)
+    with extractor.keeping(cache):
+        assert torch.equal(extractor(X), fresh)
+        kept = [cache.get(cache.path(extractor.key(), image)) for image in X]
+        assert [features is not None for features in kept] == [True, True, False]
+        assert torch.equal(extractor(X), fresh)
+    assert extractor.cache is None

@@ -9,6 +9,7 @@ from anomalib_med.errors import OutputError
 from anomalib_med.outputs.histogram import GROUPS, Histogram
 from anomalib_med.outputs.report import write_report
 from anomalib_med.outputs.writer import ResultWriter
+from anomalib_med.records import RunInfo, Sample
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 NORMALS = np.linspace(0.2, 1.0, 30)
@@ -42,22 +43,21 @@ class Page(HTMLParser):
         return " ".join(" ".join(data for tag, data in self.texts if tag not in ("style", "script")).split())
 
 
+def run(**options):
+    given = {"title": "Chest", "model": {"detector": "patchcore"}, "notes": (), "fingerprint": ""}
+    given |= {"false_alarm_rate": 0.05, "threshold": 1.0, "normal_scores": NORMALS, "colour_range": RANGE}
+    return RunInfo(**given | options)
+
+
 def report(out, results, **options):
     with ResultWriter(
         out, fingerprint=FINGERPRINT, colour_range=RANGE, overlays=options.pop("overlays", True)
     ) as target:
         for result in results:
             target.write(result, grey() if result.ok else None)
-    settings = {
-        "title": "Chest",
-        "model": {"detector": "patchcore"},
-        "calibration_scores": NORMALS,
-        "threshold": 1.0,
-        "false_alarm_rate": 0.05,
-        "notes": [],
-        **options,
-    }
-    return write_report(out, **settings).read_text(encoding="utf-8")
+    labels, top = options.pop("labels", {}), options.pop("top", 60)
+    samples = [Sample(result.id, label=labels.get(result.id)) for result in results]
+    return write_report(out, run(**options), samples, top=top).read_text(encoding="utf-8")
 
 
 def drawn(page):
@@ -123,7 +123,7 @@ def test_without_overlays_the_cards_say_so(tmp_path):
 
 def test_without_calibration_nothing_is_flagged_and_there_is_no_threshold(tmp_path):
     results = [scored("a", 1.0, p_value=None, flagged=None), scored("b", 2.0, p_value=None, flagged=None)]
-    page = Page(report(tmp_path, results, calibration_scores=np.array([]), threshold=None))
+    page = Page(report(tmp_path, results, normal_scores=np.array([]), threshold=None))
     assert not [attrs for attrs in page.all("span") if "badge" in attrs.get("class", "")]
     assert "threshold" not in drawn(page)
 
@@ -135,15 +135,13 @@ def test_labels_are_shown_and_told_apart_in_the_histogram(tmp_path):
 
 
 def test_a_run_without_any_scored_image_gives_a_page(tmp_path):
-    page = Page(report(tmp_path, [failed("a")], calibration_scores=np.array([]), threshold=None))
+    page = Page(report(tmp_path, [failed("a")], normal_scores=np.array([]), threshold=None))
     assert "No image was scored." in page.text()
 
 
 def test_without_results_the_missing_table_is_named(tmp_path):
     with pytest.raises(OutputError, match=r"scores\.csv"):
-        write_report(
-            tmp_path, title="", model={}, calibration_scores=NORMALS, threshold=1.0, false_alarm_rate=0.05, notes=[]
-        )
+        write_report(tmp_path, run(), [])
 
 
 def test_the_page_works_without_scripts_and_in_the_dark(tmp_path):
