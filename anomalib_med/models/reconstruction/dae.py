@@ -1,7 +1,6 @@
 """DAE: a U-Net that takes coarse noise away, and with it what no normal image has.
 
-Kascenas et al., "Denoising Autoencoders for Unsupervised Anomaly Detection in Brain MRI", MIDL 2022,
-https://proceedings.mlr.press/v172/kascenas22a.html.
+Kascenas et al., MIDL 2022, https://proceedings.mlr.press/v172/kascenas22a.html.
 """
 
 from typing import Literal
@@ -10,21 +9,21 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from anomalib_med.models.blocks import UNet
 from anomalib_med.models.filters import mean_filter, median_filter
-from anomalib_med.models.losses import absolute_error, squared_error
+from anomalib_med.models.losses import squared_error
 from anomalib_med.models.pooling import pool
+from anomalib_med.models.reconstruction.base import Reconstruction
 from anomalib_med.models.training.normals import StepBatch
 from anomalib_med.models.training.schedule import TrainingConfig
-from anomalib_med.models.training.trainer import TrainedDetector
 
 WINDOW = 5  # of the median and of the erosion, in pixels, as in the official code
 ERODED = 0.95  # of a window must be valid
 
 
-class DenoisingAutoencoder(TrainedDetector):
+class DenoisingAutoencoder(Reconstruction):
     """Learns to remove coarse noise from normal images; at scoring no noise is added, and what is removed is abnormal.
 
     The anomaly map is the absolute difference, its median over 5 x 5 pixels.
@@ -33,6 +32,7 @@ class DenoisingAutoencoder(TrainedDetector):
     name = "dae"
     title = "DAE, denoising autoencoder with coarse noise (Kascenas et al., MIDL 2022)"
     input_size = 128
+    error = "l1"
 
     class Config(TrainingConfig):
         """Settings of the denoising autoencoder; defaults are those of the paper, but for its 67,200 steps."""
@@ -66,8 +66,7 @@ class DenoisingAutoencoder(TrainedDetector):
 
     def optimizers(self) -> dict[str, Optimizer]:
         """The paper's Adam, with AMSGrad."""
-        c = self.config
-        return {"all": Adam(self.unet.parameters(), c.learning_rate, weight_decay=c.weight_decay, amsgrad=True)}
+        return {"all": self.adam(self.unet, amsgrad=True)}
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Squared error of the denoised image, over the valid area."""
@@ -75,13 +74,14 @@ class DenoisingAutoencoder(TrainedDetector):
         denoised = self.unet(batch.x + self.noise(batch.x) * area)
         return {"error": (squared_error(batch.x, denoised) * area).mean()}
 
-    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+    def reconstructed(self, x: torch.Tensor) -> torch.Tensor:
         """Denoised images ``(B, C, H, W)``."""
-        return self.each(lambda one: self.unet(one).float(), x)
+        y: torch.Tensor = self.unet(x)
+        return y
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Absolute difference ``(B, H, W)``, mean over channels, median of 5 x 5 pixels."""
-        return median_filter(absolute_error(x, self.unet(x)).mean(1), WINDOW)
+        return median_filter(super().compute_map(x), WINDOW)
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """The map pooled where a window around a pixel is valid: the rim of the body is no finding."""

@@ -1,7 +1,6 @@
 """FAE: a small autoencoder of frozen features, with structural similarity as loss and as score.
 
-Meissen et al., "Unsupervised Anomaly Localization with Structural Feature-Autoencoders", BrainLes 2022,
-https://arxiv.org/abs/2208.10992.
+Meissen et al., BrainLes 2022, https://arxiv.org/abs/2208.10992.
 """
 
 from itertools import pairwise

@@ -1,8 +1,7 @@
 """f-AnoGAN: a generator learns to draw normals; an encoder finds the one that is nearest to an image.
 
-Schlegl et al., "f-AnoGAN: Fast unsupervised anomaly detection with generative adversarial networks", Medical Image
-Analysis 2019, https://doi.org/10.1016/j.media.2019.01.010; the generator as in Gulrajani et al., "Improved Training of
-Wasserstein GANs", NeurIPS 2017, https://arxiv.org/abs/1704.00028.
+Schlegl et al., Medical Image Analysis 2019, https://doi.org/10.1016/j.media.2019.01.010; the generator as in Gulrajani
+et al., NeurIPS 2017, https://arxiv.org/abs/1704.00028.
 """
 
 import math
@@ -13,18 +12,17 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from anomalib_med.models.blocks import ConvBlock, ResidualBlock, VectorEncoder, halved, leaky, norm_layer
-from anomalib_med.models.losses import absolute_error, squared_error
-from anomalib_med.models.reconstruction.code_config import LatentConfig
+from anomalib_med.models.losses import squared_error
+from anomalib_med.models.reconstruction.base import LatentConfig, Reconstruction
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
 
 ENCODER_EVERY = 10  # steps in which the GAN learns too
 
 
-class FAnoGan(TrainedDetector):
+class FAnoGan(Reconstruction):
     """A Wasserstein GAN of normals and an encoder into its latent space: what it cannot draw is abnormal.
 
     The score is the mean squared error of the reconstruction plus `kappa` times that of the critic's features; the
@@ -34,6 +32,7 @@ class FAnoGan(TrainedDetector):
     name = "fanogan"
     title = "f-AnoGAN, Wasserstein GAN and encoder (Schlegl et al., MedIA 2019)"
     input_size = 64
+    error = "l1"
 
     class Config(LatentConfig):
         """Settings of f-AnoGAN."""
@@ -67,16 +66,8 @@ class FAnoGan(TrainedDetector):
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One Adam for each network; the encoder's is the first, as its loss is the one that tells of a plateau."""
-        c = self.config
-
-        def adam(network: nn.Module, beta: float) -> Optimizer:
-            return Adam(network.parameters(), c.learning_rate, betas=(beta, 0.9), weight_decay=c.weight_decay)
-
-        return {
-            "encoder": Adam(self.encoder.parameters(), c.learning_rate, weight_decay=c.weight_decay),
-            "critic": adam(self.critic, 0.0),
-            "generator": adam(self.generator, 0.0),
-        }
+        players = {"critic": self.critic, "generator": self.generator}
+        return {"encoder": self.adam(self.encoder)} | {k: self.adam(n, betas=(0.0, 0.9)) for k, n in players.items()}
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """The two errors of the encoder, the critic's loss or the generator's, as `batch.optimizer` says."""
@@ -98,28 +89,19 @@ class FAnoGan(TrainedDetector):
             distance = self.critic(x).mean() - self.critic(drawn).mean()
             return {"critic": -distance, "penalty": c.penalty * gradient_penalty(self.critic, x, drawn)}
 
-    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+    def reconstructed(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)`` in [0, 1]."""
-        return self.each(lambda one: self.generator(self.encoder(one)).float(), x)
+        y: torch.Tensor = self.generator(self.encoder(x))
+        return y
 
-    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
-        """Absolute difference ``(B, H, W)``, mean over channels."""
-        return absolute_error(x, self.generator(self.encoder(x))).mean(1)
-
-    def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Error of the image plus `kappa` times that of the features, or the pooled map."""
-        if self.config.image == "map":
-            return super().image_score(x, maps, valid)
-
-        def score(one: torch.Tensor) -> torch.Tensor:
-            error, feature_error = self._errors(one)
-            return error + self.config.kappa * feature_error
-
-        return self.each(score, x)
+    def own_score(self, x: torch.Tensor) -> torch.Tensor:
+        """Error ``(B,)`` of the image plus `kappa` times that of the features."""
+        error, feature_error = self._errors(x)
+        return error + self.config.kappa * feature_error
 
     def _errors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean squared errors ``(B,)`` of images and of the critic's features."""
-        drawn = self.generator(self.encoder(x))
+        drawn = self.reconstructed(x)
         features = squared_error(self.critic.features(x), self.critic.features(drawn)).mean(1)
         # The paper's images lie in [-1, 1], where a squared error is four times as large.
         return 4 * squared_error(x, drawn).mean((1, 2, 3)), features
