@@ -6,7 +6,7 @@ Sizes and order as in the official code, tiangexiang/SQUID.
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypedDict, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,14 +32,22 @@ def join(x: torch.Tensor, parts: int) -> torch.Tensor:
     return x.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, parts * height, parts * width)
 
 
-class Memory(nn.Module):
-    """For each place so many slots; a query is answered with the mean of the `topk` slots most like it.
+class Slots(TypedDict):
+    """Settings of a :class:`Memory`."""
 
-    They are weighted by their softmax, whose gradient is that of all slots. The slots are `learnt`, or a queue of what
-    was seen last.
+    slots: int
+    topk: int
+    learnt: bool
+
+
+class Memory(nn.Module):
+    """For each place so many slots, `learnt` or a queue of what was seen last.
+
+    A query is answered with the mean of the `topk` slots most like it, weighted by their softmax, whose gradient is
+    that of all slots.
     """
 
-    def __init__(self, places: int, slots: int, size: int, topk: int, *, learnt: bool) -> None:
+    def __init__(self, places: int, size: int, slots: int, topk: int, *, learnt: bool) -> None:
         super().__init__()
         self.topk = min(topk, slots)
         self.slots: torch.Tensor
@@ -74,7 +82,7 @@ class DecoderMemory(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], slots: int, topk: int, shortcut: float) -> None:
         super().__init__()
-        self.memory = Memory(4, slots, shape[0] * shape[1] * shape[2] // 4, topk, learnt=True)
+        self.memory = Memory(4, math.prod(shape) // 4, slots, topk, learnt=True)
         self.shortcut = shortcut
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -86,27 +94,23 @@ class DecoderMemory(nn.Module):
 
 
 class Inpainting(nn.Module):
-    """In-paints the features ``(C, h, w)`` of each patch from the memories of the patches around it.
+    """In-paints the features ``(C, h, w)`` of each of ``parts x parts`` patches from the memories of those around it.
 
-    There are ``parts x parts`` patches; `shortcut` is the share of places where, in training, the features themselves
-    pass. The other settings are those of :class:`Memory`.
+    `shortcut` is the share of places where, in training, the features themselves pass.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int], parts: int, *, slots: int, topk: int, shortcut: float, learnt: bool
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int], parts: int, shortcut: float, **memory: Unpack[Slots]) -> None:
         super().__init__()
         channels, height, width = shape
-        self.parts, self.shortcut, self.learnt = parts, shortcut, learnt
+        self.parts, self.shortcut, self.learnt = parts, shortcut, memory["learnt"]
         self.size, places = channels // 4 * height * width, parts**2
         self.last: torch.Tensor | None = None
         self.down = ConvBlock(channels, channels // 4, 1, activation=nn.ReLU)
-        self.memory = Memory(places, slots, self.size, topk, learnt=learnt)
+        self.memory = Memory(places, self.size, **memory)
         self.attention = nn.MultiheadAttention(self.size, HEADS, batch_first=True)
-        self.norms = nn.ModuleList([nn.LayerNorm(self.size), nn.LayerNorm(self.size)])
-        self.linear = nn.Sequential(
-            nn.Linear(self.size, self.size // 4), nn.ReLU(), nn.Linear(self.size // 4, self.size)
-        )
+        self.norms = nn.ModuleList(nn.LayerNorm(self.size) for _ in range(2))
+        narrow = self.size // 4
+        self.linear = nn.Sequential(nn.Linear(self.size, narrow), nn.ReLU(), nn.Linear(narrow, self.size))
         self.bits = int(math.log2(places)) + 1
         self.up = nn.Sequential(nn.Conv2d(channels // 4 + self.bits, channels, 1), nn.BatchNorm2d(channels), nn.ReLU())
 
@@ -175,8 +179,7 @@ class UpDecoder(nn.Module):
         """Features of patches and of the encoder (finest first) to images in [0, 1] and the features between."""
         levels = []
         for number, block in enumerate(self.blocks):
-            if number == 2:
-                x = join(x, self.parts)
+            x = join(x, self.parts) if number == 2 else x
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
             x = block(torch.cat([skips[3 - number], x], dim=1) if number < 2 else x)
             if memories is not None and number < 2:
@@ -201,7 +204,7 @@ class SquidNetwork(nn.Module):
     """
 
     def __init__(
-        self, shape: tuple[int, ...], width: int, parts: int, *, slots: int, topk: int, shortcut: float, learnt: bool
+        self, shape: tuple[int, ...], width: int, parts: int, shortcut: float, **memory: Unpack[Slots]
     ) -> None:
         super().__init__()
         self.parts = parts
@@ -210,12 +213,10 @@ class SquidNetwork(nn.Module):
         self.first = DoubleConv(channels, width)
         self.down = nn.ModuleList(DoubleConv(i, o, 2) for i, o in pairwise(widths))
         coarse = (widths[4], height >> 4, wide >> 4)
-        self.inpainting = Inpainting(coarse, parts, slots=slots, topk=topk, shortcut=shortcut, learnt=learnt)
-        self.student = UpDecoder(channels, widths, parts)
-        self.teacher = UpDecoder(channels, widths, parts)
-        self.memories = nn.ModuleList(
-            DecoderMemory((widths[n], height >> n, wide >> n), slots, topk, shortcut) for n in (3, 2)
-        )
+        self.inpainting = Inpainting(coarse, parts, shortcut, **memory)
+        self.student, self.teacher = (UpDecoder(channels, widths, parts) for _ in range(2))
+        shapes = ((widths[n], height >> n, wide >> n) for n in (3, 2))
+        self.memories = nn.ModuleList(DecoderMemory(s, memory["slots"], memory["topk"], shortcut) for s in shapes)
 
     def forward(self, x: torch.Tensor, *, teach: bool = False) -> Generated:
         """Images ``(B, C, H, W)`` to in-painted ones, and with `teach` to those of the teacher."""
