@@ -1,7 +1,4 @@
-"""AE-U: an autoencoder that also says how sure it is of each pixel.
-
-Mao et al., MICCAI 2020, in the sizes of MedIAnomaly, https://arxiv.org/abs/2404.04518.
-"""
+"""AE-U: an autoencoder that also says how sure it is of each pixel (Mao et al., MICCAI 2020)."""
 
 from typing import Literal
 

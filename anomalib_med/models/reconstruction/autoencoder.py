@@ -1,8 +1,4 @@
-"""Autoencoder with l2, l1, SSIM or perceptual loss, and any of them as the score.
-
-The variants and sizes of Cai et al., "MedIAnomaly", Medical Image Analysis 2025, https://arxiv.org/abs/2404.04518;
-`constraint` after Chen and Konukoglu, MIDL 2018, https://arxiv.org/abs/1806.04972.
-"""
+"""Autoencoder with l2, l1, SSIM or perceptual loss, and any of them as the score (MedIAnomaly, Cai et al. 2025)."""
 
 from collections.abc import Iterator
 from typing import Literal

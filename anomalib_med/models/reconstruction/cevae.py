@@ -1,8 +1,4 @@
-"""ceVAE: a variational autoencoder that also learns to fill in what is hidden; with the post-processing of StRegA.
-
-Zimmerer et al. 2018, https://arxiv.org/abs/1812.05941; StRegA: Chatterjee et al., Computers in Biology and Medicine
-2022, https://arxiv.org/abs/2201.13271.
-"""
+"""ceVAE: a variational autoencoder that also learns to fill in what is hidden; with the post-processing of StRegA."""
 
 from collections.abc import Callable
 from typing import Literal

@@ -1,7 +1,4 @@
-"""CVAD: a variational autoencoder in two stages, and a discriminator that knows images from reconstructions.
-
-Guo et al. 2021, https://arxiv.org/abs/2110.15811.
-"""
+"""CVAD: a variational autoencoder in two stages, and a discriminator that knows images from reconstructions."""
 
 import math
 from collections.abc import Iterator

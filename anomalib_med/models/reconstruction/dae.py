@@ -1,7 +1,4 @@
-"""DAE: a U-Net that takes coarse noise away, and with it what no normal image has.
-
-Kascenas et al., MIDL 2022, https://proceedings.mlr.press/v172/kascenas22a.html.
-"""
+"""DAE: a U-Net that takes coarse noise away, and with it what no normal image has (Kascenas et al., MIDL 2022)."""
 
 from typing import Literal
 

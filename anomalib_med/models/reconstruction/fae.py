@@ -1,7 +1,4 @@
-"""FAE: a small autoencoder of frozen features, with structural similarity as loss and as score.
-
-Meissen et al., BrainLes 2022, https://arxiv.org/abs/2208.10992.
-"""
+"""FAE: a small autoencoder of frozen features, with structural similarity as loss and as score."""
 
 from itertools import pairwise
 from typing import Literal

@@ -1,8 +1,4 @@
-"""f-AnoGAN: a generator learns to draw normals; an encoder finds the one that is nearest to an image.
-
-Schlegl et al., Medical Image Analysis 2019, https://doi.org/10.1016/j.media.2019.01.010; the generator as in Gulrajani
-et al., NeurIPS 2017, https://arxiv.org/abs/1704.00028.
-"""
+"""f-AnoGAN: a generator learns to draw normals; an encoder finds the one that is nearest to an image."""
 
 import math
 from collections.abc import Sequence

@@ -1,7 +1,4 @@
-"""GANomaly: an image is encoded, decoded and encoded again; the two codes of a normal image agree.
-
-Akcay et al., ACCV 2018, https://arxiv.org/abs/1805.06725.
-"""
+"""GANomaly: an image is encoded, decoded and encoded again; the two codes of a normal image agree."""
 
 from typing import Literal
 

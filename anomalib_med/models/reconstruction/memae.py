@@ -1,7 +1,4 @@
-"""MemAE: an autoencoder whose code is put together from a few remembered ones.
-
-Gong et al., ICCV 2019, https://arxiv.org/abs/1904.02639, in the sizes of MedIAnomaly, https://arxiv.org/abs/2404.04518.
-"""
+"""MemAE: an autoencoder whose code is put together from a few remembered ones (Gong et al., ICCV 2019)."""
 
 import torch
 import torch.nn.functional as F
