@@ -13,8 +13,7 @@ def mean_filter(maps: torch.Tensor, window: int) -> torch.Tensor:
 
 def median_filter(maps: torch.Tensor, window: int) -> torch.Tensor:
     """Median of ``(B, H, W)`` over a square of `window` pixels, an odd number; the border is continued."""
-    margin = window // 2
-    padded = F.pad(maps[:, None], (margin, margin, margin, margin), mode="replicate")
+    padded = F.pad(maps[:, None], (window // 2,) * 4, mode="replicate")
     windows = padded.unfold(2, window, 1).unfold(3, window, 1)
     return windows.reshape(*maps.shape, -1).median(-1).values
 

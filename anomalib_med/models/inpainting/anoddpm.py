@@ -18,8 +18,7 @@ from anomalib_med.models.losses import squared_error
 class AnoDDPM(Diffusion):
     """Learns to take simplex noise from normal images; what an abnormal one loses with the noise is abnormal.
 
-    At scoring the noise is the same for every image and no more is drawn on the way back. The anomaly map is the
-    squared difference between the image and the mean of what the noises led to.
+    At scoring the noise is the same for every image and no more is drawn on the way back.
     """
 
     name = "anoddpm"

@@ -5,6 +5,7 @@ Liu et al., ECCV 2018, https://arxiv.org/abs/1804.07723.
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +25,7 @@ WIDTHS = 1, 2, 4, 8, 8  # of the U-Net, as multiples of the first
 
 
 class AutoPaint(HoleFiller):
-    """In-paints an image with a model of the healthy, first everywhere, then where it differed.
-
-    The anomaly map is the absolute difference between the image and what was in-painted.
-    """
+    """In-paints an image with a model of the healthy, first everywhere, then where it differed."""
 
     name = "autopaint"
     title = "AutoPaint, self-inpainting with partial convolutions (Astaraki et al., 2023)"
@@ -109,8 +107,7 @@ class AutoPaint(HoleFiller):
 
     def network(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
         """What the U-Net adds to a smooth fill, and that fill."""
-        y: torch.Tensor = smooth_fill(x, holes) + self.unet(x, ~holes)
-        return y
+        return smooth_fill(x, holes) + cast(torch.Tensor, self.unet(x, ~holes))
 
 
 def _residual(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -125,9 +122,7 @@ class PartialConv(nn.Module):
     afterwards are those places. What lies beyond the border counts as unknown.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int, *, norm: Norm, activation: nn.Module
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, norm: Norm, activation: nn.Module) -> None:
         super().__init__()
         self.window = kernel, stride, kernel // 2
         self.conv = nn.Conv2d(inputs, outputs, *self.window, bias=False)
@@ -152,10 +147,9 @@ class PartialUNet(nn.Module):
             PartialConv(i, o, k, 2, norm="group" if n else "none", activation=nn.ReLU())
             for n, (i, o, k) in enumerate(zip(inputs, widths, kernels, strict=False))
         )
-        self.up = nn.ModuleList(
-            PartialConv(o + i, i, 3, 1, norm="group", activation=nn.LeakyReLU(0.2))
-            for i, o in zip(inputs[:0:-1], widths[:0:-1], strict=True)
-        )
+        pairs = zip(inputs[:0:-1], widths[:0:-1], strict=True)
+        ups = (PartialConv(o + i, i, 3, 1, norm="group", activation=nn.LeakyReLU(0.2)) for i, o in pairs)
+        self.up = nn.ModuleList(ups)
         self.last = PartialConv(widths[0] + channels, channels, 3, 1, norm="none", activation=nn.Identity())
         nn.init.zeros_(self.last.conv.weight)
 

@@ -147,8 +147,7 @@ class DenoisingUNet(nn.Module):
         for number, block in enumerate(self.up):
             x = x if number == 0 else F.interpolate(x, scale_factor=2.0, mode="nearest")
             x = block(torch.cat([across.pop(), x], dim=1), time)
-        y: torch.Tensor = self.last(x)
-        return y.float()
+        return cast(torch.Tensor, self.last(x)).float()
 
 
 class TimedBlock(nn.Module):
@@ -165,8 +164,8 @@ class TimedBlock(nn.Module):
     def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         """``(B, inputs, H, W)`` and what is known of the time, ``(B, known)``, to ``(B, outputs, H, W)``."""
         scale, shift = self.time(time)[:, :, None, None].chunk(2, dim=1)
-        y: torch.Tensor = self.second(self.norm(self.first(x)) * (1 + scale) + shift)
-        return y + cast(torch.Tensor, self.passed(x))
+        y = self.second(self.norm(self.first(x)) * (1 + scale) + shift)
+        return cast(torch.Tensor, y + self.passed(x))
 
 
 class Attention(nn.Module):
@@ -181,10 +180,8 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, H, W)`` to the same shape."""
-        query, key, value = (
-            v.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)
-            for v in self.query_key_value(self.norm(x)).chunk(3, dim=1)
-        )
+        parts = self.query_key_value(self.norm(x)).chunk(3, dim=1)
+        query, key, value = (part.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3) for part in parts)
         attended = F.scaled_dot_product_attention(query, key, value).transpose(2, 3).reshape(x.shape)
         return x + cast(torch.Tensor, self.out(attended))
 

@@ -27,7 +27,7 @@ def cell_holes(shape: tuple[int, int], cell: int, parts: int, generator: torch.G
     differ by at most one cell. Without a generator the split is drawn by that of torch.
     """
     rows, columns = shape[0] // cell, shape[1] // cell
-    if rows * cell != shape[0] or columns * cell != shape[1]:
+    if (rows * cell, columns * cell) != tuple(shape):
         raise ValueError(f"{shape[0]} x {shape[1]} pixels cannot be cut into cells of {cell}")
     owner = (torch.randperm(rows * columns, generator=generator) % parts).reshape(rows, columns)
     owner = owner.repeat_interleave(cell, 0).repeat_interleave(cell, 1)
@@ -71,8 +71,7 @@ def shape_holes(count: int, shape: tuple[int, int], generator: torch.Generator |
     along, across = x * turn.cos() + y * turn.sin(), y * turn.cos() - x * turn.sin()
     round_ = along**2 + (across / torch.where(kind == 2, flatness, 1.0)) ** 2 <= radius**2
     square = torch.maximum(along.abs(), across.abs()) <= radius
-    inside = torch.where(kind == 1, square, round_)
-    return (inside & present[:, :, None, None]).any(1)
+    return (torch.where(kind == 1, square, round_) & present[:, :, None, None]).any(1)
 
 
 def smooth_fill(x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
@@ -112,5 +111,4 @@ def inpaint_everywhere(inpaint: Inpaint, x: torch.Tensor, holes: torch.Tensor) -
     hidden = holes.to(x.device).expand(batch, *holes.shape)
     masked = torch.where(hidden[:, :, None], 0.0, x[:, None])
     y = inpaint(masked.flatten(0, 1), hidden.flatten(0, 1)).reshape(batch, passes, *x.shape[1:])
-    total: torch.Tensor = (y * hidden[:, :, None]).sum(1)
-    return total / times.to(x.device)
+    return (y * hidden[:, :, None]).sum(1) / times.to(x.device)

@@ -5,6 +5,7 @@ https://arxiv.org/abs/2203.11725, and where its abstract leaves something open a
 """
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +21,7 @@ from anomalib_med.models.training.schedule import Schedule
 
 
 class MaskedAutoencoder(HoleFiller):
-    """Hides most patches of an image and in-paints them from the rest, until every patch has been hidden.
-
-    The anomaly map is the error between the image and the mean of what was in-painted.
-    """
+    """Hides most patches of an image and in-paints them from the rest, until every patch has been hidden."""
 
     name = "mae"
     title = "Masked autoencoder, with memory and multi-level cross attention (MemMC-MAE, Tian et al., MLMI 2023)"
@@ -120,8 +118,7 @@ class MaskedAutoencoder(HoleFiller):
             added = self.transformer(x, order[:, : counts[0]])
         else:
             added = torch.cat([self.transformer(x[i, None], order[i, None, :n]) for i, n in enumerate(counts)])
-        y: torch.Tensor = smooth_fill(x, self._pixels(touched)) + added
-        return y
+        return smooth_fill(x, self._pixels(touched)) + cast(torch.Tensor, added)
 
     def _pixels(self, patches: torch.Tensor) -> torch.Tensor:
         """Patches ``(B, N)`` as pixels ``(B, H, W)``."""
@@ -197,8 +194,7 @@ class Block(nn.Module):
                 attended = self.cross(query, level)
                 total = total + gate(torch.cat([query, attended], dim=2)).sigmoid() * attended
             x = x + total / math.sqrt(len(levels))
-        y: torch.Tensor = x + self.mlp(x)
-        return y
+        return cast(torch.Tensor, x + self.mlp(x))
 
 
 class Attention(nn.Module):
@@ -219,8 +215,8 @@ class Attention(nn.Module):
             key_value = torch.cat([key_value, self.memory.to(key_value.dtype).expand(len(x), -1, -1)], dim=1)
         parts = (self.query(x), *key_value.chunk(2, dim=2))
         query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
-        y: torch.Tensor = self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
-        return y
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return cast(torch.Tensor, self.out(attended.transpose(1, 2).flatten(2)))
 
 
 def positional_embedding(grid: tuple[int, int], width: int) -> torch.Tensor:

@@ -20,8 +20,7 @@ WINDOW = 5  # of the median, in pixels, as in the official code
 class PatchedDiffusion(Diffusion):
     """Noises one patch at a time and gives it anew from what is left of it and from all around it.
 
-    At scoring the noise is the same for every image, and each patch is denoised in one step. The anomaly map is the
-    absolute difference, its median over 5 x 5 pixels.
+    At scoring the noise is the same for every image, and each patch is denoised in one step.
     """
 
     name = "pddpm"

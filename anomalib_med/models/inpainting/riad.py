@@ -22,10 +22,7 @@ WIDTHS = 1, 2, 4, 8, 8  # of the U-Net, as multiples of the first
 
 
 class Riad(HoleFiller):
-    """In-paints every pixel from its surroundings, at several scales; what is not normal comes out otherwise.
-
-    The anomaly map is the difference of gradients between image and in-painted image, and of grey values.
-    """
+    """In-paints every pixel from its surroundings, at several scales; the map shows how gradients and greys differ."""
 
     name = "riad"
     title = "RIAD, reconstruction by in-painting (Zavrtanik et al., Pattern Recognition 2021)"
@@ -44,13 +41,11 @@ class Riad(HoleFiller):
         parts: int = Field(3, ge=2)
         """Sets of cells that are hidden in turn, as many as in the paper."""
         intensity: float = Field(1.0, ge=0)
-        """Weight of the absolute difference of grey values beside that of gradients. It is 0 in the paper; gradients
-        alone hardly see soft edges."""
+        """Weight of the absolute difference of grey values beside that of gradients; 0 in the paper."""
         window: Window = 21
         """Side of the square over which the map is averaged, in pixels, odd, as in the paper."""
         width: int = Field(32, ge=1)
-        """Channels of the U-Net at the first of five resolutions; they double three times. The re-implementation has
-        64."""
+        """Channels of the U-Net at the first of five resolutions; they double three times."""
 
         @property
         def multiple(self) -> int:

@@ -27,8 +27,7 @@ RECONSTRUCTION, TEACHER, ADVERSARIAL = 10.0, 0.01, 0.005  # weights of losses, o
 class Squid(ResidualDetector):
     """In-paints the features of an image from a memory of normals; a discriminator tells how normal that looks.
 
-    The image score is the discriminator's, as published. The anomaly map is our own: the absolute difference between
-    the image and what was in-painted.
+    The anomaly map is our own: the absolute difference between the image and what was in-painted.
     """
 
     name = "squid"
@@ -150,10 +149,8 @@ class Squid(ResidualDetector):
     def _fakes(self, x: torch.Tensor) -> torch.Tensor:
         """What the generator made of `x` for its own optimizer in this step; anew where it made nothing."""
         made, self._made = self._made, None
-        if made is None:
-            with torch.no_grad():
-                made = self.network(x).image
-        return made
+        with torch.no_grad():
+            return self.network(x).image if made is None else made
 
 
 def _bce(values: torch.Tensor, target: float) -> torch.Tensor:

@@ -13,10 +13,7 @@ BOUND = 10.0  # of a log-variance: where all normals are alike, such as black ai
 
 
 class UncertaintyAutoencoder(Reconstruction):
-    """Reconstructs an image and predicts the variance of each pixel; an error counts where the variance is low.
-
-    So the edges of ribs and heart, which no autoencoder gets right, are not taken for anomalies.
-    """
+    """Reconstructs an image and predicts the variance of each pixel; an error counts where the variance is low."""
 
     name = "aeu"
     title = "AE-U, uncertainty prediction autoencoder (Mao et al., MICCAI 2020)"

@@ -17,10 +17,9 @@ Error = Literal[PixelError, "perceptual"]
 
 
 class Autoencoder(Reconstruction):
-    """Reconstructs an image from a few numbers; what is not normal is reconstructed badly.
+    """Reconstructs an image from a few numbers; the anomaly map is the error of that, chosen apart from the loss.
 
-    The anomaly map is the error between image and reconstruction, of each pixel (l2, l1), around each pixel (SSIM), or
-    of the features of a frozen network (perceptual). Loss and score are chosen apart.
+    It is that of each pixel (l2, l1), around each (SSIM), or of the features of a frozen network (perceptual).
     """
 
     name = "autoencoder"
@@ -50,8 +49,7 @@ class Autoencoder(Reconstruction):
 
     def build(self, shape: tuple[int, ...]) -> None:
         """Build the autoencoder."""
-        c = self.config
-        spatial = c.bottleneck == "spatial"
+        c, spatial = self.config, self.config.bottleneck == "spatial"
         self.autoencoder = DenseAutoencoder(shape, c.widths, c.latent, c.hidden, spatial=spatial)
         if self.uses_features:
             self.standard = Standard((self.extractor.backbone.channels[0], 1, 1))

@@ -23,8 +23,7 @@ WINDOW, SIGMA = 7, 3.0  # of the Gaussian on a gradient, in pixels
 class ContextEncodingVAE(Reconstruction):
     """Reconstructs an image from a distribution of a few numbers, and also from an image with squares painted over.
 
-    The score is the loss of the image: its mean absolute error and its divergence from the prior. The anomaly map is
-    the squared error, the gradient of that loss at each pixel, or the product of error and the divergence's gradient.
+    The score is the loss of the image: its mean absolute error and its divergence from the prior.
     """
 
     name = "cevae"
@@ -51,8 +50,7 @@ class ContextEncodingVAE(Reconstruction):
         image: Literal["elbo", "map"] = "elbo"
         """What gives the score of an image: its loss ("elbo") or its map, pooled ("map")."""
         min_area: int = Field(0, ge=0)
-        """Pixels of the smallest connected piece above its own Otsu threshold that a map keeps; 0 keeps everything. In
-        StRegA it is 256, at 256 pixels."""
+        """Pixels of the smallest connected piece above its own Otsu threshold that a map keeps; 0 keeps everything."""
 
     config: Config
 

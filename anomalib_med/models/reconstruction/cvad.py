@@ -25,8 +25,7 @@ class Cvad(Reconstruction):
     """Reconstructs the coarse of an image from one latent vector and the fine from another, and judges the image.
 
     The score is the mean of two numbers, each in standard deviations from the normals' mean: the loss of the
-    autoencoder, and how much the discriminator takes the image for a reconstruction. The anomaly map is the absolute
-    difference.
+    autoencoder, and how much the discriminator takes the image for a reconstruction.
     """
 
     name = "cvad"
@@ -43,14 +42,12 @@ class Cvad(Reconstruction):
         latent: int = Field(512, ge=1)
         """How many numbers the coarse stage reconstructs an image from."""
         fine_latent: int = Field(512, ge=1)
-        """How many numbers the fine stage reconstructs an image from. It is 2048 in the code; here less, as the layers
-        of that stage have 82,000 weights for each at 128 pixels."""
+        """How many numbers the fine stage reconstructs an image from: 2048 in the code, here less to save weights."""
         widths: tuple[int, ...] = Field((16, 32, 64, 128, 256), min_length=SHALLOW + 1)
         beta: float = Field(1.0, ge=0)
         """Weight of the divergence from the prior."""
         vae_share: float = Field(0.9, gt=0, le=1)
-        """Share of the steps in which the autoencoder learns; then the discriminator learns alone. The discriminator
-        learns from the first step on, so that a training that is cut short has one."""
+        """Share of the steps in which the autoencoder learns beside the discriminator, which then learns alone."""
         image: Literal["cascade", "map"] = "cascade"
         """What gives the score of an image: both networks ("cascade") or the map, pooled ("map")."""
 

@@ -1,7 +1,5 @@
 """DAE: a U-Net that takes coarse noise away, and with it what no normal image has (Kascenas et al., MIDL 2022)."""
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -14,17 +12,14 @@ from anomalib_med.models.losses import squared_error
 from anomalib_med.models.pooling import pool
 from anomalib_med.models.reconstruction.base import Reconstruction
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.schedule import TrainingConfig
+from anomalib_med.models.training.schedule import Schedule, TrainingConfig
 
 WINDOW = 5  # of the median and of the erosion, in pixels, as in the official code
 ERODED = 0.95  # of a window must be valid
 
 
 class DenoisingAutoencoder(Reconstruction):
-    """Learns to remove coarse noise from normal images; at scoring no noise is added, and what is removed is abnormal.
-
-    The anomaly map is the absolute difference, its median over 5 x 5 pixels.
-    """
+    """Learns to remove coarse noise from normals; at scoring no noise is added, and what is removed is abnormal."""
 
     name = "dae"
     title = "DAE, denoising autoencoder with coarse noise (Kascenas et al., MIDL 2022)"
@@ -39,7 +34,7 @@ class DenoisingAutoencoder(Reconstruction):
         batch_size: int = Field(16, ge=1)
         learning_rate: float = Field(1e-4, gt=0)
         weight_decay: float = Field(1e-5, ge=0)
-        schedule: Literal["constant", "cosine"] = "cosine"
+        schedule: Schedule = "cosine"
         clip_norm: float = Field(0.5, ge=0)
         noise: float = Field(0.2, gt=0)
         """Standard deviation of the noise, where the image lies in [0, 1]."""

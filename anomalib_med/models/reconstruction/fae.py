@@ -1,5 +1,6 @@
 """FAE: a small autoencoder of frozen features, with structural similarity as loss and as score."""
 
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -18,10 +19,7 @@ WINDOW = 5  # pixels of the grid, of SSIM
 
 
 class FeatureAutoencoder(TrainedDetector):
-    """Reconstructs the frozen features of an image from a narrow code; what is not normal is reconstructed badly.
-
-    The anomaly map is the error between features and reconstruction, averaged over channels.
-    """
+    """Reconstructs the frozen features of an image from a narrow code; the anomaly map is the error of that."""
 
     name = "fae"
     title = "FAE, structural feature autoencoder (Meissen et al., BrainLes 2022)"
@@ -62,14 +60,11 @@ class FeatureAutoencoder(TrainedDetector):
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
         """Frozen features ``(B, D, grid, grid)`` of images."""
-        side = self.config.grid
-
-        def resized(features: torch.Tensor) -> torch.Tensor:
-            if features.shape[-2:] == (side, side):
-                return features
-            return F.interpolate(features.float(), (side, side), mode="bilinear", align_corners=False).half()
-
-        return self.each(resized, self.features(x))
+        features, size = self.features(x), (self.config.grid, self.config.grid)
+        if features.shape[2:] == size:
+            return features
+        resize = partial(F.interpolate, size=size, mode="bilinear", align_corners=False)
+        return self.each(lambda one: resize(one.float()).half(), features)
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """The error of the reconstruction."""
@@ -82,7 +77,5 @@ class FeatureAutoencoder(TrainedDetector):
         return self.each(lambda features: self._error(kind, features).mean(1), self.prepare(x).float())
 
     def _error(self, kind: Literal["ssim", "mse"], features: torch.Tensor) -> torch.Tensor:
-        reconstructed = self.autoencoder(features)
-        if kind == "mse":
-            return squared_error(features, reconstructed)
-        return ssim_error(features, reconstructed, window=WINDOW)
+        error = squared_error if kind == "mse" else partial(ssim_error, window=WINDOW)
+        return error(features, self.autoencoder(features))

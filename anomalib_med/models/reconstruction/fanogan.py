@@ -40,8 +40,8 @@ class FAnoGan(Reconstruction):
         latent: int = Field(128, ge=1)
         widths: tuple[int, ...] = Field((32, 64, 128, 128), min_length=1)
         gan_share: float = Field(0.5, ge=0, le=1)
-        """Share of the steps in which generator and critic learn; then the encoder learns alone, from networks that
-        stand still. Before, it learns at every tenth step, so that a training that is cut short has one."""
+        """Share of the steps in which generator and critic learn, and at every tenth the encoder, which then learns
+        alone, from networks that stand still."""
         critic_steps: int = Field(5, ge=1)
         """Steps of the critic for each step of the generator, as in Gulrajani et al."""
         penalty: float = Field(10.0, ge=0)
@@ -108,15 +108,11 @@ class Generator(nn.Sequential):
 
     def __init__(self, shape: tuple[int, ...], widths: Sequence[int], latent: int) -> None:
         coarse = halved(shape, widths)
-        super().__init__(
-            nn.Linear(latent, math.prod(coarse)),
-            nn.Unflatten(1, coarse),
-            *(ResidualBlock(i, o, "up") for i, o in pairwise(reversed(widths))),
-            norm_layer("group", widths[0]),
-            leaky(),
-            nn.Upsample(scale_factor=2.0),  # a transposed convolution would leave a grid of pixels
-            nn.Conv2d(widths[0], shape[0], 3, padding=1),
-        )
+        first = nn.Linear(latent, math.prod(coarse)), nn.Unflatten(1, coarse)
+        blocks = [ResidualBlock(i, o, "up") for i, o in pairwise(reversed(widths))]
+        # A transposed convolution would leave a grid of pixels.
+        last = nn.Upsample(scale_factor=2.0), nn.Conv2d(widths[0], shape[0], 3, padding=1)
+        super().__init__(*first, *blocks, norm_layer("group", widths[0]), leaky(), *last)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """``(B, latent)`` to ``(B, C, H, W)``."""
@@ -124,17 +120,10 @@ class Generator(nn.Sequential):
 
 
 def residual_encoder(shape: tuple[int, ...], widths: Sequence[int], outputs: int) -> VectorEncoder:
-    """Residual blocks and a linear layer, without batch norms: a critic, or an encoder into the latent space.
-
-    For images ``(C, H, W)``, which are halved once for each width.
-    """
-    layers = nn.Sequential(
-        ConvBlock(shape[0], widths[0], 4, 2, norm="none"),
-        *(ResidualBlock(i, o, "down") for i, o in pairwise(widths)),
-        norm_layer("group", widths[-1]),
-        leaky(),
-        nn.Flatten(),
-    )
+    """Residual blocks for images ``(C, H, W)`` and a linear layer, without batch norms: a critic or an encoder."""
+    blocks = (ResidualBlock(i, o, "down") for i, o in pairwise(widths))
+    last = norm_layer("group", widths[-1]), leaky(), nn.Flatten()
+    layers = nn.Sequential(ConvBlock(shape[0], widths[0], 4, 2, norm="none"), *blocks, *last)
     return VectorEncoder(layers, math.prod(halved(shape, widths)), outputs)
 
 

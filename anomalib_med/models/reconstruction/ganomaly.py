@@ -16,8 +16,7 @@ from anomalib_med.models.training.normals import StepBatch
 class Ganomaly(Reconstruction):
     """An autoencoder trained against a discriminator, with a second encoder for its reconstructions.
 
-    The score is the distance between the code of an image and that of its reconstruction; the anomaly map is the
-    squared error of the reconstruction.
+    The score is the distance between the code of an image and that of its reconstruction.
     """
 
     name = "ganomaly"

@@ -16,8 +16,7 @@ EPS = 1e-12
 class MemoryAutoencoder(Reconstruction):
     """Reconstructs an image from a mixture of codes that were learnt on normals.
 
-    An ordinary autoencoder may reconstruct what it has never seen; a mixture of normal codes gives a normal image. The
-    anomaly map is the error of the reconstruction.
+    An ordinary autoencoder may reconstruct what it has never seen; a mixture of normal codes gives a normal image.
     """
 
     name = "memae"

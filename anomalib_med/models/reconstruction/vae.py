@@ -1,9 +1,4 @@
-"""VAE: a variational autoencoder with a Gaussian or a Dirichlet prior, and maps of error, of gradient and of both.
-
-Kingma and Welling, ICLR 2014, https://arxiv.org/abs/1312.6114, in the sizes of MedIAnomaly,
-https://arxiv.org/abs/2404.04518. Gradient and combined maps: Zimmerer et al., MICCAI 2019,
-https://arxiv.org/abs/1907.02796. Dirichlet prior and capacity: Keel et al. 2023, https://arxiv.org/abs/2311.15719.
-"""
+"""VAE: a variational autoencoder with a Gaussian or a Dirichlet prior, and maps of error, of gradient and of both."""
 
 from typing import Literal
 
@@ -22,7 +17,6 @@ Score = Literal["reconstruction", "reconstruction_gradient", "kl_gradient", "elb
 class VariationalAutoencoder(Reconstruction):
     """Reconstructs an image from a distribution of a few numbers that is held close to a prior.
 
-    The anomaly map is the error of the reconstruction, how much a pixel moves the loss, or the product of both.
     At scoring nothing is drawn: the reconstruction is that of the mean.
     """
 
@@ -52,8 +46,7 @@ class VariationalAutoencoder(Reconstruction):
 
     def build(self, shape: tuple[int, ...]) -> None:
         """Build the autoencoder."""
-        c = self.config
-        heads = 2 if c.prior == "gaussian" else 1
+        c, heads = self.config, 2 if self.config.prior == "gaussian" else 1
         self.autoencoder = DenseAutoencoder(shape, c.widths, c.latent, c.hidden, heads=heads)
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
@@ -91,7 +84,7 @@ class VariationalAutoencoder(Reconstruction):
         """Reconstruction, and the divergence of each image per latent number, ``(B,)``."""
         c, code = self.config, self.autoencoder.encode(x)
         if c.prior == "gaussian":
-            z, divergences = latent.gaussian(code, draw=draw)
-            return self.autoencoder.decode(z), divergences.mean(1)
+            z, divergence = latent.gaussian(code, draw=draw)
+            return self.autoencoder.decode(z), divergence.mean(1)
         z, divergence = latent.dirichlet(code, c.concentration, draw=draw)
         return self.autoencoder.decode(z), divergence / c.latent
