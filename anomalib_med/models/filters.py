@@ -21,7 +21,7 @@ def median_filter(maps: torch.Tensor, window: int) -> torch.Tensor:
 def gaussian_blur(x: torch.Tensor, window: int, sigma: float) -> torch.Tensor:
     """Gaussian mean around each pixel of ``(..., H, W)``; window (odd) and standard deviation are in pixels.
 
-    At the border the window is cut and its weights sum to one again.
+    The window is cut at the border, where its weights sum to one again.
     """
     # Products with a banded matrix are far faster than a convolution of hundreds of channels on a CPU.
     rows = _blur_matrix(x.shape[-2], window, sigma).to(x.device)

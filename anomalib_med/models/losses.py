@@ -1,7 +1,4 @@
-"""Differences between two images as maps, for training and for scoring alike: l2, l1, SSIM, perceptual.
-
-All take ``(B, C, H, W)``, compute in float32 also under autocast, and are at least 0: higher is more different.
-"""
+"""Differences between images ``(B, C, H, W)`` as maps, at least 0 and in float32, for training and for scoring alike."""
 
 from functools import partial
 from typing import Literal

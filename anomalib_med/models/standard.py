@@ -22,7 +22,7 @@ def moments(batches: Iterable[torch.Tensor], shape: tuple[int, ...]) -> tuple[to
 
 
 class Standard(nn.Module):
-    """Takes numbers to standard deviations, of which the smallest is `least`, from the mean of the normals.
+    """Takes numbers to standard deviations, which are at least `least`, from the mean of the normals.
 
     `shape` is what one mean and deviation each are kept for: ``(C, 1, 1)`` for the channels of feature maps, ``(H, W)``
     for the places of anomaly maps, ``(n,)`` for n numbers of an image.

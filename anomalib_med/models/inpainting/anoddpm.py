@@ -9,13 +9,12 @@ from torch.optim import AdamW, Optimizer
 
 from anomalib_med.models.filters import mean_filter
 from anomalib_med.models.inpainting import diffusion
-from anomalib_med.models.inpainting.diffusion import TIMES, Diffusion, DiffusionConfig
 from anomalib_med.models.inpainting.holes import seeded
 from anomalib_med.models.inpainting.residuals import Window
 from anomalib_med.models.losses import squared_error
 
 
-class AnoDDPM(Diffusion):
+class AnoDDPM(diffusion.Diffusion):
     """Learns to take simplex noise from normal images; what an abnormal one loses with the noise is abnormal.
 
     At scoring the noise is the same for every image and no more is drawn on the way back.
@@ -25,14 +24,14 @@ class AnoDDPM(Diffusion):
     title = "AnoDDPM, diffusion with simplex noise (Wyatt et al., CVPR Workshops 2022)"
     input_size = 64
 
-    class Config(DiffusionConfig):
+    class Config(diffusion.DiffusionConfig):
         """Settings of AnoDDPM; defaults are those of the official code unless something else is said."""
 
         steps: int = Field(50_000, ge=0)
         batch_size: int = Field(16, ge=1)
         clip_norm: float = Field(1.0, ge=0)
-        start: int = Field(250, ge=1, le=TIMES)
-        longest: int = Field(800, ge=1, le=TIMES)
+        start: int = Field(250, ge=1, le=diffusion.TIMES)
+        longest: int = Field(800, ge=1, le=diffusion.TIMES)
         """Training noises to times below this, from 1 to 1000."""
         denoising_steps: int = Field(10, ge=1)
         """Steps from `start` back to the image. The official code takes every time; ours are fewer for speed."""

@@ -4,20 +4,21 @@ Behrendt et al., MIDL 2023, https://arxiv.org/abs/2303.03758; details as in the 
 FinnBehrendt/patched-Diffusion-Models-UAD.
 """
 
+from typing import cast
+
 import torch
 from pydantic import Field
 from torch import nn
 
 from anomalib_med.models.filters import median_filter
 from anomalib_med.models.inpainting import diffusion
-from anomalib_med.models.inpainting.diffusion import TIMES, Diffusion, DiffusionConfig
 from anomalib_med.models.inpainting.holes import block_holes, seeded
 from anomalib_med.models.losses import absolute_error
 
 WINDOW = 5  # of the median, in pixels, as in the official code
 
 
-class PatchedDiffusion(Diffusion):
+class PatchedDiffusion(diffusion.Diffusion):
     """Noises one patch at a time and gives it anew from what is left of it and from all around it.
 
     At scoring the noise is the same for every image, and each patch is denoised in one step.
@@ -27,11 +28,11 @@ class PatchedDiffusion(Diffusion):
     title = "pDDPM, patched diffusion (Behrendt et al., MIDL 2023)"
     input_size = 96
 
-    class Config(DiffusionConfig):
+    class Config(diffusion.DiffusionConfig):
         """Settings of patched diffusion; defaults are those of the official code unless something else is said."""
 
         epochs: int = Field(1600, ge=1)
-        start: int = Field(500, ge=1, le=TIMES)
+        start: int = Field(500, ge=1, le=diffusion.TIMES)
         patches: int = Field(2, ge=1)
         """Rows and columns of patches that an image is cut into. One at a time is noised."""
         period: float = Field(0.67, gt=0)
@@ -49,7 +50,7 @@ class PatchedDiffusion(Diffusion):
         """Absolute error of one patch of each image, noised to a random time."""
         patches = block_holes((x.shape[2], x.shape[3]), self.config.patches)
         hole = patches[torch.randint(len(patches), (len(x),))].to(x.device)
-        times = torch.randint(TIMES, (len(x),))
+        times = torch.randint(diffusion.TIMES, (len(x),))
         y = self._denoised(self.unet, x, hole, times, self.noise(x, len(x)))
         return {"patch": absolute_error(x, y)[hole[:, None].expand_as(x)].mean()}
 
@@ -77,5 +78,4 @@ class PatchedDiffusion(Diffusion):
         """Images in [-1, 1] as the network gives them where their holes ``(B, H, W)`` were noised."""
         seen = torch.where(hole[:, None], diffusion.noised(x, noise, diffusion.cosine_alpha_bar()[times]), x)
         # The network adds to what it sees, from which it starts.
-        y: torch.Tensor = seen + network(seen, times.to(x.device))
-        return y
+        return seen + cast(torch.Tensor, network(seen, times.to(x.device)))

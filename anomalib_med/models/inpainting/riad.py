@@ -5,7 +5,7 @@ re-implementation plutoyuxie/Reconstruction-by-inpainting-for-visual-anomaly-det
 """
 
 import math
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
@@ -85,5 +85,4 @@ class Riad(HoleFiller):
 
     def network(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
         """What the U-Net adds to a smooth fill, and that fill."""
-        y: torch.Tensor = smooth_fill(x, holes) + self.unet(x)
-        return y
+        return smooth_fill(x, holes) + cast(torch.Tensor, self.unet(x))

@@ -88,8 +88,7 @@ class DecoderMemory(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, h, w)`` to the same shape."""
         quarters = cut(x, 2)
-        read = self.memory(quarters.reshape(len(x), 4, -1))
-        y = join(read.reshape(quarters.shape), 2)
+        y = join(self.memory(quarters.reshape(len(x), 4, -1)).reshape(quarters.shape), 2)
         return passed(y, x, self.shortcut) if self.training else y
 
 
@@ -124,9 +123,8 @@ class Inpainting(nn.Module):
         grid = read.transpose(1, 2).unflatten(2, (parts, parts))
         around = F.unfold(grid, 3, padding=1).reshape(len(read), self.size, 9, places).permute(0, 3, 2, 1)
         around = around[:, :, [0, 1, 2, 3, 5, 6, 7, 8]].flatten(0, 1)  # the patch itself is not among them
-        flat = read.flatten(0, 1)
         attended = self.attention(query.flatten(0, 1)[:, None], around, around, need_weights=False)[0][:, 0]
-        y = F.relu(self.norms[0](attended) + flat)
+        y = F.relu(self.norms[0](attended) + read.flatten(0, 1))
         y = F.relu(self.norms[1](self.linear(y)) + y).reshape(low.shape)
         y = self.up(torch.cat([y, self._places(y)], dim=1))
         return passed(y, x, self.shortcut) if self.training else y
@@ -138,10 +136,9 @@ class Inpainting(nn.Module):
 
     def _places(self, y: torch.Tensor) -> torch.Tensor:
         """The number of each patch in binary, as channels ``(B * parts ** 2, bits, h, w)``."""
-        numbers = torch.arange(self.parts**2, device=y.device)
+        numbers = torch.arange(len(y), device=y.device) % self.parts**2
         code = (numbers[:, None] >> torch.arange(self.bits - 1, -1, -1, device=y.device)) & 1
-        repeated = code.to(y.dtype).repeat(len(y) // len(numbers), 1)
-        return repeated[:, :, None, None].expand(-1, -1, *y.shape[2:])
+        return code.to(y.dtype)[:, :, None, None].expand(-1, -1, *y.shape[2:])
 
 
 class DoubleConv(nn.Module):

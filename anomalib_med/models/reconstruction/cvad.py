@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -85,13 +85,11 @@ class Cvad(Reconstruction):
 
     def reconstructed(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)``."""
-        y: torch.Tensor = self.vae(x)[0]
-        return y
+        return cast(torch.Tensor, self.vae(x)[0])
 
     def own_score(self, x: torch.Tensor) -> torch.Tensor:
         """Mean ``(B,)`` of both numbers, standardised."""
-        standardised: torch.Tensor = self.normal(self.numbers(x))
-        return standardised.mean(1)
+        return cast(torch.Tensor, self.normal(self.numbers(x))).mean(1)
 
     def numbers(self, x: torch.Tensor) -> torch.Tensor:
         """Loss of the autoencoder and logit of the discriminator, ``(B, 2)``."""

@@ -80,7 +80,7 @@ class DenoisingAutoencoder(Reconstruction):
         return pool(maps, mean_filter(valid.float(), WINDOW) > ERODED, self.config.pooling)
 
     def noise(self, x: torch.Tensor) -> torch.Tensor:
-        """Coarse noise in the shape of the images, rolled by random numbers of pixels."""
+        """Coarse noise in the shape of images, rolled by random numbers of pixels."""
         c = self.config
         grid = torch.randn(*x.shape[:2], c.noise_grid, c.noise_grid, device=x.device) * c.noise + c.noise_offset
         noise = F.interpolate(grid, x.shape[2:], mode="bilinear", align_corners=True)

@@ -40,7 +40,7 @@ class FeatureAutoencoder(TrainedDetector):
         """Error that the map shows, one of the same two; "loss" is the one that was minimised."""
         grid: int = Field(32, ge=16, multiple_of=16)
         """Side of the square of feature vectors that is reconstructed, a multiple of 16, which costs a quarter of 32.
-        In the official code it is a quarter of the input, which has 128 pixels."""
+        The official code has a quarter of the input's side."""
         widths: tuple[int, int, int, int] = (100, 150, 200, 300)
         """Channels of the encoder at each halving of the grid, as in the official code."""
         dropout: float = Field(0.1, ge=0, lt=1)

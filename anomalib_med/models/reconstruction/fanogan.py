@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
@@ -87,8 +87,7 @@ class FAnoGan(Reconstruction):
 
     def reconstructed(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)`` in [0, 1]."""
-        y: torch.Tensor = self.generator(self.encoder(x))
-        return y
+        return cast(torch.Tensor, self.generator(self.encoder(x)))
 
     def own_score(self, x: torch.Tensor) -> torch.Tensor:
         """Error ``(B,)`` of the image plus `kappa` times that of the features."""
@@ -130,11 +129,9 @@ def residual_encoder(shape: tuple[int, ...], widths: Sequence[int], outputs: int
 def gradient_penalty(critic: nn.Module, real: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
     """Mean squared deviation from 1 of the critic's slope between images and drawn ones, Gulrajani et al., equation 3.
 
-    The critic takes images ``(B, C, H, W)`` to ``(B, 1)``; each output must depend on its own image only, so it has no
-    batch norm. The scalar can be differentiated by its weights.
+    The critic takes images ``(B, C, H, W)`` to ``(B, 1)``; each output must depend on its own image only.
     """
     share = torch.rand(len(real), 1, 1, 1, device=real.device)
     between = (share * real + (1 - share) * drawn).detach().requires_grad_()
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    length: torch.Tensor = slope.flatten(1).norm(dim=1)
-    return ((length - 1) ** 2).mean()
+    return cast(torch.Tensor, ((slope.flatten(1).norm(dim=1) - 1) ** 2).mean())

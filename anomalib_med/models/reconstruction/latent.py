@@ -26,10 +26,8 @@ def dirichlet(code: torch.Tensor, prior: float, *, draw: bool) -> tuple[torch.Te
     uniform. The numbers are their mean, or drawn in a way that passes gradients.
     """
     concentration = F.softplus(code.float()) + LEAST
-    if draw:
-        z: torch.Tensor = torch.distributions.Dirichlet(concentration).rsample()
-    else:
-        z = concentration / concentration.sum(1, keepdim=True)
+    mean = concentration / concentration.sum(1, keepdim=True)
+    z = torch.distributions.Dirichlet(concentration).rsample() if draw else mean
     other = torch.full_like(concentration, prior)
     total, total_other = concentration.sum(1), other.sum(1)
     norms = total.lgamma() - concentration.lgamma().sum(1) - total_other.lgamma() + other.lgamma().sum(1)
