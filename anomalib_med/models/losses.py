@@ -1,4 +1,4 @@
-"""Differences between images ``(B, C, H, W)`` as maps, at least 0 and in float32, for training and for scoring alike."""
+"""Differences between images ``(B, C, H, W)`` as maps, at least 0 and in float32, for training and scoring alike."""
 
 from functools import partial
 from typing import Literal
