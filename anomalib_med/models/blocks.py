@@ -1,12 +1,9 @@
-"""Blocks that the reconstruction and inpainting detectors are built from; no detector has a copy of its own.
-
-In evaluation mode every block treats an image alike whatever the batch: batch norms then use what they learnt.
-"""
+"""Blocks of the reconstruction and inpainting detectors; in evaluation mode each treats an image alike in any batch."""
 
 import math
 from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
-from typing import Literal, TypedDict, Unpack
+from typing import Literal, TypedDict, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +11,7 @@ from torch import nn
 
 Norm = Literal["batch", "group", "none"]
 Activation = Callable[[], nn.Module]
+Bottleneck = tuple[nn.Sequential, nn.Sequential]  # down and up
 
 GROUPS = 8
 
@@ -32,7 +30,7 @@ class Options(TypedDict, total=False):
 
 
 def norm_layer(norm: Norm, channels: int) -> nn.Module:
-    """A norm of the feature maps of `channels` channels."""
+    """A norm of feature maps of so many channels."""
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     if norm == "group":
@@ -45,17 +43,12 @@ def halved(shape: Sequence[int], widths: Sequence[int]) -> tuple[int, int, int]:
     return widths[-1], shape[1] >> len(widths), shape[2] >> len(widths)
 
 
-def _after(
-    channels: int, norm: Norm = "batch", activation: Activation = leaky, dropout: float = 0.0
-) -> list[nn.Module]:
+def _after(channels: int, norm: Norm = "batch", activation: Activation = leaky, dropout: float = 0) -> list[nn.Module]:
     return [norm_layer(norm, channels), activation(), *([nn.Dropout2d(dropout)] if dropout else [])]
 
 
 class ConvBlock(nn.Sequential):
-    """Convolution, norm, activation, dropout: ``(B, inputs, H, W)`` to ``(B, outputs, ceil(H / stride), ...)``.
-
-    An even kernel is for stride 2 and even sides: 4 halves them exactly.
-    """
+    """Convolution, norm, activation, dropout. An even kernel is for stride 2 and even sides: 4 halves them exactly."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, **options: Unpack[Options]) -> None:
         bias = options.get("norm") == "none"
@@ -80,23 +73,17 @@ class Encoder(nn.Sequential):
 
 
 class Decoder(nn.Sequential):
-    """The way back: an :class:`UpBlock` for each width of the encoder, deepest first; the last one is linear.
-
-    ``(B, widths[-1], h, w)`` to ``(B, channels, 2^n h, 2^n w)``; `widths` are in the order of the encoder.
-    """
+    """The way back of an encoder of these widths: an :class:`UpBlock` for each, deepest first; the last is linear."""
 
     def __init__(self, channels: int, widths: Sequence[int], **options: Unpack[Options]) -> None:
         ups = (UpBlock(i, o, **options) for i, o in pairwise(reversed(widths)))
         super().__init__(*ups, nn.ConvTranspose2d(widths[0], channels, 4, 2, 1))
 
 
-def dense_bottleneck(
-    shape: tuple[int, int, int], latent: int, hidden: int, *, heads: int = 1
-) -> tuple[nn.Sequential, nn.Sequential]:
+def dense_bottleneck(shape: tuple[int, int, int], latent: int, hidden: int, heads: int = 1) -> Bottleneck:
     """Dense layers from a feature map ``(C, h, w)`` to ``(B, heads * latent)``, and back from ``(B, latent)``.
 
-    There are two heads where a mean and a variance are wanted. `hidden` is the width of the layer between; with 0 there
-    is none.
+    Two heads give a mean and a variance. `hidden` is the width of the layer between; with 0 there is none.
     """
     flat = math.prod(shape)
     if hidden:
@@ -108,32 +95,19 @@ def dense_bottleneck(
     return down, up
 
 
-def spatial_bottleneck(channels: int, latent: int, hidden: int) -> tuple[nn.Sequential, nn.Sequential]:
+def spatial_bottleneck(channels: int, latent: int, hidden: int) -> Bottleneck:
     """Convolutions of one pixel from a feature map to ``(B, latent, h, w)``, and back: they keep places apart."""
-    down = nn.Sequential(ConvBlock(channels, hidden, 1, activation=nn.ReLU), nn.Conv2d(hidden, latent, 1))
-    up = nn.Sequential(ConvBlock(latent, hidden, 1, activation=nn.ReLU), nn.Conv2d(hidden, channels, 1))
+    pairs = ((channels, latent), (latent, channels))
+    down, up = (nn.Sequential(ConvBlock(i, hidden, 1, activation=nn.ReLU), nn.Conv2d(hidden, o, 1)) for i, o in pairs)
     return down, up
 
 
 class DenseAutoencoder(nn.Module):
-    """Encoder, bottleneck and decoder for images of one shape.
+    """Encoder, bottleneck and decoder for images ``(C, H, W)`` of one shape, multiples of ``2 ** len(widths)``.
 
-    Values go from [0, 1] to [-1, 1] and back; the output is linear and may leave [0, 1].
-
-    Parameters
-    ----------
-    shape
-        Shape of an image, ``(C, H, W)``; its sides are multiples of ``2 ** len(widths)``.
-    widths
-        Channels of the encoder at each halving.
-    latent, hidden, heads
-        See :func:`dense_bottleneck`.
-    outputs
-        Channels of the output; by default those of the image.
-    spatial
-        Whether the bottleneck is a :func:`spatial_bottleneck`.
-    options
-        What follows each convolution but the last, by default a batch norm and ReLU.
+    Values go from [0, 1] to [-1, 1] and back; the output, of `outputs` channels (by default C), is linear and may leave
+    [0, 1]. `options` follow each convolution but the last, by default a batch norm and ReLU. The bottleneck is a
+    :func:`dense_bottleneck` or, where `spatial`, a :func:`spatial_bottleneck`.
     """
 
     def __init__(
@@ -160,13 +134,11 @@ class DenseAutoencoder(nn.Module):
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` to ``(B, heads * latent)``, or ``(B, latent, h, w)`` where spatial."""
-        z: torch.Tensor = self.encoder(2 * x - 1)
-        return z
+        return cast(torch.Tensor, self.encoder(2 * x - 1))
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """The way back from the latent numbers to ``(B, outputs, H, W)``."""
-        y: torch.Tensor = self.decoder(z)
-        return (y + 1) / 2
+        return (cast(torch.Tensor, self.decoder(z)) + 1) / 2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The reconstruction ``(B, outputs, H, W)``."""
@@ -182,13 +154,11 @@ class VectorEncoder(nn.Module):
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` to ``(B, flat)``, what the last layer sees."""
-        features: torch.Tensor = self.layers(2 * x - 1)
-        return features
+        return cast(torch.Tensor, self.layers(2 * x - 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` to ``(B, outputs)``."""
-        y: torch.Tensor = self.last(self.features(x))
-        return y
+        return cast(torch.Tensor, self.last(self.features(x)))
 
 
 def dense_encoder(shape: tuple[int, ...], widths: Sequence[int], hidden: int, outputs: int) -> VectorEncoder:
@@ -201,58 +171,41 @@ def dense_encoder(shape: tuple[int, ...], widths: Sequence[int], hidden: int, ou
 class ResidualBlock(nn.Module):
     """Group norm, activation and convolution, twice, beside a convolution of one pixel.
 
-    ``(B, inputs, H, W)`` to `outputs` channels; "up" doubles the sides by nearest neighbours, "down" halves them by
-    averaging. As in Gulrajani et al., "Improved Training of Wasserstein GANs", NeurIPS 2017, appendix C.
+    "up" doubles the sides by nearest neighbours, "down" halves them by averaging, as in Gulrajani et al., NeurIPS 2017,
+    appendix C.
     """
 
     def __init__(self, inputs: int, outputs: int, resample: Literal["up", "down"]) -> None:
         super().__init__()
         self.resample = resample
         self.first = nn.Sequential(norm_layer("group", inputs), nn.LeakyReLU(0.01))
-        self.second = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, padding=1),
-            norm_layer("group", outputs),
-            nn.LeakyReLU(0.01),
-            nn.Conv2d(outputs, outputs, 3, padding=1),
-        )
+        a, b = nn.Conv2d(inputs, outputs, 3, padding=1), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.second = nn.Sequential(a, norm_layer("group", outputs), nn.LeakyReLU(0.01), b)
         self.across = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, outputs, 2 H, 2 W)``, or of half the sides."""
         if self.resample == "up":
-            up = F.interpolate(self.first(x), scale_factor=2.0)
-            y: torch.Tensor = self.second(up) + F.interpolate(self.across(x), scale_factor=2.0)
-        else:
-            y = F.avg_pool2d(self.second(self.first(x)), 2) + self.across(F.avg_pool2d(x, 2))
-        return y
+            y = cast(torch.Tensor, self.second(F.interpolate(self.first(x), scale_factor=2.0)))
+            return y + F.interpolate(self.across(x), scale_factor=2.0)
+        return F.avg_pool2d(self.second(self.first(x)), 2) + cast(torch.Tensor, self.across(F.avg_pool2d(x, 2)))
 
 
 class StandardisedConv(nn.Conv2d):
-    """A convolution whose kernels have mean 0 and variance 1.
-
-    Qiao et al., "Micro-Batch Training with Batch-Channel Normalization and Weight Standardization", 2019.
-    """
+    """A convolution whose kernels have mean 0 and variance 1 (Qiao et al., "Weight Standardization", 2019)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, inputs, H, W)`` to ``(B, outputs, ...)``."""
         variance, mean = torch.var_mean(self.weight, (1, 2, 3), keepdim=True, correction=0)
-        y: torch.Tensor = self._conv_forward(x, (self.weight - mean) / (variance + 1e-5).sqrt(), self.bias)
-        return y
+        weight = (self.weight - mean) / (variance + 1e-5).sqrt()
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
 
 
 class UNet(nn.Module):
     """U-Net (Ronneberger et al. 2015): two convolutions at each of several resolutions, joined across.
 
-    Parameters
-    ----------
-    channels
-        Channels of the input and of the output.
-    widths
-        Channels at each resolution, finest first; sides must be multiples of ``2 ** (len(widths) - 1)``.
-    activation
-        What follows each convolution and group norm.
-    standardised
-        Whether convolutions are :class:`StandardisedConv`.
+    `widths` are the channels at each resolution, finest first; sides are multiples of ``2 ** (len(widths) - 1)``. A
+    group norm and the activation follow each convolution, which may be a :class:`StandardisedConv`.
     """
 
     def __init__(
@@ -262,8 +215,7 @@ class UNet(nn.Module):
         kind = StandardisedConv if standardised else nn.Conv2d
 
         def double(i: int, o: int) -> nn.Sequential:
-            pairs = ((i, o), (o, o))
-            layers = ([kind(a, b, 3, padding=1), norm_layer("group", b), activation()] for a, b in pairs)
+            layers = ([kind(inputs, o, 3, padding=1), norm_layer("group", o), activation()] for inputs in (i, o))
             return nn.Sequential(*chain.from_iterable(layers))
 
         self.down = nn.ModuleList(double(i, o) for i, o in pairwise((channels, *widths)))
@@ -282,8 +234,7 @@ class UNet(nn.Module):
         for reduce, block in zip(self.reduce, self.up, strict=True):
             coarse = F.interpolate(reduce(x), scale_factor=2.0, mode="bilinear", align_corners=False)
             x = block(torch.cat([across.pop(), coarse], dim=1))
-        y: torch.Tensor = self.last(x)
-        return y
+        return cast(torch.Tensor, self.last(x))
 
 
 def _hidden(linear: nn.Linear) -> nn.Sequential:

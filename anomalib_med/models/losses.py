@@ -1,8 +1,6 @@
-"""Differences between two images as maps, for training and for scoring alike: l2, l1, SSIM, perceptual.
+"""Differences between images ``(B, C, H, W)`` as maps, at least 0 and in float32, for training and scoring alike."""
 
-All take ``(B, C, H, W)``, compute in float32 also under autocast, and are at least 0: higher is more different.
-"""
-
+from functools import partial
 from typing import Literal
 
 import torch
@@ -26,22 +24,14 @@ def absolute_error(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def ssim(x: torch.Tensor, y: torch.Tensor, *, window: int = 11) -> torch.Tensor:
-    """Structural similarity of each channel around each pixel.
+    """Structural similarity of each channel around each pixel, 1 where the two are alike, at least -1.
 
-    Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", IEEE TIP 2004, equation 13,
-    with a Gaussian window of so many pixels (odd), see :func:`.filters.gaussian_blur`. Its constants are made for
+    Wang et al., IEEE TIP 2004, equation 13, with a Gaussian window of so many pixels (odd); its constants are made for
     values between 0 and 1.
-
-    Returns
-    -------
-    float32 ``(B, C, H, W)``, 1 where the two are alike, at least -1.
     """
+    blur = partial(gaussian_blur, window=window, sigma=SIGMA)
     with torch.autocast(x.device.type, enabled=False):
         x, y = x.float(), y.float()
-
-        def blur(values: torch.Tensor) -> torch.Tensor:
-            return gaussian_blur(values, window, SIGMA)
-
         mean_x, mean_y = blur(x), blur(y)
         variances = blur(x * x + y * y) - mean_x * mean_x - mean_y * mean_y
         covariance = blur(x * y) - mean_x * mean_y
@@ -67,11 +57,8 @@ def pixel_loss(kind: PixelError, x: torch.Tensor, y: torch.Tensor) -> torch.Tens
 def perceptual_error(x: torch.Tensor, y: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
     """Relative L1 difference of features ``(B, D, h, w)`` of an image and of its reconstruction, standardised.
 
-    Tuluptceva et al., "Anomaly Detection with Deep Perceptual Autoencoders", 2020, equation 3, for each image.
-
-    Returns
-    -------
-    float32 ``(B, 1, h, w)``: mean over channels of the difference, over the mean size of the image's features.
+    Tuluptceva et al., "Anomaly Detection with Deep Perceptual Autoencoders", 2020, equation 3, for each image: the
+    difference's mean over channels, over the mean size of the image's features, float32 ``(B, 1, h, w)``.
     """
     x, y = x.float(), y.float()
     return (x - y).abs().mean(1, keepdim=True) / (x.abs().mean((1, 2, 3), keepdim=True) + eps)

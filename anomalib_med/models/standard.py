@@ -8,10 +8,7 @@ from torch import nn
 
 
 def moments(batches: Iterable[torch.Tensor], shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation over all batches ``(B, ...)``, in double and on the CPU.
-
-    Both have the given shape; where a side of it is 1 they are taken over that dimension too.
-    """
+    """Mean and standard deviation of this shape over all batches ``(B, ...)``, and over its sides of 1; double, CPU."""
     dims = (0, *(dim for dim, side in enumerate(shape, 1) if side == 1))
     total = squares = torch.zeros(shape, dtype=torch.float64)
     count = 0
@@ -25,15 +22,10 @@ def moments(batches: Iterable[torch.Tensor], shape: tuple[int, ...]) -> tuple[to
 
 
 class Standard(nn.Module):
-    """Takes numbers to standard deviations from the mean of the normals.
+    """Takes numbers to standard deviations, which are at least `least`, from the mean of the normals.
 
-    Parameters
-    ----------
-    shape
-        What one mean and deviation each are kept for: ``(C, 1, 1)`` for the channels of feature maps, ``(H, W)`` for
-        the places of anomaly maps, ``(n,)`` for n numbers of an image.
-    least
-        Smallest deviation that is divided by.
+    `shape` is what one mean and deviation each are kept for: ``(C, 1, 1)`` for the channels of feature maps, ``(H, W)``
+    for the places of anomaly maps, ``(n,)`` for n numbers of an image.
     """
 
     def __init__(self, shape: tuple[int, ...], least: float = 1e-6) -> None:

@@ -236,7 +236,7 @@ def test_a_map_counts_in_deviations_of_the_normals(kind: type[TrainedDetector]) 
 
 def test_deviations_of_normals_are_those_of_all_batches() -> None:
     residuals = torch.rand(10, 16, 16, generator=seeded(0)) * torch.linspace(1, 5, 16)
-    whole, parts = NormalResiduals((1, 16, 16)), NormalResiduals((1, 16, 16))
+    whole, parts = NormalResiduals((16, 16)), NormalResiduals((16, 16))
     whole.learn([residuals])
     parts.learn(residuals.split(3))
     assert torch.allclose(whole.mean, residuals.mean(0))
@@ -386,7 +386,7 @@ def test_patches_are_cut_and_joined_row_by_row() -> None:
 
 
 def test_a_queue_forgets_the_oldest() -> None:
-    memory = Memory(2, 5, 3, 2, learnt=False)
+    memory = Memory(2, 3, 5, 2, learnt=False)
     for number in (1.0, 2.0, 3.0):
         memory.remember(torch.full((2, 2, 3), number))
     assert sorted(memory.slots[0, :, 0].tolist()) == [1.0, 2.0, 2.0, 3.0, 3.0]
@@ -397,7 +397,7 @@ def test_a_queue_forgets_the_oldest() -> None:
 
 
 def test_a_memory_reads_its_best_slots_and_no_other_place() -> None:
-    memory = Memory(2, 6, 4, 2, learnt=True)
+    memory = Memory(2, 4, 6, 2, learnt=True)
     query = images(1, 4)[0, 0, :2][None].requires_grad_()
     read = memory(query)
     for place in range(2):

@@ -1,11 +1,7 @@
 """AnoDDPM: coarse noise is laid over an image and taken away again by a diffusion model of the healthy.
 
-Wyatt et al., "AnoDDPM: Anomaly Detection with Denoising Diffusion Probabilistic Models using Simplex Noise", CVPR
-Workshops 2022; details as in the official code, Julian-Wyatt/AnoDDPM.
+Wyatt et al., CVPR Workshops 2022; details as in the official code, Julian-Wyatt/AnoDDPM.
 """
-
-import copy
-from collections.abc import Iterator
 
 import torch
 from pydantic import Field, model_validator
@@ -13,33 +9,29 @@ from torch.optim import AdamW, Optimizer
 
 from anomalib_med.models.filters import mean_filter
 from anomalib_med.models.inpainting import diffusion
-from anomalib_med.models.inpainting.diffusion import TIMES, DenoisingUNet, DiffusionConfig
 from anomalib_med.models.inpainting.holes import seeded
-from anomalib_med.models.inpainting.residuals import NormalResiduals, Window
+from anomalib_med.models.inpainting.residuals import Window
 from anomalib_med.models.losses import squared_error
-from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
 
 
-class AnoDDPM(TrainedDetector):
+class AnoDDPM(diffusion.Diffusion):
     """Learns to take simplex noise from normal images; what an abnormal one loses with the noise is abnormal.
 
-    At scoring the noise is the same for every image and no more is drawn on the way back. The anomaly map is the
-    squared difference between the image and the mean of what the noises led to.
+    At scoring the noise is the same for every image and no more is drawn on the way back.
     """
 
     name = "anoddpm"
     title = "AnoDDPM, diffusion with simplex noise (Wyatt et al., CVPR Workshops 2022)"
     input_size = 64
 
-    class Config(DiffusionConfig):
+    class Config(diffusion.DiffusionConfig):
         """Settings of AnoDDPM; defaults are those of the official code unless something else is said."""
 
         steps: int = Field(50_000, ge=0)
         batch_size: int = Field(16, ge=1)
         clip_norm: float = Field(1.0, ge=0)
-        start: int = Field(250, ge=1, le=TIMES)
-        longest: int = Field(800, ge=1, le=TIMES)
+        start: int = Field(250, ge=1, le=diffusion.TIMES)
+        longest: int = Field(800, ge=1, le=diffusion.TIMES)
         """Training noises to times below this, from 1 to 1000."""
         denoising_steps: int = Field(10, ge=1)
         """Steps from `start` back to the image. The official code takes every time; ours are fewer for speed."""
@@ -59,55 +51,31 @@ class AnoDDPM(TrainedDetector):
 
     config: Config
 
-    def build(self, shape: tuple[int, ...]) -> None:
-        """Build the U-Net and the moving average of its weights."""
-        self.unet = DenoisingUNet(shape[0], self.config.widths)
-        self.ema = copy.deepcopy(self.unet).requires_grad_(False)
-        self.normal = NormalResiduals(shape, relative=self.config.relative)
-
     def optimizers(self) -> dict[str, Optimizer]:
         """AdamW as in the paper."""
         c = self.config
         return {"all": AdamW(self.unet.parameters(), c.learning_rate, weight_decay=c.weight_decay)}
 
-    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+    def loss(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Squared error of the noise, at random times."""
-        if self.unet.training:
-            diffusion.update_average(self.ema, self.unet, batch.step, self.config.average)
-        x = 2 * batch.x - 1
         times = torch.randint(self.config.longest, (len(x),))
-        noise = diffusion.noise_like(x, len(x), self.config)
+        noise = self.noise(x, len(x))
         predicted = self.unet(diffusion.noised(x, noise, diffusion.linear_alpha_bar()[times]), times.to(x.device))
         return {"noise": squared_error(noise, predicted).mean()}
 
-    def after_training(self, batches: Iterator[StepBatch]) -> None:
-        """Learn what residuals of normals are like."""
-        self.normal.learn(self.residual(batch.x) for batch in batches)
-
     def noised(self, x: torch.Tensor) -> torch.Tensor:
-        """An image ``(1, C, H, W)`` as it is noised for its score, once for each draw: ``(draws, C, H, W)``, in [-1, 1]
-        and beyond.
-        """
+        """An image ``(1, C, H, W)`` as it is noised for its score: ``(draws, C, H, W)``, about [-1, 1]."""
         c = self.config
-        noise = diffusion.noise_like(x, c.draws, c, seeded(c.seed))
-        return diffusion.noised(
-            (2 * x - 1).expand(c.draws, -1, -1, -1), noise, diffusion.linear_alpha_bar()[[c.start - 1]]
-        )
+        alpha_bar = diffusion.linear_alpha_bar()[[c.start - 1]]
+        return diffusion.noised(2 * x - 1, self.noise(x, c.draws, seeded(c.seed)), alpha_bar)
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` noised and denoised, the mean over the noises."""
         c, alpha_bar = self.config, diffusion.linear_alpha_bar()
         times = torch.linspace(c.start - 1, 0, c.denoising_steps + 1).round().int().tolist()[:-1]
-        images = [
-            diffusion.denoised(self.ema, self.noised(image[None]), alpha_bar, times).mean(0)
-            for image in x.to(self.device)
-        ]
-        return (torch.stack(images) + 1) / 2
+        noised = (self.noised(image[None]) for image in x.to(self.device))
+        return (torch.stack([diffusion.denoised(self.ema, y, alpha_bar, times).mean(0) for y in noised]) + 1) / 2
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
         """Squared difference ``(B, H, W)``, averaged over channels and over `window`."""
         return mean_filter(squared_error(x, self.reconstruct(x)).mean(1), self.config.window)
-
-    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
-        """The residual ``(B, H, W)``, relative to those of normals or as it is."""
-        return self.normal.relate(self.residual(x))

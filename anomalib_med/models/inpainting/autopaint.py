@@ -1,12 +1,11 @@
 """AutoPaint: marks what looks wrong, in-paints it from its surroundings, and looks again.
 
-Astaraki et al., "AutoPaint: A self-inpainting method for unsupervised anomaly detection", 2023,
-https://arxiv.org/abs/2305.12358. Partial convolutions: Liu et al., "Image Inpainting for Irregular Holes Using Partial
-Convolutions", ECCV 2018, https://arxiv.org/abs/1804.07723. There is no official code of AutoPaint; what the paper
-leaves open is named in the card.
+Astaraki et al. 2023, https://arxiv.org/abs/2305.12358; what it leaves open is named in the card. Partial convolutions:
+Liu et al., ECCV 2018, https://arxiv.org/abs/1804.07723.
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,28 +14,18 @@ from torch import nn
 
 from anomalib_med.models.blocks import Norm, norm_layer
 from anomalib_med.models.filters import mean_filter
-from anomalib_med.models.inpainting.holes import (
-    inpaint_everywhere,
-    inpaint_holes,
-    lattice_holes,
-    shape_holes,
-    smooth_fill,
-)
-from anomalib_med.models.inpainting.residuals import NormalResiduals, ResidualConfig, grow
+from anomalib_med.models.inpainting.holes import inpaint_everywhere, lattice_holes, shape_holes, smooth_fill
+from anomalib_med.models.inpainting.residuals import HoleFiller, ResidualConfig, grow
 from anomalib_med.models.losses import absolute_error
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
 
 WINDOW = 5  # pixels over which a residual is averaged
 MOST = 0.25  # of an image that may be marked
 WIDTHS = 1, 2, 4, 8, 8  # of the U-Net, as multiples of the first
 
 
-class AutoPaint(TrainedDetector):
-    """In-paints an image with a model of the healthy, first everywhere, then where it differed.
-
-    The anomaly map is the absolute difference between the image and what was in-painted.
-    """
+class AutoPaint(HoleFiller):
+    """In-paints an image with a model of the healthy, first everywhere, then where it differed."""
 
     name = "autopaint"
     title = "AutoPaint, self-inpainting with partial convolutions (Astaraki et al., 2023)"
@@ -52,8 +41,7 @@ class AutoPaint(TrainedDetector):
         cell: int = Field(16, ge=1)
         """Side of the squares that are hidden in turn in the first round, in pixels; ours."""
         rounds: int = Field(3, ge=0)
-        """How often what differs is marked and in-painted anew; with 0 there is the first round alone. The paper does
-        it repeatedly."""
+        """How often what differs is marked and in-painted anew; with 0 there is the first round alone."""
         threshold: float = Field(2.0, gt=0)
         """What differs by more than so many deviations of normals at that place is marked; ours."""
         margin: int = Field(5, ge=0)
@@ -75,14 +63,13 @@ class AutoPaint(TrainedDetector):
     def build(self, shape: tuple[int, ...]) -> None:
         """Build the U-Net."""
         self.unet = PartialUNet(shape[0], tuple(self.config.width * n for n in WIDTHS))
-        self.normal = NormalResiduals(shape, relative=self.config.relative)
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Absolute error inside and outside of random holes, and total variation around them."""
         c, x = self.config, batch.x
         holes = shape_holes(len(x), (x.shape[2], x.shape[3])).to(x.device)
         hidden = holes[:, None]
-        y = self._network(torch.where(hidden, 0.0, x), holes)
+        y = self.network(torch.where(hidden, 0.0, x), holes)
         error = absolute_error(x, y)
         losses = {
             "outside": torch.where(hidden, 0.0, error).mean(),
@@ -90,21 +77,16 @@ class AutoPaint(TrainedDetector):
         }
         if c.smooth_weight:
             around = torch.where(grow(holes, 1)[:, None], torch.where(hidden, y, x), 0.0)
-            steps = (around.diff(dim=2).abs().mean(), around.diff(dim=3).abs().mean())
-            losses["smooth"] = c.smooth_weight * (steps[0] + steps[1])
+            losses["smooth"] = c.smooth_weight * (around.diff(dim=2).abs().mean() + around.diff(dim=3).abs().mean())
         return losses
 
     def after_training(self, batches: Iterator[StepBatch]) -> None:
         """Learn what residuals of normals are like after the first round."""
         self.normal.learn(self.each(lambda x: _residual(x, self.first_round(x)), batch.x) for batch in batches)
 
-    def inpaint(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
-        """Fill holes, bool ``(B, H, W)``, of images ``(B, C, H, W)``; outside them the images stay as they are."""
-        return inpaint_holes(self._network, x.to(self.device), holes.to(self.device))
-
     def first_round(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` in-painted everywhere."""
-        return inpaint_everywhere(self._network, x, lattice_holes((x.shape[2], x.shape[3]), self.config.cell))
+        return inpaint_everywhere(self.network, x, lattice_holes((x.shape[2], x.shape[3]), self.config.cell))
 
     def inpainted(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Images ``(B, C, H, W)`` as in-painted after all rounds, and what was marked last, bool ``(B, H, W)``."""
@@ -119,14 +101,13 @@ class AutoPaint(TrainedDetector):
             y = torch.where(holes[:, None], self.inpaint(x, holes), y)
         return y, holes
 
-    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
-        """Absolute difference ``(B, H, W)`` to what was in-painted, relative to that of normals or as it is."""
-        return self.normal.relate(_residual(x, self.inpainted(x)[0]))
+    def residual(self, x: torch.Tensor) -> torch.Tensor:
+        """Absolute difference ``(B, H, W)`` to what was in-painted after all rounds."""
+        return _residual(x, self.inpainted(x)[0])
 
-    def _network(self, masked: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
-        # The network adds to a smooth fill, from which it starts.
-        y: torch.Tensor = smooth_fill(masked, holes) + self.unet(masked, ~holes)
-        return y
+    def network(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
+        """What the U-Net adds to a smooth fill, and that fill."""
+        return smooth_fill(x, holes) + cast(torch.Tensor, self.unet(x, ~holes))
 
 
 def _residual(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -135,15 +116,13 @@ def _residual(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 class PartialConv(nn.Module):
-    """A convolution of what is known, weighted by how much that is; norm and activation follow.
+    """A convolution of what is known, weighted by how much that is; norm and activation follow (Liu et al. 2018).
 
-    Liu et al. 2018: ``y = W (x m) size / sum(m) + b`` where a window holds a known value, else 0; what is known
+    ``y = W (x m) size / sum(m) + b`` where a window holds a known value, else 0; what is known
     afterwards are those places. What lies beyond the border counts as unknown.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, stride: int, *, norm: Norm, activation: nn.Module
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, norm: Norm, activation: nn.Module) -> None:
         super().__init__()
         self.window = kernel, stride, kernel // 2
         self.conv = nn.Conv2d(inputs, outputs, *self.window, bias=False)
@@ -151,12 +130,7 @@ class PartialConv(nn.Module):
         self.after = nn.Sequential(norm_layer(norm, outputs), activation)
 
     def forward(self, x: torch.Tensor, known: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values ``(B, inputs, H, W)``, 0 where unknown, and the share of channels known, ``(B, 1, H, W)``.
-
-        Returns
-        -------
-        The same two of the output: ``(B, outputs, ...)`` and ``(B, 1, ...)``, the latter 0 or 1.
-        """
+        """Values ``(B, inputs, H, W)``, 0 where unknown, and the share known, ``(B, 1, H, W)``: both of the output."""
         share = F.avg_pool2d(known, *self.window)
         known = (share > 0).float()
         y = self.after(self.conv(x) / share.clamp_min(1e-6) + self.bias)
@@ -164,23 +138,18 @@ class PartialConv(nn.Module):
 
 
 class PartialUNet(nn.Module):
-    """U-Net of partial convolutions that fills what is unknown in an image of `channels` channels.
-
-    It has one halving for each width, so sides are multiples of ``2 ** len(widths)``.
-    """
+    """U-Net of partial convolutions that fills what is unknown; sides are multiples of ``2 ** len(widths)``."""
 
     def __init__(self, channels: int, widths: tuple[int, ...]) -> None:
         super().__init__()
-        kernels = (7, 5, 5, *[3] * len(widths))
-        inputs = (channels, *widths[:-1])
+        kernels, inputs = (7, 5, 5, *[3] * len(widths)), (channels, *widths[:-1])
         self.down = nn.ModuleList(
             PartialConv(i, o, k, 2, norm="group" if n else "none", activation=nn.ReLU())
             for n, (i, o, k) in enumerate(zip(inputs, widths, kernels, strict=False))
         )
-        self.up = nn.ModuleList(
-            PartialConv(o + i, i, 3, 1, norm="group", activation=nn.LeakyReLU(0.2))
-            for i, o in zip(inputs[:0:-1], widths[:0:-1], strict=True)
-        )
+        pairs = zip(inputs[:0:-1], widths[:0:-1], strict=True)
+        ups = (PartialConv(o + i, i, 3, 1, norm="group", activation=nn.LeakyReLU(0.2)) for i, o in pairs)
+        self.up = nn.ModuleList(ups)
         self.last = PartialConv(widths[0] + channels, channels, 3, 1, norm="none", activation=nn.Identity())
         nn.init.zeros_(self.last.conv.weight)
 

@@ -1,10 +1,11 @@
-"""Pieces of the diffusion detectors: how much of an image is left at a time, and the network that takes noise away.
+"""What the diffusion detectors share: how much of an image is left at a time, and the network that takes noise away.
 
-Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020; Nichol & Dhariwal, "Improved Denoising Diffusion
-Probabilistic Models", ICML 2021; Song et al., "Denoising Diffusion Implicit Models", ICLR 2021. Images are in [-1, 1].
+Ho et al., NeurIPS 2020; Nichol & Dhariwal, ICML 2021; Song et al. (DDIM), ICLR 2021. Images are in [-1, 1].
 """
 
+import copy
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import cast
@@ -16,7 +17,8 @@ from torch import nn
 
 from anomalib_med.models.blocks import norm_layer
 from anomalib_med.models.inpainting.noise import octaves_of_noise
-from anomalib_med.models.inpainting.residuals import ResidualConfig
+from anomalib_med.models.inpainting.residuals import ResidualConfig, ResidualDetector
+from anomalib_med.models.training.normals import StepBatch
 
 TIMES = 1000
 HEADS = 4
@@ -31,16 +33,13 @@ class DiffusionConfig(ResidualConfig):
     learning_rate: float = Field(1e-4, gt=0)
     start: int = Field(ge=1, le=TIMES)
     """Time from 1 to 1000 to which an image is noised for its score: the later, the larger the lesion that goes, and
-    the more of the image with it.
-    """
+    the more of the image with it."""
     period: float = Field(gt=0)
     """Period of the coarsest noise, as a part of the shorter side."""
     octaves: int = Field(6, ge=1)
-    """How many octaves of noise are summed, each half as coarse as the one before; those finer than two pixels are left
-    out. The default is that of the official code.
-    """
+    """How many octaves of noise are summed, each half as coarse as the one before, if not finer than two pixels."""
     persistence: float = Field(0.8, gt=0)
-    """Amplitude of each octave as a part of the one before. The default is that of the official code."""
+    """Amplitude of each octave as a part of the one before."""
     widths: tuple[int, ...] = Field(min_length=2)
     """Channels of the U-Net at each resolution, finest first."""
     average: float = Field(ge=0, lt=1)
@@ -50,6 +49,34 @@ class DiffusionConfig(ResidualConfig):
     def multiple(self) -> int:
         """The sides are halved between the resolutions of the U-Net."""
         return 1 << (len(self.widths) - 1)
+
+
+class Diffusion(ResidualDetector):
+    """A detector that noises images and denoises them by the moving average `ema` of a U-Net's weights."""
+
+    config: DiffusionConfig
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        """Build the U-Net and the moving average of its weights."""
+        self.unet = DenoisingUNet(shape[0], self.config.widths)
+        self.ema = copy.deepcopy(self.unet).requires_grad_(False)
+
+    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+        """:meth:`loss` of images at random times; while training, the last step's weights enter the average first."""
+        if self.unet.training:
+            update_average(self.ema, self.unet, batch.step, self.config.average)
+        return self.loss(2 * batch.x - 1)
+
+    def noise(self, x: torch.Tensor, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Noise ``(count, C, H, W)`` for images, alike in each channel, see :func:`octaves_of_noise`."""
+        c, shape = self.config, (x.shape[2], x.shape[3])
+        period = c.period * min(shape)
+        fields = octaves_of_noise(count, shape, period, c.octaves, c.persistence, generator=generator, device=x.device)
+        return fields[:, None].expand(-1, x.shape[1], -1, -1)
+
+    @abstractmethod
+    def loss(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Loss by its name of images ``(B, C, H, W)`` in [-1, 1], from the U-Net."""
 
 
 def linear_alpha_bar() -> torch.Tensor:
@@ -63,16 +90,6 @@ def cosine_alpha_bar() -> torch.Tensor:
     return (f[1:] / f[:-1]).clamp_min(0.001).cumprod(0).float()
 
 
-def noise_like(
-    x: torch.Tensor, count: int, c: DiffusionConfig, generator: torch.Generator | None = None
-) -> torch.Tensor:
-    """Noise ``(count, C, H, W)`` for images ``(B, C, H, W)``, alike in each channel; see :func:`octaves_of_noise`."""
-    shape = x.shape[2], x.shape[3]
-    period = c.period * min(shape)
-    fields = octaves_of_noise(count, shape, period, c.octaves, c.persistence, generator=generator, device=x.device)
-    return fields[:, None].expand(-1, x.shape[1], -1, -1)
-
-
 def noised(x: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
     """Images ``(B, C, H, W)`` at times with this cumulative alpha, ``(B,)``."""
     share = alpha_bar.to(x.device)[:, None, None, None]
@@ -82,20 +99,8 @@ def noised(x: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> tor
 def denoised(predict: Predict, x: torch.Tensor, alpha_bar: torch.Tensor, times: Sequence[int]) -> torch.Tensor:
     """Take the noise out of images step by step, without drawing any (DDIM with eta 0, Song et al. 2021, equation 12).
 
-    Parameters
-    ----------
-    predict
-        Gives the noise in images ``(B, C, H, W)`` at times ``(B,)``.
-    x
-        Images at the first of the times.
-    alpha_bar
-        Cumulative alpha of every time, ``(1000,)``.
-    times
-        Falling times; the step after the last leads to the image without noise.
-
-    Returns
-    -------
-    ``(B, C, H, W)`` in [-1, 1].
+    `predict` gives the noise in images ``(B, C, H, W)`` at times ``(B,)``. `x` are images at the first of the falling
+    times; the step after the last leads to the image without noise, in [-1, 1]. `alpha_bar` is ``(1000,)``.
     """
     for now, after in pairwise((*times, -1)):
         noise = predict(x, torch.full((len(x),), now, device=x.device))
@@ -115,12 +120,7 @@ def update_average(average: nn.Module, network: nn.Module, step: int, decay: flo
 class DenoisingUNet(nn.Module):
     """U-Net of residual blocks that know the time, with attention at the coarsest resolution (Ho et al. 2020).
 
-    Parameters
-    ----------
-    channels
-        Channels of an image.
-    widths
-        Channels at each resolution, finest first; sides must be multiples of ``2 ** (len(widths) - 1)``.
+    `widths` are the channels at each resolution, finest first; sides are multiples of ``2 ** (len(widths) - 1)``.
     """
 
     def __init__(self, channels: int, widths: Sequence[int]) -> None:
@@ -147,8 +147,7 @@ class DenoisingUNet(nn.Module):
         for number, block in enumerate(self.up):
             x = x if number == 0 else F.interpolate(x, scale_factor=2.0, mode="nearest")
             x = block(torch.cat([across.pop(), x], dim=1), time)
-        y: torch.Tensor = self.last(x)
-        return y.float()
+        return cast(torch.Tensor, self.last(x)).float()
 
 
 class TimedBlock(nn.Module):
@@ -165,8 +164,8 @@ class TimedBlock(nn.Module):
     def forward(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         """``(B, inputs, H, W)`` and what is known of the time, ``(B, known)``, to ``(B, outputs, H, W)``."""
         scale, shift = self.time(time)[:, :, None, None].chunk(2, dim=1)
-        y: torch.Tensor = self.second(self.norm(self.first(x)) * (1 + scale) + shift)
-        return y + cast(torch.Tensor, self.passed(x))
+        y = self.second(self.norm(self.first(x)) * (1 + scale) + shift)
+        return cast(torch.Tensor, y + self.passed(x))
 
 
 class Attention(nn.Module):
@@ -181,10 +180,8 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, H, W)`` to the same shape."""
-        query, key, value = (
-            v.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)
-            for v in self.query_key_value(self.norm(x)).chunk(3, dim=1)
-        )
+        parts = self.query_key_value(self.norm(x)).chunk(3, dim=1)
+        query, key, value = (part.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3) for part in parts)
         attended = F.scaled_dot_product_attention(query, key, value).transpose(2, 3).reshape(x.shape)
         return x + cast(torch.Tensor, self.out(attended))
 

@@ -1,7 +1,6 @@
-"""Holes in images: which pixels are hidden, and how hidden pixels are put together again.
+"""Holes in images, True where a pixel is hidden, and how hidden pixels are put together again.
 
-A hole is True where a pixel is hidden. For training, holes are drawn anew at every step; for scoring they are the same
-for every image, follow from a seed, and together hide every pixel, so that a score depends on no draw.
+For training, holes are drawn anew at every step; for scoring they follow from a seed and together hide every pixel.
 """
 
 from collections.abc import Callable
@@ -24,15 +23,11 @@ def seeded(seed: int) -> torch.Generator:
 def cell_holes(shape: tuple[int, int], cell: int, parts: int, generator: torch.Generator | None = None) -> torch.Tensor:
     """Split an image ``(H, W)`` at random into `parts` sets of square cells; each set is one hole.
 
-    Zavrtanik et al., "Reconstruction by inpainting for visual anomaly detection", Pattern Recognition 2021. Without a
-    generator the split is drawn by that of torch, as in training.
-
-    Returns
-    -------
-    bool ``(parts, H, W)`` on the CPU; every pixel is hidden in exactly one, and sizes differ by at most one cell.
+    Bool ``(parts, H, W)`` on the CPU, after Zavrtanik et al. 2021: every pixel is hidden in exactly one, and sizes
+    differ by at most one cell. Without a generator the split is drawn by that of torch.
     """
     rows, columns = shape[0] // cell, shape[1] // cell
-    if rows * cell != shape[0] or columns * cell != shape[1]:
+    if (rows * cell, columns * cell) != tuple(shape):
         raise ValueError(f"{shape[0]} x {shape[1]} pixels cannot be cut into cells of {cell}")
     owner = (torch.randperm(rows * columns, generator=generator) % parts).reshape(rows, columns)
     owner = owner.repeat_interleave(cell, 0).repeat_interleave(cell, 1)
@@ -42,34 +37,25 @@ def cell_holes(shape: tuple[int, int], cell: int, parts: int, generator: torch.G
 def lattice_holes(shape: tuple[int, int], cell: int) -> torch.Tensor:
     """Four holes of square cells, every other cell of every other row; no two cells of one hole touch.
 
-    Returns
-    -------
-    bool ``(4, H, W)`` on the CPU; every pixel is hidden in exactly one. Cells at the border may be cut.
+    Bool ``(4, H, W)`` on the CPU; every pixel is hidden in exactly one. Cells at the border may be cut.
     """
     rows, columns = (torch.arange(side) // cell % 2 for side in shape)
     return 2 * rows[:, None] + columns == torch.arange(4)[:, None, None]
 
 
 def block_holes(shape: tuple[int, int], parts: int) -> torch.Tensor:
-    """An image cut into ``parts x parts`` rectangles, each of them one hole.
+    """An image cut into ``parts x parts`` rectangles, each one hole, as bool ``(parts ** 2, H, W)`` on the CPU.
 
-    Returns
-    -------
-    bool ``(parts ** 2, H, W)`` on the CPU; every pixel is hidden in exactly one. Sizes differ by at most one pixel.
+    Every pixel is hidden in exactly one; sizes differ by at most one pixel.
     """
     rows, columns = (torch.arange(side) * parts // side for side in shape)
     return parts * rows[:, None] + columns == torch.arange(parts**2)[:, None, None]
 
 
 def shape_holes(count: int, shape: tuple[int, int], generator: torch.Generator | None = None) -> torch.Tensor:
-    """Unions of 1 to 8 circles, squares and ellipses of random size, place and turn.
+    """Unions of 1 to 8 circles, squares and ellipses of random size, place and turn, bool ``(count, H, W)`` on the CPU.
 
-    Astaraki et al., "AutoPaint: A self-inpainting method for unsupervised anomaly detection", 2023. Radii are 5 to 20 %
-    of the shorter side (ours).
-
-    Returns
-    -------
-    bool ``(count, H, W)`` on the CPU.
+    As in AutoPaint (Astaraki et al. 2023). Radii are 5 to 20 % of the shorter side (ours).
     """
     height, width = shape
 
@@ -85,16 +71,14 @@ def shape_holes(count: int, shape: tuple[int, int], generator: torch.Generator |
     along, across = x * turn.cos() + y * turn.sin(), y * turn.cos() - x * turn.sin()
     round_ = along**2 + (across / torch.where(kind == 2, flatness, 1.0)) ** 2 <= radius**2
     square = torch.maximum(along.abs(), across.abs()) <= radius
-    inside = torch.where(kind == 1, square, round_)
-    return (inside & present[:, :, None, None]).any(1)
+    return (torch.where(kind == 1, square, round_) & present[:, :, None, None]).any(1)
 
 
 def smooth_fill(x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
     """Fill holes, bool ``(B, H, W)``, of images ``(B, C, H, W)`` smoothly from their rims.
 
-    What is known is averaged down a pyramid; what is missing at a level is taken from the next coarser one, and then
-    each missing pixel becomes the mean of its four neighbours, a few times (nearly the solution of Laplace's equation).
-    Outside the holes images stay as they were; where nothing is known the fill is 0.
+    Nearly the solution of Laplace's equation: what is missing at a level of a pyramid is taken from the next coarser
+    one and becomes the mean of its four neighbours, a few times. Where nothing is known the fill is 0.
     """
     known = (~holes)[:, None].to(x.dtype)
     x = x * known
@@ -114,24 +98,11 @@ def smooth_fill(x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def inpaint_holes(inpaint: Inpaint, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
-    """Fill holes, bool ``(B, H, W)``, of images ``(B, C, H, W)``; outside them the images stay as they are."""
-    hidden = holes[:, None]
-    return torch.where(hidden, inpaint(torch.where(hidden, 0.0, x), holes), x)
-
-
 def inpaint_everywhere(inpaint: Inpaint, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
     """Each pixel of images ``(B, C, H, W)`` as it is in-painted where it is hidden; the mean where it is so repeatedly.
 
-    Parameters
-    ----------
-    inpaint
-        From images ``(N, C, H, W)`` and holes bool ``(N, H, W)`` to in-painted images ``(N, C, H, W)``. The pixels
-        inside the holes are 0: nothing can leak.
-    x
-        Images.
-    holes
-        bool ``(P, H, W)``; every pixel is hidden in at least one.
+    `inpaint` gives images ``(N, C, H, W)`` from those with 0 inside their holes, so that nothing can leak, and the
+    holes, bool ``(N, H, W)``. `holes` are bool ``(P, H, W)``; a ValueError says that a pixel is hidden in none.
     """
     times = holes.sum(0)
     if not bool((times > 0).all()):
@@ -140,5 +111,4 @@ def inpaint_everywhere(inpaint: Inpaint, x: torch.Tensor, holes: torch.Tensor) -
     hidden = holes.to(x.device).expand(batch, *holes.shape)
     masked = torch.where(hidden[:, :, None], 0.0, x[:, None])
     y = inpaint(masked.flatten(0, 1), hidden.flatten(0, 1)).reshape(batch, passes, *x.shape[1:])
-    total: torch.Tensor = (y * hidden[:, :, None]).sum(1)
-    return total / times.to(x.device)
+    return (y * hidden[:, :, None]).sum(1) / times.to(x.device)

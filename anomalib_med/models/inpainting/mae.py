@@ -1,15 +1,11 @@
 """Masked autoencoder: a vision transformer in-paints most of an image from a few of its patches.
 
-Masked autoencoder: He et al., CVPR 2022, https://arxiv.org/abs/2111.06377; on medical anomalies Georgescu, KES 2023,
-https://arxiv.org/abs/2307.07534. Memory in the attention of the encoder and cross attention to all of its levels: Tian
-et al., "Unsupervised Anomaly Detection in Medical Images with a Memory-augmented Multi-level Cross-attentional Masked
-Autoencoder" (MemMC-MAE), MLMI 2023, https://arxiv.org/abs/2203.11725; its code was never released, and what its
-abstract leaves open is as in Cornia et al., "Meshed-Memory Transformer for Image Captioning", CVPR 2020.
+He et al., CVPR 2022; with memory and multi-level cross attention as in MemMC-MAE, Tian et al., MLMI 2023,
+https://arxiv.org/abs/2203.11725, and where its abstract leaves something open as in Cornia et al., CVPR 2020.
 """
 
 import math
-from collections.abc import Iterator
-from typing import Literal
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,18 +13,15 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from anomalib_med.models.filters import mean_filter
-from anomalib_med.models.inpainting.holes import cell_holes, inpaint_everywhere, inpaint_holes, seeded, smooth_fill
-from anomalib_med.models.inpainting.residuals import NormalResiduals, ResidualConfig, Window
+from anomalib_med.models.inpainting.holes import cell_holes, inpaint_everywhere, seeded, smooth_fill
+from anomalib_med.models.inpainting.residuals import HoleFiller, ResidualConfig, Window
 from anomalib_med.models.losses import PixelError, pixel_error, squared_error
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training.schedule import Schedule
 
 
-class MaskedAutoencoder(TrainedDetector):
-    """Hides most patches of an image and in-paints them from the rest, until every patch has been hidden.
-
-    The anomaly map is the error between the image and the mean of what was in-painted.
-    """
+class MaskedAutoencoder(HoleFiller):
+    """Hides most patches of an image and in-paints them from the rest, until every patch has been hidden."""
 
     name = "mae"
     title = "Masked autoencoder, with memory and multi-level cross attention (MemMC-MAE, Tian et al., MLMI 2023)"
@@ -42,19 +35,16 @@ class MaskedAutoencoder(TrainedDetector):
         batch_size: int = Field(64, ge=1)
         learning_rate: float = Field(5e-4, gt=0)
         weight_decay: float = Field(0.05, ge=0)
-        schedule: Literal["constant", "cosine"] = "cosine"
+        schedule: Schedule = "cosine"
         warmup: float = Field(0.05, ge=0, lt=1)
         memory: int = Field(64, ge=0)
-        """How many learnt keys and values every attention of the encoder has beside those of the image; with 0 there
-        are none. The number is ours."""
+        """How many learnt keys and values every attention of the encoder has beside those of the image, or 0; ours."""
         multilevel: bool = True
-        """Whether each block of the decoder looks at all levels of the encoder, as in MemMC-MAE. Otherwise the decoder
-        is that of the plain masked autoencoder."""
+        """Whether each block of the decoder looks at all levels of the encoder, as in MemMC-MAE."""
         patch: int = Field(8, ge=1)
         """Side of a patch in pixels. The papers have 16, at 224 pixels."""
         parts: int = Field(4, ge=2)
-        """How many sets the patches are split into. One is seen at a time and the others are hidden: 75 %, as in the
-        papers."""
+        """How many sets the patches are split into, of which one is seen at a time and the others are hidden."""
         repeats: int = Field(2, ge=1)
         """Over how many splits the in-painted image is averaged; ours."""
         score: PixelError = "ssim"
@@ -89,16 +79,12 @@ class MaskedAutoencoder(TrainedDetector):
     def build(self, shape: tuple[int, ...]) -> None:
         """Build the transformer."""
         self.transformer = MaskedTransformer(shape, self.config)
-        self.normal = NormalResiduals(shape, relative=self.config.relative)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """AdamW as for masked autoencoders; vectors (biases, norms) do not decay."""
         c = self.config
-        weights = list(self.transformer.parameters())
-        groups = [
-            {"params": [p for p in weights if p.ndim > 1], "weight_decay": c.weight_decay},
-            {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
-        ]
+        matrices, vectors = ([p for p in self.transformer.parameters() if (p.ndim > 1) is m] for m in (True, False))
+        groups = [{"params": matrices, "weight_decay": c.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         return {"all": torch.optim.AdamW(groups, c.learning_rate, betas=(0.9, 0.95))}
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
@@ -111,45 +97,28 @@ class MaskedAutoencoder(TrainedDetector):
         error = self.transformer.cut(squared_error(x, y)).mean(2)
         return {"hidden": (error * hidden).sum() / hidden.sum()}
 
-    def after_training(self, batches: Iterator[StepBatch]) -> None:
-        """Learn what residuals of normals are like."""
-        self.normal.learn(self.each(self.residual, batch.x) for batch in batches)
-
-    def inpaint(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
-        """Fill holes, bool ``(B, H, W)``, of images ``(B, C, H, W)``; outside them the images stay as they are.
-
-        A patch that a hole touches is hidden as a whole.
-        """
-        return inpaint_holes(self._network, x.to(self.device), holes.to(self.device))
-
     def inpainted(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` in-painted everywhere, each pixel from passes in which it was hidden."""
         c, generator = self.config, seeded(self.config.seed)
         seen = torch.cat([cell_holes(self.transformer.grid, 1, c.parts, generator) for _ in range(c.repeats)])
         holes = (~seen).repeat_interleave(c.patch, 1).repeat_interleave(c.patch, 2)
-        return inpaint_everywhere(self._network, x, holes)
+        return inpaint_everywhere(self.network, x, holes)
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
         """Error ``(B, H, W)`` of the in-painted image, averaged over channels and over `window`."""
         c = self.config
         return mean_filter(pixel_error(c.score, x, self.inpainted(x)).mean(1), c.window)
 
-    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
-        """The residual ``(B, H, W)``, relative to those of normals or as it is."""
-        return self.normal.relate(self.residual(x))
-
-    def _network(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
+    def network(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
+        """What the transformer adds to a smooth fill, and that fill; a patch that a hole touches is hidden whole."""
         touched = F.max_pool2d(holes[:, None].float(), self.config.patch).flatten(1) > 0
         order = touched.float().argsort(dim=1, stable=True)  # those to be seen come first
         counts = (~touched).sum(1).tolist()
         if len(set(counts)) == 1:
             added = self.transformer(x, order[:, : counts[0]])
         else:
-            pairs = enumerate(counts)
-            added = torch.cat([self.transformer(x[i, None], order[i, None, :count]) for i, count in pairs])
-        # The transformer adds to a smooth fill, from which it starts.
-        y: torch.Tensor = smooth_fill(x, self._pixels(touched)) + added
-        return y
+            added = torch.cat([self.transformer(x[i, None], order[i, None, :n]) for i, n in enumerate(counts)])
+        return smooth_fill(x, self._pixels(touched)) + cast(torch.Tensor, added)
 
     def _pixels(self, patches: torch.Tensor) -> torch.Tensor:
         """Patches ``(B, N)`` as pixels ``(B, H, W)``."""
@@ -170,9 +139,8 @@ class MaskedTransformer(nn.Module):
         self.narrow = nn.Linear(c.width, c.decoder_width)
         self.hidden = nn.Parameter(torch.zeros(1, 1, c.decoder_width))
         levels = c.depth if c.multilevel else 0
-        self.decoder = nn.ModuleList(
-            Block(c.decoder_width, c.heads, levels=levels, level_width=c.width) for _ in range(c.decoder_depth)
-        )
+        blocks = (Block(c.decoder_width, c.heads, levels=levels, level_width=c.width) for _ in range(c.decoder_depth))
+        self.decoder = nn.ModuleList(blocks)
         last = nn.Linear(c.decoder_width, flat)
         nn.init.zeros_(last.weight)
         self.last = nn.Sequential(nn.LayerNorm(c.decoder_width), last)
@@ -212,9 +180,8 @@ class Block(nn.Module):
         self.cross = Attention(width, level_width, heads) if levels else None
         self.cross_norm = nn.LayerNorm(width)
         self.gates = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(levels))
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
+        wide = 4 * width
+        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, wide), nn.GELU(), nn.Linear(wide, width))
 
     def forward(self, x: torch.Tensor, levels: list[torch.Tensor] | None = None) -> torch.Tensor:
         """Tokens ``(B, N, width)`` and levels, each ``(B, V, level_width)``, to tokens."""
@@ -227,8 +194,7 @@ class Block(nn.Module):
                 attended = self.cross(query, level)
                 total = total + gate(torch.cat([query, attended], dim=2)).sigmoid() * attended
             x = x + total / math.sqrt(len(levels))
-        y: torch.Tensor = x + self.mlp(x)
-        return y
+        return cast(torch.Tensor, x + self.mlp(x))
 
 
 class Attention(nn.Module):
@@ -247,11 +213,10 @@ class Attention(nn.Module):
         key_value = self.key_value(other)
         if self.memory is not None:
             key_value = torch.cat([key_value, self.memory.to(key_value.dtype).expand(len(x), -1, -1)], dim=1)
-        query, key, value = (
-            v.unflatten(2, (self.heads, -1)).transpose(1, 2) for v in (self.query(x), *key_value.chunk(2, dim=2))
-        )
-        y: torch.Tensor = self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
-        return y
+        parts = (self.query(x), *key_value.chunk(2, dim=2))
+        query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return cast(torch.Tensor, self.out(attended.transpose(1, 2).flatten(2)))
 
 
 def positional_embedding(grid: tuple[int, int], width: int) -> torch.Tensor:

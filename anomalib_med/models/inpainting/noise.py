@@ -20,16 +20,9 @@ def simplex(table: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> t
 
     With lattice points v and their gradients g: ``sum_v max(0, 2 - |p - v|^2)^4  g_v . (p - v) / 47`` at place p.
 
-    Parameters
-    ----------
-    table
-        int64 ``(B, REPEAT, REPEAT)``, which of the eight gradients lattice point (i, j) has, both modulo REPEAT.
-    rows, columns
-        Float ``(H,)`` and ``(W,)``: second and first coordinate of the places, in the unit of the lattice.
-
-    Returns
-    -------
-    float32 ``(B, H, W)``, between about -1 and 1, on the table's device.
+    `table`, int64 ``(B, REPEAT, REPEAT)``, says which of the eight gradients lattice point (i, j) has, both modulo
+    REPEAT; `rows` ``(H,)`` and `columns` ``(W,)`` are the places, in the unit of the lattice. The noise is float32
+    ``(B, H, W)``, between about -1 and 1, on the table's device.
     """
     device = table.device
     y, x = rows.to(device).double()[:, None], columns.to(device).double()[None, :]
@@ -58,28 +51,20 @@ def octaves_of_noise(
     generator: torch.Generator | None = None,
     device: torch.device | None = None,
 ) -> torch.Tensor:
-    """Fields of simplex noise; each octave is half as coarse as the one before.
+    """So many fields of simplex noise, float32 ``(count, H, W)``, mean about 0, not normalised.
 
     Parameters
     ----------
-    count
-        Number of fields, each drawn anew.
-    shape
-        Rows and columns of a field.
     period
         Period of the coarsest octave, in pixels: the "frequency" of AnoDDPM's code.
     octaves
-        How many are summed; those finer than two pixels are left out.
+        How many are summed, each half as coarse as the one before; those finer than two pixels are left out.
     persistence
         Amplitude of each octave as a part of the one before; that of the first is 1.
     generator
         Generator of the draw, on the CPU; by default that of torch, as in training.
     device
         Device on which the noise is made of what was drawn, the same on each but for rounding; by default the CPU.
-
-    Returns
-    -------
-    float32 ``(count, H, W)``, mean about 0, not normalised.
     """
     total, amplitude = torch.zeros(count, *shape, device=device), 1.0
     for _ in range(octaves):

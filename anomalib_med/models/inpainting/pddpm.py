@@ -1,11 +1,10 @@
 """pDDPM: one part of an image after the other is noised, and denoised in the light of the rest.
 
-Behrendt et al., "Patched Diffusion Models for Unsupervised Anomaly Detection in Brain MRI", MIDL 2023,
-https://arxiv.org/abs/2303.03758; details as in the official code, FinnBehrendt/patched-Diffusion-Models-UAD.
+Behrendt et al., MIDL 2023, https://arxiv.org/abs/2303.03758; details as in the official code,
+FinnBehrendt/patched-Diffusion-Models-UAD.
 """
 
-import copy
-from collections.abc import Iterator
+from typing import cast
 
 import torch
 from pydantic import Field
@@ -13,32 +12,27 @@ from torch import nn
 
 from anomalib_med.models.filters import median_filter
 from anomalib_med.models.inpainting import diffusion
-from anomalib_med.models.inpainting.diffusion import TIMES, DenoisingUNet, DiffusionConfig
 from anomalib_med.models.inpainting.holes import block_holes, seeded
-from anomalib_med.models.inpainting.residuals import NormalResiduals
 from anomalib_med.models.losses import absolute_error
-from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
 
 WINDOW = 5  # of the median, in pixels, as in the official code
 
 
-class PatchedDiffusion(TrainedDetector):
+class PatchedDiffusion(diffusion.Diffusion):
     """Noises one patch at a time and gives it anew from what is left of it and from all around it.
 
-    At scoring the noise is the same for every image, and each patch is denoised in one step. The anomaly map is the
-    absolute difference, its median over 5 x 5 pixels.
+    At scoring the noise is the same for every image, and each patch is denoised in one step.
     """
 
     name = "pddpm"
     title = "pDDPM, patched diffusion (Behrendt et al., MIDL 2023)"
     input_size = 96
 
-    class Config(DiffusionConfig):
+    class Config(diffusion.DiffusionConfig):
         """Settings of patched diffusion; defaults are those of the official code unless something else is said."""
 
         epochs: int = Field(1600, ge=1)
-        start: int = Field(500, ge=1, le=TIMES)
+        start: int = Field(500, ge=1, le=diffusion.TIMES)
         patches: int = Field(2, ge=1)
         """Rows and columns of patches that an image is cut into. One at a time is noised."""
         period: float = Field(0.67, gt=0)
@@ -52,27 +46,13 @@ class PatchedDiffusion(TrainedDetector):
 
     config: Config
 
-    def build(self, shape: tuple[int, ...]) -> None:
-        """Build the U-Net and the moving average of its weights."""
-        self.unet = DenoisingUNet(shape[0], self.config.widths)
-        self.ema = copy.deepcopy(self.unet).requires_grad_(False)
-        self.normal = NormalResiduals(shape, relative=self.config.relative)
-
-    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
+    def loss(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Absolute error of one patch of each image, noised to a random time."""
-        if self.unet.training:
-            diffusion.update_average(self.ema, self.unet, batch.step, self.config.average)
-        x = 2 * batch.x - 1
         patches = block_holes((x.shape[2], x.shape[3]), self.config.patches)
         hole = patches[torch.randint(len(patches), (len(x),))].to(x.device)
-        y = self._denoised(
-            self.unet, x, hole, torch.randint(TIMES, (len(x),)), diffusion.noise_like(x, len(x), self.config)
-        )
+        times = torch.randint(diffusion.TIMES, (len(x),))
+        y = self._denoised(self.unet, x, hole, times, self.noise(x, len(x)))
         return {"patch": absolute_error(x, y)[hole[:, None].expand_as(x)].mean()}
-
-    def after_training(self, batches: Iterator[StepBatch]) -> None:
-        """Learn what residuals of normals are like."""
-        self.normal.learn(self.residual(batch.x) for batch in batches)
 
     def inpainted(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` put together of their patches, each noised and denoised."""
@@ -81,7 +61,7 @@ class PatchedDiffusion(TrainedDetector):
         times = torch.full((len(patches),), c.start - 1)
 
         def one(image: torch.Tensor) -> torch.Tensor:
-            noise = diffusion.noise_like(image, 1, c, seeded(c.seed)).expand(len(patches), -1, -1, -1)
+            noise = self.noise(image, 1, seeded(c.seed)).expand(len(patches), -1, -1, -1)
             repeated = (2 * image - 1).expand(len(patches), -1, -1, -1)
             y = self._denoised(self.ema, repeated, patches, times, noise).clamp(-1, 1)
             return ((y * patches[:, None]).sum(0, keepdim=True) + 1) / 2
@@ -92,15 +72,10 @@ class PatchedDiffusion(TrainedDetector):
         """Absolute difference ``(B, H, W)``, mean over channels, median of 5 x 5 pixels."""
         return median_filter(absolute_error(x, self.inpainted(x)).mean(1), WINDOW)
 
-    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
-        """The residual ``(B, H, W)``, relative to those of normals or as it is."""
-        return self.normal.relate(self.residual(x))
-
     def _denoised(
         self, network: nn.Module, x: torch.Tensor, hole: torch.Tensor, times: torch.Tensor, noise: torch.Tensor
     ) -> torch.Tensor:
         """Images in [-1, 1] as the network gives them where their holes ``(B, H, W)`` were noised."""
         seen = torch.where(hole[:, None], diffusion.noised(x, noise, diffusion.cosine_alpha_bar()[times]), x)
         # The network adds to what it sees, from which it starts.
-        y: torch.Tensor = seen + network(seen, times.to(x.device))
-        return y
+        return seen + cast(torch.Tensor, network(seen, times.to(x.device)))

@@ -1,6 +1,7 @@
-"""Residuals of in-painting: how an image differs from what was in-painted, as a map, for training and for scoring."""
+"""Residuals of in-painting: how an image differs from what was in-painted, as a map, and what it is in normals."""
 
-from collections.abc import Iterable
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import torch
@@ -9,7 +10,9 @@ from pydantic import AfterValidator, Field
 
 from anomalib_med.models.filters import mean_filter
 from anomalib_med.models.standard import Standard, moments
+from anomalib_med.models.training.normals import StepBatch
 from anomalib_med.models.training.schedule import TrainingConfig
+from anomalib_med.models.training.trainer import TrainedDetector
 
 GMS_C = 0.0026  # Xue et al. 2014, for values between 0 and 1
 LEVELS = 4
@@ -30,30 +33,14 @@ class ResidualConfig(TrainingConfig):
 
     relative: bool = True
     """Whether the map counts in deviations above what normals have at that place. Edges of the heart, ribs and vessels
-    are in-painted badly in every image; the papers do not account for it.
-    """
+    are in-painted badly in every image; the papers do not account for it."""
 
 
 class NormalResiduals(Standard):
-    """What residuals of normals are like, place by place; ours.
+    """Mean and deviation ``(H, W)`` of the residuals of normals; ours.
 
-    Parameters
-    ----------
-    shape
-        Shape of an image, ``(C, H, W)``.
-    relative
-        Whether :meth:`relate` takes residuals relative to those of normals or leaves them as they are.
-
-    Attributes
-    ----------
-    mean, deviation
-        ``(H, W)``: mean over the normals; their standard deviation, averaged over 9 x 9 pixels, and half of its mean
-        added, so that no place counts for too much.
+    The standard deviation is averaged over 9 x 9 pixels and half of its mean is added: no place counts for too much.
     """
-
-    def __init__(self, shape: tuple[int, ...], *, relative: bool = True) -> None:
-        super().__init__(shape[1:])
-        self.relative = relative
 
     @torch.no_grad()
     def learn(self, batches: Iterable[torch.Tensor]) -> None:
@@ -63,31 +50,53 @@ class NormalResiduals(Standard):
         self.mean.copy_(mean)
         self.deviation.copy_(smooth.clamp_min(self.least))
 
-    def relate(self, residual: torch.Tensor) -> torch.Tensor:
-        """Residuals ``(B, H, W)``, in deviations above the mean of normals at that place where that was asked for."""
-        related: torch.Tensor = self(residual) if self.relative else residual
-        return related
+
+class ResidualDetector(TrainedDetector):
+    """A detector whose map is a residual, taken relative to those of normals where the setting `relative` says so."""
+
+    config: ResidualConfig
+
+    def initialise(self, shape: tuple[int, ...]) -> None:
+        """Build the networks, and the residuals of normals, which are not known yet."""
+        super().initialise(shape)
+        self.normal = NormalResiduals(shape[1:]).to(self.device)
+
+    @abstractmethod
+    def residual(self, x: torch.Tensor) -> torch.Tensor:
+        """How images ``(B, C, H, W)`` on the detector's device differ from what was in-painted, ``(B, H, W)``."""
+
+    def after_training(self, batches: Iterator[StepBatch]) -> None:
+        """Learn what residuals of normals are like."""
+        self.normal.learn(self.each(self.residual, batch.x) for batch in batches)
+
+    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
+        """The residual ``(B, H, W)``, relative to those of normals or as it is."""
+        residual = self.residual(x)
+        return self.normal(residual) if self.config.relative else residual
+
+
+class HoleFiller(ResidualDetector):
+    """A residual detector that can fill holes in images."""
+
+    @abstractmethod
+    def network(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
+        """Images ``(B, C, H, W)`` in-painted where their holes, bool ``(B, H, W)``, are; the pixels inside are 0."""
+
+    def inpaint(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
+        """Fill holes, bool ``(B, H, W)``, of images ``(B, C, H, W)``; outside them the images stay as they are."""
+        x, hidden = x.to(self.device), holes.to(self.device)[:, None]
+        return torch.where(hidden, self.network(torch.where(hidden, 0.0, x), hidden[:, 0]), x)
 
 
 def gradient_error(x: torch.Tensor, y: torch.Tensor, levels: int = LEVELS) -> torch.Tensor:
-    """One minus the similarity of gradient magnitudes, averaged over a pyramid.
+    """One minus the similarity of gradient magnitudes, averaged over a pyramid, float32 ``(B, 1, H, W)`` from 0 to 1.
 
     Zavrtanik et al. 2021, after Xue et al. 2014: ``GMS = (2 g(x) g(y) + c) / (g(x)^2 + g(y)^2 + c)`` with Prewitt
-    gradients g, on the image and on `levels` - 1 halvings of it. As in the known re-implementation a median of 3 x 3
-    pixels comes first.
-
-    Parameters
-    ----------
-    x, y
-        ``(B, C, H, W)`` in [0, 1]; sides are multiples of ``2 ** (levels - 1)``.
-
-    Returns
-    -------
-    float32 ``(B, 1, H, W)``, from 0 (alike) to 1.
+    gradients g after a median of 3 x 3 pixels, on images ``(B, C, H, W)`` in [0, 1] and `levels` - 1 halvings of them;
+    sides are multiples of ``2 ** (levels - 1)``.
     """
     x, y = x.float().mean(1, keepdim=True), y.float().mean(1, keepdim=True)
-    size = x.shape[-2:]
-    total = torch.zeros_like(x)
+    size, total = x.shape[-2:], torch.zeros_like(x)
     for level in range(levels):
         if level:
             x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)

@@ -1,13 +1,11 @@
 """RIAD: the image is cut into cells, cells are hidden in turn and in-painted from the others, at several scales.
 
-Zavrtanik et al., "Reconstruction by inpainting for visual anomaly detection", Pattern Recognition 2021,
-https://doi.org/10.1016/j.patcog.2020.107706. There is no official code; details as in the re-implementation
-plutoyuxie/Reconstruction-by-inpainting-for-visual-anomaly-detection.
+Zavrtanik et al. 2021, https://doi.org/10.1016/j.patcog.2020.107706. There is no official code; details as in the
+re-implementation plutoyuxie/Reconstruction-by-inpainting-for-visual-anomaly-detection.
 """
 
 import math
-from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
@@ -15,20 +13,16 @@ from torch import nn
 
 from anomalib_med.models.blocks import UNet
 from anomalib_med.models.filters import mean_filter
-from anomalib_med.models.inpainting.holes import cell_holes, inpaint_everywhere, inpaint_holes, seeded, smooth_fill
-from anomalib_med.models.inpainting.residuals import LEVELS, NormalResiduals, ResidualConfig, Window, gradient_error
+from anomalib_med.models.inpainting.holes import cell_holes, inpaint_everywhere, seeded, smooth_fill
+from anomalib_med.models.inpainting.residuals import LEVELS, HoleFiller, ResidualConfig, Window, gradient_error
 from anomalib_med.models.losses import absolute_error, squared_error, ssim_error
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
 
 WIDTHS = 1, 2, 4, 8, 8  # of the U-Net, as multiples of the first
 
 
-class Riad(TrainedDetector):
-    """In-paints every pixel from its surroundings, at several scales; what is not normal comes out otherwise.
-
-    The anomaly map is the difference of gradients between image and in-painted image, and of grey values.
-    """
+class Riad(HoleFiller):
+    """In-paints every pixel from its surroundings, at several scales; the map shows how gradients and greys differ."""
 
     name = "riad"
     title = "RIAD, reconstruction by in-painting (Zavrtanik et al., Pattern Recognition 2021)"
@@ -47,13 +41,11 @@ class Riad(TrainedDetector):
         parts: int = Field(3, ge=2)
         """Sets of cells that are hidden in turn, as many as in the paper."""
         intensity: float = Field(1.0, ge=0)
-        """Weight of the absolute difference of grey values beside that of gradients. It is 0 in the paper; gradients
-        alone hardly see soft edges."""
+        """Weight of the absolute difference of grey values beside that of gradients; 0 in the paper."""
         window: Window = 21
         """Side of the square over which the map is averaged, in pixels, odd, as in the paper."""
         width: int = Field(32, ge=1)
-        """Channels of the U-Net at the first of five resolutions; they double three times. The re-implementation has
-        64."""
+        """Channels of the U-Net at the first of five resolutions; they double three times."""
 
         @property
         def multiple(self) -> int:
@@ -66,33 +58,24 @@ class Riad(TrainedDetector):
         """Build the U-Net."""
         self.unet = UNet(shape[0], tuple(self.config.width * n for n in WIDTHS))
         nn.init.zeros_(self.unet.last.weight)
-        self.normal = NormalResiduals(shape, relative=self.config.relative)
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Squared error, gradients and SSIM of the in-painted image, with cells of one random size."""
         c = self.config
         cell = c.cells[int(torch.randint(len(c.cells), ()))]
         holes = cell_holes((batch.x.shape[2], batch.x.shape[3]), cell, c.parts)
-        y = inpaint_everywhere(self._network, batch.x, holes)
+        y = inpaint_everywhere(self.network, batch.x, holes)
         return {
             "l2": squared_error(batch.x, y).mean(),
             "gradients": gradient_error(batch.x, y).mean(),
             "ssim": ssim_error(batch.x, y).mean(),
         }
 
-    def after_training(self, batches: Iterator[StepBatch]) -> None:
-        """Learn what residuals of normals are like."""
-        self.normal.learn(self.each(self.residual, batch.x) for batch in batches)
-
-    def inpaint(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
-        """Fill holes, bool ``(B, H, W)``, of images ``(B, C, H, W)``; outside them the images stay as they are."""
-        return inpaint_holes(self._network, x.to(self.device), holes.to(self.device))
-
     def inpainted(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` in-painted everywhere, for each size of cells: ``(len(cells), B, C, H, W)``."""
         c, shape = self.config, (x.shape[2], x.shape[3])
         holes = (cell_holes(shape, cell, c.parts, seeded(c.seed)) for cell in c.cells)
-        return torch.stack([inpaint_everywhere(self._network, x, hole) for hole in holes])
+        return torch.stack([inpaint_everywhere(self.network, x, hole) for hole in holes])
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
         """Difference ``(B, H, W)`` to what was in-painted, the mean over the sizes of cells and over `window`."""
@@ -100,11 +83,6 @@ class Riad(TrainedDetector):
         errors = [gradient_error(x, y)[:, 0] + c.intensity * absolute_error(x, y).mean(1) for y in self.inpainted(x)]
         return mean_filter(torch.stack(errors).mean(0), c.window)
 
-    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
-        """The residual ``(B, H, W)``, relative to those of normals or as it is."""
-        return self.normal.relate(self.residual(x))
-
-    def _network(self, masked: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
-        # The network adds to a smooth fill, from which it starts.
-        y: torch.Tensor = smooth_fill(masked, holes) + self.unet(masked)
-        return y
+    def network(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
+        """What the U-Net adds to a smooth fill, and that fill."""
+        return smooth_fill(x, holes) + cast(torch.Tensor, self.unet(x))

@@ -1,9 +1,7 @@
 """SQUID: parts of an image are in-painted from memories of healthy anatomy at their place, and a critic judges.
 
-Xiang et al., "SQUID: Deep Feature In-Painting for Unsupervised Anomaly Detection", CVPR 2023,
-https://arxiv.org/abs/2111.13495; details as in the official code, tiangexiang/SQUID. With memory="matrix" and
-shortcut=0 the memory is that of SimSID: Xiang et al., "Exploiting Structural Consistency of Chest Anatomy for
-Unsupervised Anomaly Detection in Radiography Images", IEEE TPAMI 2024, https://arxiv.org/abs/2403.08689.
+Xiang et al., CVPR 2023, https://arxiv.org/abs/2111.13495; details as in the official code, tiangexiang/SQUID. With
+memory="matrix" and shortcut=0 the memory is that of SimSID, https://arxiv.org/abs/2403.08689.
 """
 
 from collections.abc import Iterator
@@ -15,22 +13,21 @@ from pydantic import Field
 from torch.optim import Adam, Optimizer
 
 from anomalib_med.models.filters import mean_filter
-from anomalib_med.models.inpainting.residuals import NormalResiduals, ResidualConfig
-from anomalib_med.models.inpainting.squid_parts import Discriminator, SquidNetwork
+from anomalib_med.models.inpainting.residuals import ResidualConfig, ResidualDetector
+from anomalib_med.models.inpainting.squid_parts import Discriminator, Slots, SquidNetwork
 from anomalib_med.models.losses import absolute_error, squared_error
 from anomalib_med.models.standard import Standard
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training.schedule import Schedule
 
 WINDOW = 5  # pixels over which the residual is averaged
 RECONSTRUCTION, TEACHER, ADVERSARIAL = 10.0, 0.01, 0.005  # weights of losses, official code
 
 
-class Squid(TrainedDetector):
+class Squid(ResidualDetector):
     """In-paints the features of an image from a memory of normals; a discriminator tells how normal that looks.
 
-    The image score is the discriminator's, as published. The anomaly map is our own: the absolute difference between
-    the image and what was in-painted.
+    The anomaly map is our own: the absolute difference between the image and what was in-painted.
     """
 
     name = "squid"
@@ -45,7 +42,7 @@ class Squid(TrainedDetector):
         batch_size: int = Field(16, ge=1)
         learning_rate: float = Field(1e-4, gt=0)
         weight_decay: float = Field(1e-5, ge=0)
-        schedule: Literal["constant", "cosine"] = "cosine"
+        schedule: Schedule = "cosine"
         augment: bool = True
         score: Literal["discriminator", "residual"] = "discriminator"
         """What gives the score of an image: the discriminator, as published, or the map, pooled ("residual")."""
@@ -80,24 +77,17 @@ class Squid(TrainedDetector):
 
     def build(self, shape: tuple[int, ...]) -> None:
         """Build generator and discriminator."""
-        c = self.config
-        self._known = None
-        self.network = SquidNetwork(
-            shape, c.width, c.patches, slots=c.slots, topk=c.topk, shortcut=c.shortcut, learnt=c.memory == "matrix"
-        )
+        c, self._known = self.config, None
+        memory: Slots = {"slots": c.slots, "topk": c.topk, "learnt": c.memory == "matrix"}
+        self.network = SquidNetwork(shape, c.width, c.patches, c.shortcut, **memory)
         self.discriminator = Discriminator(shape)
         self.judged = Standard(())
-        self.normal = NormalResiduals(shape, relative=c.relative)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Adam for the generator and for the discriminator."""
-        c = self.config
-        return {
-            "generator": Adam(
-                self.network.parameters(), c.learning_rate, (0.5, 0.999), eps=1e-7, weight_decay=c.weight_decay
-            ),
-            "discriminator": Adam(self.discriminator.parameters(), c.learning_rate, (0.5, 0.999)),
-        }
+        c, betas = self.config, (0.5, 0.999)
+        generator = Adam(self.network.parameters(), c.learning_rate, betas, eps=1e-7, weight_decay=c.weight_decay)
+        return {"generator": generator, "discriminator": Adam(self.discriminator.parameters(), c.learning_rate, betas)}
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Losses of the generator, at every `critic`-th step, or of the discriminator."""
@@ -143,15 +133,8 @@ class Squid(TrainedDetector):
         """Absolute difference ``(B, H, W)`` to what was in-painted, averaged over channels and 5 x 5 pixels."""
         return mean_filter(absolute_error(x, self.inpainted(x)).mean(1), WINDOW)
 
-    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
-        """The residual ``(B, H, W)``, relative to those of normals or as it is."""
-        return self.normal.relate(self.residual(x))
-
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """``1 - sigmoid((D(y) - mean) / deviation)`` of the in-painted image y, in double; or the map pooled.
-
-        D is :meth:`Discriminator.judge`.
-        """
+        """``1 - sigmoid((judge(y) - mean) / deviation)`` of the in-painted image y, in double; or the map pooled."""
         if self.config.score == "residual":
             return super().image_score(x, maps, valid)
         judged = self.each(self.discriminator.judge, self.inpainted(x)).double()
@@ -166,10 +149,8 @@ class Squid(TrainedDetector):
     def _fakes(self, x: torch.Tensor) -> torch.Tensor:
         """What the generator made of `x` for its own optimizer in this step; anew where it made nothing."""
         made, self._made = self._made, None
-        if made is None:
-            with torch.no_grad():
-                made = self.network(x).image
-        return made
+        with torch.no_grad():
+            return self.network(x).image if made is None else made
 
 
 def _bce(values: torch.Tensor, target: float) -> torch.Tensor:

@@ -6,7 +6,7 @@ Sizes and order as in the official code, tiangexiang/SQUID.
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypedDict, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,14 +32,22 @@ def join(x: torch.Tensor, parts: int) -> torch.Tensor:
     return x.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, parts * height, parts * width)
 
 
-class Memory(nn.Module):
-    """For each place so many slots; a query is answered with the mean of the `topk` slots most like it.
+class Slots(TypedDict):
+    """Settings of a :class:`Memory`."""
 
-    They are weighted by their softmax, whose gradient is that of all slots. The slots are `learnt`, or a queue of what
-    was seen last.
+    slots: int
+    topk: int
+    learnt: bool
+
+
+class Memory(nn.Module):
+    """For each place so many slots, `learnt` or a queue of what was seen last.
+
+    A query is answered with the mean of the `topk` slots most like it, weighted by their softmax, whose gradient is
+    that of all slots.
     """
 
-    def __init__(self, places: int, slots: int, size: int, topk: int, *, learnt: bool) -> None:
+    def __init__(self, places: int, size: int, slots: int, topk: int, *, learnt: bool) -> None:
         super().__init__()
         self.topk = min(topk, slots)
         self.slots: torch.Tensor
@@ -74,39 +82,34 @@ class DecoderMemory(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], slots: int, topk: int, shortcut: float) -> None:
         super().__init__()
-        self.memory = Memory(4, slots, shape[0] * shape[1] * shape[2] // 4, topk, learnt=True)
+        self.memory = Memory(4, math.prod(shape) // 4, slots, topk, learnt=True)
         self.shortcut = shortcut
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, h, w)`` to the same shape."""
         quarters = cut(x, 2)
-        read = self.memory(quarters.reshape(len(x), 4, -1))
-        y = join(read.reshape(quarters.shape), 2)
+        y = join(self.memory(quarters.reshape(len(x), 4, -1)).reshape(quarters.shape), 2)
         return passed(y, x, self.shortcut) if self.training else y
 
 
 class Inpainting(nn.Module):
-    """In-paints the features ``(C, h, w)`` of each patch from the memories of the patches around it.
+    """In-paints the features ``(C, h, w)`` of each of ``parts x parts`` patches from the memories of those around it.
 
-    There are ``parts x parts`` patches; `shortcut` is the share of places where, in training, the features themselves
-    pass. The other settings are those of :class:`Memory`.
+    `shortcut` is the share of places where, in training, the features themselves pass.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int], parts: int, *, slots: int, topk: int, shortcut: float, learnt: bool
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int], parts: int, shortcut: float, **memory: Unpack[Slots]) -> None:
         super().__init__()
         channels, height, width = shape
-        self.parts, self.shortcut, self.learnt = parts, shortcut, learnt
+        self.parts, self.shortcut, self.learnt = parts, shortcut, memory["learnt"]
         self.size, places = channels // 4 * height * width, parts**2
         self.last: torch.Tensor | None = None
         self.down = ConvBlock(channels, channels // 4, 1, activation=nn.ReLU)
-        self.memory = Memory(places, slots, self.size, topk, learnt=learnt)
+        self.memory = Memory(places, self.size, **memory)
         self.attention = nn.MultiheadAttention(self.size, HEADS, batch_first=True)
-        self.norms = nn.ModuleList([nn.LayerNorm(self.size), nn.LayerNorm(self.size)])
-        self.linear = nn.Sequential(
-            nn.Linear(self.size, self.size // 4), nn.ReLU(), nn.Linear(self.size // 4, self.size)
-        )
+        self.norms = nn.ModuleList(nn.LayerNorm(self.size) for _ in range(2))
+        narrow = self.size // 4
+        self.linear = nn.Sequential(nn.Linear(self.size, narrow), nn.ReLU(), nn.Linear(narrow, self.size))
         self.bits = int(math.log2(places)) + 1
         self.up = nn.Sequential(nn.Conv2d(channels // 4 + self.bits, channels, 1), nn.BatchNorm2d(channels), nn.ReLU())
 
@@ -120,9 +123,8 @@ class Inpainting(nn.Module):
         grid = read.transpose(1, 2).unflatten(2, (parts, parts))
         around = F.unfold(grid, 3, padding=1).reshape(len(read), self.size, 9, places).permute(0, 3, 2, 1)
         around = around[:, :, [0, 1, 2, 3, 5, 6, 7, 8]].flatten(0, 1)  # the patch itself is not among them
-        flat = read.flatten(0, 1)
         attended = self.attention(query.flatten(0, 1)[:, None], around, around, need_weights=False)[0][:, 0]
-        y = F.relu(self.norms[0](attended) + flat)
+        y = F.relu(self.norms[0](attended) + read.flatten(0, 1))
         y = F.relu(self.norms[1](self.linear(y)) + y).reshape(low.shape)
         y = self.up(torch.cat([y, self._places(y)], dim=1))
         return passed(y, x, self.shortcut) if self.training else y
@@ -134,10 +136,9 @@ class Inpainting(nn.Module):
 
     def _places(self, y: torch.Tensor) -> torch.Tensor:
         """The number of each patch in binary, as channels ``(B * parts ** 2, bits, h, w)``."""
-        numbers = torch.arange(self.parts**2, device=y.device)
+        numbers = torch.arange(len(y), device=y.device) % self.parts**2
         code = (numbers[:, None] >> torch.arange(self.bits - 1, -1, -1, device=y.device)) & 1
-        repeated = code.to(y.dtype).repeat(len(y) // len(numbers), 1)
-        return repeated[:, :, None, None].expand(-1, -1, *y.shape[2:])
+        return code.to(y.dtype)[:, :, None, None].expand(-1, -1, *y.shape[2:])
 
 
 class DoubleConv(nn.Module):
@@ -175,8 +176,7 @@ class UpDecoder(nn.Module):
         """Features of patches and of the encoder (finest first) to images in [0, 1] and the features between."""
         levels = []
         for number, block in enumerate(self.blocks):
-            if number == 2:
-                x = join(x, self.parts)
+            x = join(x, self.parts) if number == 2 else x
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
             x = block(torch.cat([skips[3 - number], x], dim=1) if number < 2 else x)
             if memories is not None and number < 2:
@@ -201,7 +201,7 @@ class SquidNetwork(nn.Module):
     """
 
     def __init__(
-        self, shape: tuple[int, ...], width: int, parts: int, *, slots: int, topk: int, shortcut: float, learnt: bool
+        self, shape: tuple[int, ...], width: int, parts: int, shortcut: float, **memory: Unpack[Slots]
     ) -> None:
         super().__init__()
         self.parts = parts
@@ -210,12 +210,10 @@ class SquidNetwork(nn.Module):
         self.first = DoubleConv(channels, width)
         self.down = nn.ModuleList(DoubleConv(i, o, 2) for i, o in pairwise(widths))
         coarse = (widths[4], height >> 4, wide >> 4)
-        self.inpainting = Inpainting(coarse, parts, slots=slots, topk=topk, shortcut=shortcut, learnt=learnt)
-        self.student = UpDecoder(channels, widths, parts)
-        self.teacher = UpDecoder(channels, widths, parts)
-        self.memories = nn.ModuleList(
-            DecoderMemory((widths[n], height >> n, wide >> n), slots, topk, shortcut) for n in (3, 2)
-        )
+        self.inpainting = Inpainting(coarse, parts, shortcut, **memory)
+        self.student, self.teacher = (UpDecoder(channels, widths, parts) for _ in range(2))
+        shapes = ((widths[n], height >> n, wide >> n) for n in (3, 2))
+        self.memories = nn.ModuleList(DecoderMemory(s, memory["slots"], memory["topk"], shortcut) for s in shapes)
 
     def forward(self, x: torch.Tensor, *, teach: bool = False) -> Generated:
         """Images ``(B, C, H, W)`` to in-painted ones, and with `teach` to those of the teacher."""

@@ -1,8 +1,4 @@
-"""AE-U: an autoencoder that also says how sure it is of each pixel.
-
-Mao et al., "Abnormality Detection in Chest X-ray Images Using Uncertainty Prediction Autoencoders", MICCAI 2020, in
-the sizes of MedIAnomaly, https://arxiv.org/abs/2404.04518.
-"""
+"""AE-U: an autoencoder that also says how sure it is of each pixel (Mao et al., MICCAI 2020)."""
 
 from typing import Literal
 
@@ -10,18 +6,14 @@ import torch
 
 from anomalib_med.models.blocks import DenseAutoencoder
 from anomalib_med.models.losses import squared_error
-from anomalib_med.models.reconstruction.code_config import CodeConfig
+from anomalib_med.models.reconstruction.base import CodeConfig, Reconstruction
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
 
 BOUND = 10.0  # of a log-variance: where all normals are alike, such as black air, it would fall for ever
 
 
-class UncertaintyAutoencoder(TrainedDetector):
-    """Reconstructs an image and predicts the variance of each pixel; an error counts where the variance is low.
-
-    So the edges of ribs and heart, which no autoencoder gets right, are not taken for anomalies.
-    """
+class UncertaintyAutoencoder(Reconstruction):
+    """Reconstructs an image and predicts the variance of each pixel; an error counts where the variance is low."""
 
     name = "aeu"
     title = "AE-U, uncertainty prediction autoencoder (Mao et al., MICCAI 2020)"
@@ -46,16 +38,15 @@ class UncertaintyAutoencoder(TrainedDetector):
         reconstructed, log_variance = self.predict(batch.x)
         return {"likelihood": (_weighted(batch.x, reconstructed, log_variance) + log_variance).mean()}
 
-    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+    def reconstructed(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)``."""
-        return self.each(lambda one: self.predict(one)[0], x)
+        return self.predict(x)[0]
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Error over predicted variance ``(B, H, W)``, mean over channels; about 1 where an image is normal."""
-        reconstructed, log_variance = self.predict(x)
         if self.config.score == "l2":
-            return squared_error(x, reconstructed).mean(1)
-        return _weighted(x, reconstructed, log_variance).mean(1)
+            return super().compute_map(x)
+        return _weighted(x, *self.predict(x)).mean(1)
 
     def predict(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Reconstruction and logarithm of the variance, ``(B, C, H, W)`` each, the latter for values in [-1, 1]."""

@@ -1,10 +1,4 @@
-"""Autoencoder with l2, l1, SSIM or perceptual loss, and any of them as the score.
-
-The variants and sizes of Cai et al., "MedIAnomaly: A comparative study of anomaly detection in medical images", Medical
-Image Analysis 2025, https://arxiv.org/abs/2404.04518. SSIM after Bergmann et al., VISAPP 2019,
-https://arxiv.org/abs/1807.02011; perceptual after Shvetsova et al., IEEE Access 2021, https://arxiv.org/abs/2006.13265.
-Constrained after Chen and Konukoglu, MIDL 2018, https://arxiv.org/abs/1806.04972.
-"""
+"""Autoencoder with l2, l1, SSIM or perceptual loss, and any of them as the score (MedIAnomaly, Cai et al. 2025)."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -15,19 +9,17 @@ from pydantic import Field
 from anomalib_med.models.base import BackboneConfig
 from anomalib_med.models.blocks import DenseAutoencoder
 from anomalib_med.models.losses import PixelError, perceptual_error, pixel_error, squared_error
-from anomalib_med.models.reconstruction.code_config import CodeConfig
+from anomalib_med.models.reconstruction.base import CodeConfig, Reconstruction
 from anomalib_med.models.standard import Standard
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
 
 Error = Literal[PixelError, "perceptual"]
 
 
-class Autoencoder(TrainedDetector):
-    """Reconstructs an image from a few numbers; what is not normal is reconstructed badly.
+class Autoencoder(Reconstruction):
+    """Reconstructs an image from a few numbers; the anomaly map is the error of that, chosen apart from the loss.
 
-    The anomaly map is the error between image and reconstruction, of each pixel (l2, l1), around each pixel (SSIM), or
-    of the features of a frozen network (perceptual). Loss and score are chosen apart.
+    It is that of each pixel (l2, l1), around each (SSIM), or of the features of a frozen network (perceptual).
     """
 
     name = "autoencoder"
@@ -57,8 +49,7 @@ class Autoencoder(TrainedDetector):
 
     def build(self, shape: tuple[int, ...]) -> None:
         """Build the autoencoder."""
-        c = self.config
-        spatial = c.bottleneck == "spatial"
+        c, spatial = self.config, self.config.bottleneck == "spatial"
         self.autoencoder = DenseAutoencoder(shape, c.widths, c.latent, c.hidden, spatial=spatial)
         if self.uses_features:
             self.standard = Standard((self.extractor.backbone.channels[0], 1, 1))
@@ -75,13 +66,12 @@ class Autoencoder(TrainedDetector):
         reconstructed = self.autoencoder.decode(z)
         losses: dict[str, torch.Tensor] = {c.loss: self._error(c.loss, batch.x, reconstructed).mean()}
         if c.constraint:
-            again = self.autoencoder.encode(reconstructed)
-            losses["constraint"] = c.constraint * squared_error(z, again).mean()
+            losses["constraint"] = c.constraint * squared_error(z, self.autoencoder.encode(reconstructed)).mean()
         return losses
 
-    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+    def reconstructed(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)``."""
-        return self.each(lambda one: self.autoencoder(one).float(), x)
+        return self.autoencoder.decode(self.autoencoder.encode(x))
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Error ``(B, h, w)``, averaged over channels; h and w are those of the input, or of the frozen features."""

@@ -1,10 +1,4 @@
-"""ceVAE: a variational autoencoder that also learns to fill in what is hidden; with the post-processing of StRegA.
-
-Zimmerer et al., "Context-encoding Variational Autoencoder for Unsupervised Anomaly Detection", 2018,
-https://arxiv.org/abs/1812.05941. Chatterjee et al., "StRegA: Unsupervised Anomaly Detection in Brain MRIs using a
-Compact Context-encoding Variational Autoencoder", Computers in Biology and Medicine 2022,
-https://arxiv.org/abs/2201.13271.
-"""
+"""ceVAE: a variational autoencoder that also learns to fill in what is hidden; with the post-processing of StRegA."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -19,19 +13,17 @@ from anomalib_med.models.filters import gaussian_blur
 from anomalib_med.models.losses import absolute_error, squared_error
 from anomalib_med.models.pooling import pool
 from anomalib_med.models.reconstruction import latent
-from anomalib_med.models.reconstruction.code_config import CodeConfig
+from anomalib_med.models.reconstruction.base import CodeConfig, Reconstruction
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
 
 SQUARES = 3  # hidden in an image, at most
 WINDOW, SIGMA = 7, 3.0  # of the Gaussian on a gradient, in pixels
 
 
-class ContextEncodingVAE(TrainedDetector):
+class ContextEncodingVAE(Reconstruction):
     """Reconstructs an image from a distribution of a few numbers, and also from an image with squares painted over.
 
-    The score is the loss of the image: its mean absolute error and its divergence from the prior. The anomaly map is
-    the squared error, the gradient of that loss at each pixel, or the product of error and the divergence's gradient.
+    The score is the loss of the image: its mean absolute error and its divergence from the prior.
     """
 
     name = "cevae"
@@ -58,8 +50,7 @@ class ContextEncodingVAE(TrainedDetector):
         image: Literal["elbo", "map"] = "elbo"
         """What gives the score of an image: its loss ("elbo") or its map, pooled ("map")."""
         min_area: int = Field(0, ge=0)
-        """Pixels of the smallest connected piece above its own Otsu threshold that a map keeps; 0 keeps everything. In
-        StRegA it is 256, at 256 pixels."""
+        """Pixels of the smallest connected piece above its own Otsu threshold that a map keeps; 0 keeps everything."""
 
     config: Config
 
@@ -80,9 +71,9 @@ class ContextEncodingVAE(TrainedDetector):
             "context": c.context * 2 * absolute_error(x, filled).mean(),
         }
 
-    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+    def reconstructed(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)``."""
-        return self.each(lambda one: self._passed(one)[0], x)
+        return self._passed(x)[0]
 
     def elbo(self, x: torch.Tensor) -> torch.Tensor:
         """Loss of each image ``(B,)``: mean absolute error, as in [-1, 1], and weighted divergence."""
@@ -96,12 +87,9 @@ class ContextEncodingVAE(TrainedDetector):
         def slope(loss: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
             return gaussian_blur(latent.input_gradient(loss, x), WINDOW, SIGMA)
 
-        if c.score == "gradient":
-            maps = slope(self.elbo)
-        else:
-            maps = squared_error(x, self._passed(x)[0])
-            if c.score == "combined":
-                maps = maps * slope(lambda one: self._passed(one)[1])
+        maps = slope(self.elbo) if c.score == "gradient" else squared_error(x, self.reconstructed(x))
+        if c.score == "combined":
+            maps = maps * slope(lambda one: self._passed(one)[1])
         return keep_large(maps.mean(1), c.min_area) if c.min_area else maps.mean(1)
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
@@ -126,16 +114,14 @@ def paint_squares(x: torch.Tensor) -> torch.Tensor:
     """
     count, height, width = len(x), x.shape[2], x.shape[3]
     low, high = x.min(), x.max()
-    side = (torch.rand(count, device=x.device) * max(height, width) / 2).floor()
-    number = torch.randint(SQUARES + 1, (count,), device=x.device)
+    size = (torch.rand(count, device=x.device) * max(height, width) / 2).floor()[:, None, None]
+    number = torch.randint(SQUARES + 1, (count,), device=x.device)[:, None, None]
     rows, columns = torch.arange(height, device=x.device)[:, None], torch.arange(width, device=x.device)
     painted = x
     for square in range(SQUARES):
         top, left, grey = torch.rand(3, count, device=x.device)[:, :, None, None]
-        size = side[:, None, None]
         top, left = (top * (height - size)).floor(), (left * (width - size)).floor()
-        inside = (rows >= top) & (rows < top + size) & (columns >= left) & (columns < left + size)
-        inside &= (number > square)[:, None, None]
+        inside = (rows >= top) & (rows < top + size) & (columns >= left) & (columns < left + size) & (number > square)
         painted = torch.where(inside[:, None], (low + grey * (high - low))[:, None], painted)
     return painted
 
@@ -145,15 +131,12 @@ def keep_large(maps: torch.Tensor, min_area: int) -> torch.Tensor:
 
     The post-processing of StRegA, without its fixed threshold. Maps are ``(B, H, W)``, at least 0.
     """
-    kept = [_large_pieces(one, min_area) for one in maps.float().cpu().numpy()]
+    kept = []
+    for one in maps.float().cpu().numpy():
+        scaled = np.round(255 * one / max(float(one.max()), 1e-12)).astype(np.uint8)
+        _, above = cv2.threshold(scaled, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+        _, pieces, statistics, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+        large = statistics[:, cv2.CC_STAT_AREA] >= min_area
+        large[0] = False  # what lies below the threshold
+        kept.append(large[pieces])
     return maps * torch.from_numpy(np.stack(kept)).to(maps.device)
-
-
-def _large_pieces(one: np.ndarray, min_area: int) -> np.ndarray:
-    scaled = np.round(255 * one / max(float(one.max()), 1e-12)).astype(np.uint8)
-    _, above = cv2.threshold(scaled, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    _, pieces, statistics, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
-    large = statistics[:, cv2.CC_STAT_AREA] >= min_area
-    large[0] = False  # what lies below the threshold
-    kept: np.ndarray = large[pieces]
-    return kept

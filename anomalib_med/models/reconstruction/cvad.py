@@ -1,41 +1,37 @@
-"""CVAD: a variational autoencoder in two stages, and a discriminator that knows images from reconstructions.
-
-Guo et al., "CVAD: A generic medical anomaly detector based on Cascade VAE", 2021, https://arxiv.org/abs/2110.15811.
-"""
+"""CVAD: a variational autoencoder in two stages, and a discriminator that knows images from reconstructions."""
 
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from anomalib_med.models.blocks import Decoder, Encoder, UpBlock, dense_bottleneck, dense_encoder, halved
-from anomalib_med.models.losses import absolute_error, squared_error
+from anomalib_med.models.losses import squared_error
 from anomalib_med.models.reconstruction import latent
-from anomalib_med.models.reconstruction.code_config import LatentConfig
+from anomalib_med.models.reconstruction.base import LatentConfig, Reconstruction
 from anomalib_med.models.standard import Standard
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
 
 SHALLOW = 3  # halvings before the second stage takes over
 
 
-class Cvad(TrainedDetector):
+class Cvad(Reconstruction):
     """Reconstructs the coarse of an image from one latent vector and the fine from another, and judges the image.
 
     The score is the mean of two numbers, each in standard deviations from the normals' mean: the loss of the
-    autoencoder, and how much the discriminator takes the image for a reconstruction. The anomaly map is the absolute
-    difference.
+    autoencoder, and how much the discriminator takes the image for a reconstruction.
     """
 
     name = "cvad"
     title = "CVAD, cascade variational autoencoder and discriminator (Guo et al. 2021)"
     input_size = 128
+    error = "l1"
 
     class Config(LatentConfig):
         """Settings of CVAD; defaults are those of the official code."""
@@ -46,14 +42,12 @@ class Cvad(TrainedDetector):
         latent: int = Field(512, ge=1)
         """How many numbers the coarse stage reconstructs an image from."""
         fine_latent: int = Field(512, ge=1)
-        """How many numbers the fine stage reconstructs an image from. It is 2048 in the code; here less, as the layers
-        of that stage have 82,000 weights for each at 128 pixels."""
+        """How many numbers the fine stage reconstructs an image from: 2048 in the code, here less to save weights."""
         widths: tuple[int, ...] = Field((16, 32, 64, 128, 256), min_length=SHALLOW + 1)
         beta: float = Field(1.0, ge=0)
         """Weight of the divergence from the prior."""
         vae_share: float = Field(0.9, gt=0, le=1)
-        """Share of the steps in which the autoencoder learns; then the discriminator learns alone. The discriminator
-        learns from the first step on, so that a training that is cut short has one."""
+        """Share of the steps in which the autoencoder learns beside the discriminator, which then learns alone."""
         image: Literal["cascade", "map"] = "cascade"
         """What gives the score of an image: both networks ("cascade") or the map, pooled ("map")."""
 
@@ -68,8 +62,7 @@ class Cvad(TrainedDetector):
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One Adam for each network."""
-        c, networks = self.config, {"vae": self.vae, "discriminator": self.discriminator}
-        return {k: Adam(n.parameters(), c.learning_rate, weight_decay=c.weight_decay) for k, n in networks.items()}
+        return {"vae": self.adam(self.vae), "discriminator": self.adam(self.discriminator)}
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Error and divergence of the autoencoder, or cross entropy of the discriminator, as `batch.optimizer` says."""
@@ -78,53 +71,38 @@ class Cvad(TrainedDetector):
             if batch.step >= self.config.vae_share * batch.steps:
                 return {}
             reconstructed, divergence = self.vae(x, draw=True)
-            return {
-                "error": squared_error(x, reconstructed).mean(),
-                "divergence": self.config.beta * divergence.mean() / x[0].numel(),
-            }
+            divergence = self.config.beta * divergence.mean() / x[0].numel()
+            return {"error": squared_error(x, reconstructed).mean(), "divergence": divergence}
         with torch.no_grad():
-            reconstructed, _ = self.vae(x)
-        image, copy = self.discriminator(x).float(), self.discriminator(reconstructed).float()
+            copies = self.reconstructed(x)
+        real, false = self.discriminator(x).float(), self.discriminator(copies).float()
         # Softplus of the logit is the cross entropy with label 0, that of the images.
-        return {"discriminator": (F.softplus(image) + F.softplus(-copy)).mean()}
+        return {"discriminator": (F.softplus(real) + F.softplus(-false)).mean()}
 
     def after_training(self, batches: Iterator[StepBatch]) -> None:
         """Learn the scale of both numbers from the normals."""
         self.normal.learn(self.each(self.numbers, batch.x) for batch in batches)
 
-    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+    def reconstructed(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)``."""
-        return self.each(lambda one: self.vae(one)[0], x)
+        return cast(torch.Tensor, self.vae(x)[0])
 
-    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
-        """Absolute difference ``(B, H, W)``, mean over channels."""
-        return absolute_error(x, self.vae(x)[0]).mean(1)
-
-    def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Mean of both standardised numbers, or the pooled map."""
-        if self.config.image == "map":
-            return super().image_score(x, maps, valid)
-        return self.each(lambda one: self.normal(self.numbers(one)).mean(1), x)
+    def own_score(self, x: torch.Tensor) -> torch.Tensor:
+        """Mean ``(B,)`` of both numbers, standardised."""
+        return cast(torch.Tensor, self.normal(self.numbers(x))).mean(1)
 
     def numbers(self, x: torch.Tensor) -> torch.Tensor:
         """Loss of the autoencoder and logit of the discriminator, ``(B, 2)``."""
         reconstructed, divergence = self.vae(x)
-        error = squared_error(x, reconstructed).mean((1, 2, 3))
-        loss = error + self.config.beta * divergence / x[0].numel()
+        loss = squared_error(x, reconstructed).mean((1, 2, 3)) + self.config.beta * divergence / x[0].numel()
         return torch.stack([loss, self.discriminator(x)[:, 0].float()], dim=1)
 
 
 class CascadeVAE(nn.Module):
     """Two variational autoencoders: the second sees the first one's features on the way down and on the way up.
 
-    Parameters
-    ----------
-    shape
-        Shape of an image, ``(C, H, W)``.
-    widths
-        Channels of the encoder at each halving; the second stage works at the resolution of the third.
-    coarse, fine
-        Lengths of the latent vectors.
+    `coarse` and `fine` are the lengths of their latent vectors, `widths` the channels of the encoder at each halving of
+    an image ``(C, H, W)``; the second stage works at the resolution of the third.
     """
 
     def __init__(self, shape: tuple[int, ...], widths: tuple[int, ...], coarse: int, fine: int) -> None:

@@ -1,9 +1,6 @@
-"""FAE: a small autoencoder of frozen features, with structural similarity as loss and as score.
+"""FAE: a small autoencoder of frozen features, with structural similarity as loss and as score."""
 
-Meissen et al., "Unsupervised Anomaly Localization with Structural Feature-Autoencoders", BrainLes 2022,
-https://arxiv.org/abs/2208.10992.
-"""
-
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -22,10 +19,7 @@ WINDOW = 5  # pixels of the grid, of SSIM
 
 
 class FeatureAutoencoder(TrainedDetector):
-    """Reconstructs the frozen features of an image from a narrow code; what is not normal is reconstructed badly.
-
-    The anomaly map is the error between features and reconstruction, averaged over channels.
-    """
+    """Reconstructs the frozen features of an image from a narrow code; the anomaly map is the error of that."""
 
     name = "fae"
     title = "FAE, structural feature autoencoder (Meissen et al., BrainLes 2022)"
@@ -46,7 +40,7 @@ class FeatureAutoencoder(TrainedDetector):
         """Error that the map shows, one of the same two; "loss" is the one that was minimised."""
         grid: int = Field(32, ge=16, multiple_of=16)
         """Side of the square of feature vectors that is reconstructed, a multiple of 16, which costs a quarter of 32.
-        In the official code it is a quarter of the input, which has 128 pixels."""
+        The official code has a quarter of the input's side."""
         widths: tuple[int, int, int, int] = (100, 150, 200, 300)
         """Channels of the encoder at each halving of the grid, as in the official code."""
         dropout: float = Field(0.1, ge=0, lt=1)
@@ -66,14 +60,11 @@ class FeatureAutoencoder(TrainedDetector):
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
         """Frozen features ``(B, D, grid, grid)`` of images."""
-        side = self.config.grid
-
-        def resized(features: torch.Tensor) -> torch.Tensor:
-            if features.shape[-2:] == (side, side):
-                return features
-            return F.interpolate(features.float(), (side, side), mode="bilinear", align_corners=False).half()
-
-        return self.each(resized, self.features(x))
+        features, size = self.features(x), (self.config.grid, self.config.grid)
+        if features.shape[2:] == size:
+            return features
+        resize = partial(F.interpolate, size=size, mode="bilinear", align_corners=False)
+        return self.each(lambda one: resize(one.float()).half(), features)
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """The error of the reconstruction."""
@@ -86,7 +77,5 @@ class FeatureAutoencoder(TrainedDetector):
         return self.each(lambda features: self._error(kind, features).mean(1), self.prepare(x).float())
 
     def _error(self, kind: Literal["ssim", "mse"], features: torch.Tensor) -> torch.Tensor:
-        reconstructed = self.autoencoder(features)
-        if kind == "mse":
-            return squared_error(features, reconstructed)
-        return ssim_error(features, reconstructed, window=WINDOW)
+        error = squared_error if kind == "mse" else partial(ssim_error, window=WINDOW)
+        return error(features, self.autoencoder(features))

@@ -1,30 +1,24 @@
-"""f-AnoGAN: a generator learns to draw normals; an encoder finds the one that is nearest to an image.
-
-Schlegl et al., "f-AnoGAN: Fast unsupervised anomaly detection with generative adversarial networks", Medical Image
-Analysis 2019, https://doi.org/10.1016/j.media.2019.01.010; the generator as in Gulrajani et al., "Improved Training of
-Wasserstein GANs", NeurIPS 2017, https://arxiv.org/abs/1704.00028.
-"""
+"""f-AnoGAN: a generator learns to draw normals; an encoder finds the one that is nearest to an image."""
 
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
 from torch import nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from anomalib_med.models.blocks import ConvBlock, ResidualBlock, VectorEncoder, halved, leaky, norm_layer
-from anomalib_med.models.losses import absolute_error, squared_error
-from anomalib_med.models.reconstruction.code_config import LatentConfig
+from anomalib_med.models.losses import squared_error
+from anomalib_med.models.reconstruction.base import LatentConfig, Reconstruction
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
 
 ENCODER_EVERY = 10  # steps in which the GAN learns too
 
 
-class FAnoGan(TrainedDetector):
+class FAnoGan(Reconstruction):
     """A Wasserstein GAN of normals and an encoder into its latent space: what it cannot draw is abnormal.
 
     The score is the mean squared error of the reconstruction plus `kappa` times that of the critic's features; the
@@ -34,6 +28,7 @@ class FAnoGan(TrainedDetector):
     name = "fanogan"
     title = "f-AnoGAN, Wasserstein GAN and encoder (Schlegl et al., MedIA 2019)"
     input_size = 64
+    error = "l1"
 
     class Config(LatentConfig):
         """Settings of f-AnoGAN."""
@@ -45,8 +40,8 @@ class FAnoGan(TrainedDetector):
         latent: int = Field(128, ge=1)
         widths: tuple[int, ...] = Field((32, 64, 128, 128), min_length=1)
         gan_share: float = Field(0.5, ge=0, le=1)
-        """Share of the steps in which generator and critic learn; then the encoder learns alone, from networks that
-        stand still. Before, it learns at every tenth step, so that a training that is cut short has one."""
+        """Share of the steps in which generator and critic learn, and at every tenth the encoder, which then learns
+        alone, from networks that stand still."""
         critic_steps: int = Field(5, ge=1)
         """Steps of the critic for each step of the generator, as in Gulrajani et al."""
         penalty: float = Field(10.0, ge=0)
@@ -67,16 +62,8 @@ class FAnoGan(TrainedDetector):
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One Adam for each network; the encoder's is the first, as its loss is the one that tells of a plateau."""
-        c = self.config
-
-        def adam(network: nn.Module, beta: float) -> Optimizer:
-            return Adam(network.parameters(), c.learning_rate, betas=(beta, 0.9), weight_decay=c.weight_decay)
-
-        return {
-            "encoder": Adam(self.encoder.parameters(), c.learning_rate, weight_decay=c.weight_decay),
-            "critic": adam(self.critic, 0.0),
-            "generator": adam(self.generator, 0.0),
-        }
+        players = {"critic": self.critic, "generator": self.generator}
+        return {"encoder": self.adam(self.encoder)} | {k: self.adam(n, betas=(0.0, 0.9)) for k, n in players.items()}
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """The two errors of the encoder, the critic's loss or the generator's, as `batch.optimizer` says."""
@@ -98,28 +85,18 @@ class FAnoGan(TrainedDetector):
             distance = self.critic(x).mean() - self.critic(drawn).mean()
             return {"critic": -distance, "penalty": c.penalty * gradient_penalty(self.critic, x, drawn)}
 
-    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+    def reconstructed(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)`` in [0, 1]."""
-        return self.each(lambda one: self.generator(self.encoder(one)).float(), x)
+        return cast(torch.Tensor, self.generator(self.encoder(x)))
 
-    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
-        """Absolute difference ``(B, H, W)``, mean over channels."""
-        return absolute_error(x, self.generator(self.encoder(x))).mean(1)
-
-    def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Error of the image plus `kappa` times that of the features, or the pooled map."""
-        if self.config.image == "map":
-            return super().image_score(x, maps, valid)
-
-        def score(one: torch.Tensor) -> torch.Tensor:
-            error, feature_error = self._errors(one)
-            return error + self.config.kappa * feature_error
-
-        return self.each(score, x)
+    def own_score(self, x: torch.Tensor) -> torch.Tensor:
+        """Error ``(B,)`` of the image plus `kappa` times that of the features."""
+        error, feature_error = self._errors(x)
+        return error + self.config.kappa * feature_error
 
     def _errors(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean squared errors ``(B,)`` of images and of the critic's features."""
-        drawn = self.generator(self.encoder(x))
+        drawn = self.reconstructed(x)
         features = squared_error(self.critic.features(x), self.critic.features(drawn)).mean(1)
         # The paper's images lie in [-1, 1], where a squared error is four times as large.
         return 4 * squared_error(x, drawn).mean((1, 2, 3)), features
@@ -130,15 +107,11 @@ class Generator(nn.Sequential):
 
     def __init__(self, shape: tuple[int, ...], widths: Sequence[int], latent: int) -> None:
         coarse = halved(shape, widths)
-        super().__init__(
-            nn.Linear(latent, math.prod(coarse)),
-            nn.Unflatten(1, coarse),
-            *(ResidualBlock(i, o, "up") for i, o in pairwise(reversed(widths))),
-            norm_layer("group", widths[0]),
-            leaky(),
-            nn.Upsample(scale_factor=2.0),  # a transposed convolution would leave a grid of pixels
-            nn.Conv2d(widths[0], shape[0], 3, padding=1),
-        )
+        first = nn.Linear(latent, math.prod(coarse)), nn.Unflatten(1, coarse)
+        blocks = [ResidualBlock(i, o, "up") for i, o in pairwise(reversed(widths))]
+        # A transposed convolution would leave a grid of pixels.
+        last = nn.Upsample(scale_factor=2.0), nn.Conv2d(widths[0], shape[0], 3, padding=1)
+        super().__init__(*first, *blocks, norm_layer("group", widths[0]), leaky(), *last)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """``(B, latent)`` to ``(B, C, H, W)``."""
@@ -146,28 +119,19 @@ class Generator(nn.Sequential):
 
 
 def residual_encoder(shape: tuple[int, ...], widths: Sequence[int], outputs: int) -> VectorEncoder:
-    """Residual blocks and a linear layer, without batch norms: a critic, or an encoder into the latent space.
-
-    For images ``(C, H, W)``, which are halved once for each width.
-    """
-    layers = nn.Sequential(
-        ConvBlock(shape[0], widths[0], 4, 2, norm="none"),
-        *(ResidualBlock(i, o, "down") for i, o in pairwise(widths)),
-        norm_layer("group", widths[-1]),
-        leaky(),
-        nn.Flatten(),
-    )
+    """Residual blocks for images ``(C, H, W)`` and a linear layer, without batch norms: a critic or an encoder."""
+    blocks = (ResidualBlock(i, o, "down") for i, o in pairwise(widths))
+    last = norm_layer("group", widths[-1]), leaky(), nn.Flatten()
+    layers = nn.Sequential(ConvBlock(shape[0], widths[0], 4, 2, norm="none"), *blocks, *last)
     return VectorEncoder(layers, math.prod(halved(shape, widths)), outputs)
 
 
 def gradient_penalty(critic: nn.Module, real: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
     """Mean squared deviation from 1 of the critic's slope between images and drawn ones, Gulrajani et al., equation 3.
 
-    The critic takes images ``(B, C, H, W)`` to ``(B, 1)``; each output must depend on its own image only, so it has no
-    batch norm. The scalar can be differentiated by its weights.
+    The critic takes images ``(B, C, H, W)`` to ``(B, 1)``; each output must depend on its own image only.
     """
     share = torch.rand(len(real), 1, 1, 1, device=real.device)
     between = (share * real + (1 - share) * drawn).detach().requires_grad_()
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    length: torch.Tensor = slope.flatten(1).norm(dim=1)
-    return ((length - 1) ** 2).mean()
+    return cast(torch.Tensor, ((slope.flatten(1).norm(dim=1) - 1) ** 2).mean())

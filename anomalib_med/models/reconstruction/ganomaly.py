@@ -1,28 +1,22 @@
-"""GANomaly: an image is encoded, decoded and encoded again; the two codes of a normal image agree.
-
-Akcay et al., "GANomaly: Semi-Supervised Anomaly Detection via Adversarial Training", ACCV 2018,
-https://arxiv.org/abs/1805.06725.
-"""
+"""GANomaly: an image is encoded, decoded and encoded again; the two codes of a normal image agree."""
 
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from anomalib_med.models.blocks import DenseAutoencoder, dense_encoder
 from anomalib_med.models.losses import absolute_error, squared_error
-from anomalib_med.models.reconstruction.code_config import CodeConfig
+from anomalib_med.models.reconstruction.base import CodeConfig, Reconstruction
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
 
 
-class Ganomaly(TrainedDetector):
+class Ganomaly(Reconstruction):
     """An autoencoder trained against a discriminator, with a second encoder for its reconstructions.
 
-    The score is the distance between the code of an image and that of its reconstruction; the anomaly map is the
-    squared error of the reconstruction.
+    The score is the distance between the code of an image and that of its reconstruction.
     """
 
     name = "ganomaly"
@@ -53,15 +47,8 @@ class Ganomaly(TrainedDetector):
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One for generator and second encoder, one for the discriminator."""
-        c = self.config
-
-        def adam(*weights: torch.nn.Parameter) -> Optimizer:
-            return Adam(weights, c.learning_rate, betas=(0.5, 0.999), weight_decay=c.weight_decay)
-
-        return {
-            "generator": adam(*self.generator.parameters(), *self.encoder.parameters()),
-            "discriminator": adam(*self.discriminator.parameters()),
-        }
+        pairs = {"generator": (self.generator, self.encoder), "discriminator": (self.discriminator,)}
+        return {name: self.adam(*networks, betas=(0.5, 0.999)) for name, networks in pairs.items()}
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """The three losses of the generator, or that of the discriminator, as `batch.optimizer` says."""
@@ -82,21 +69,11 @@ class Ganomaly(TrainedDetector):
             "encoder": c.encoder * squared_error(z, self.encoder(reconstructed)).mean(),
         }
 
-    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+    def reconstructed(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)``."""
-        return self.each(lambda one: self.generator(one).float(), x)
+        return self.generator.decode(self.generator.encode(x))
 
-    def compute_map(self, x: torch.Tensor) -> torch.Tensor:
-        """Squared error ``(B, H, W)``, mean over channels."""
-        return squared_error(x, self.generator(x)).mean(1)
-
-    def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Mean squared difference of the two codes, or the pooled map."""
-        if self.config.image == "map":
-            return super().image_score(x, maps, valid)
-
-        def distance(one: torch.Tensor) -> torch.Tensor:
-            z = self.generator.encode(one)
-            return squared_error(z, self.encoder(self.generator.decode(z))).mean(1)
-
-        return self.each(distance, x)
+    def own_score(self, x: torch.Tensor) -> torch.Tensor:
+        """Mean squared difference ``(B,)`` of the two codes."""
+        z = self.generator.encode(x)
+        return squared_error(z, self.encoder(self.generator.decode(z))).mean(1)

@@ -1,8 +1,4 @@
-"""MemAE: an autoencoder whose code is put together from a few remembered ones.
-
-Gong et al., "Memorizing Normality to Detect Anomaly: Memory-augmented Deep Autoencoder for Unsupervised Anomaly
-Detection", ICCV 2019, https://arxiv.org/abs/1904.02639, in the sizes of MedIAnomaly, https://arxiv.org/abs/2404.04518.
-"""
+"""MemAE: an autoencoder whose code is put together from a few remembered ones (Gong et al., ICCV 2019)."""
 
 import torch
 import torch.nn.functional as F
@@ -11,18 +7,16 @@ from torch import nn
 
 from anomalib_med.models.blocks import DenseAutoencoder
 from anomalib_med.models.losses import PixelError, pixel_error, pixel_loss
-from anomalib_med.models.reconstruction.code_config import CodeConfig
+from anomalib_med.models.reconstruction.base import CodeConfig, Reconstruction
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
 
 EPS = 1e-12
 
 
-class MemoryAutoencoder(TrainedDetector):
+class MemoryAutoencoder(Reconstruction):
     """Reconstructs an image from a mixture of codes that were learnt on normals.
 
-    An ordinary autoencoder may reconstruct what it has never seen; a mixture of normal codes gives a normal image. The
-    anomaly map is the error of the reconstruction.
+    An ordinary autoencoder may reconstruct what it has never seen; a mixture of normal codes gives a normal image.
     """
 
     name = "memae"
@@ -59,20 +53,17 @@ class MemoryAutoencoder(TrainedDetector):
         """Error of the reconstruction, and the weighted entropy of the mixtures."""
         c = self.config
         shares = self.memory.shares(self.autoencoder.encode(batch.x))
-        reconstructed = self.autoencoder.decode(self.memory.mixture(shares))
+        reconstructed = self.autoencoder.decode(shares @ self.memory.codes)
         entropy = -(shares * (shares + EPS).log()).sum(1).mean()
         return {"error": pixel_loss(c.loss, batch.x, reconstructed), "entropy": c.entropy * entropy}
 
-    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+    def reconstructed(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)``."""
-        return self.each(self._reconstructed, x)
+        return self.autoencoder.decode(self.memory(self.autoencoder.encode(x)))
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
-        """Error ``(B, H, W)``, mean over channels."""
-        return pixel_error(self.config.loss, x, self._reconstructed(x)).mean(1)
-
-    def _reconstructed(self, x: torch.Tensor) -> torch.Tensor:
-        return self.autoencoder.decode(self.memory(self.autoencoder.encode(x)))
+        """The error that was minimised, ``(B, H, W)``, mean over channels."""
+        return pixel_error(self.config.loss, x, self.reconstructed(x)).mean(1)
 
 
 class Memory(nn.Module):
@@ -95,10 +86,6 @@ class Memory(nn.Module):
             shares = F.normalize(shares, p=1, dim=1)
         return shares
 
-    def mixture(self, shares: torch.Tensor) -> torch.Tensor:
-        """Codes ``(B, length)`` from shares."""
-        return shares @ self.codes
-
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """The mixture for codes ``(B, length)``, the same shape."""
-        return self.mixture(self.shares(z))
+        return self.shares(z) @ self.codes

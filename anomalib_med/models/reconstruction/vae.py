@@ -1,11 +1,4 @@
-"""VAE: a variational autoencoder with a Gaussian or a Dirichlet prior, and maps of error, of gradient and of both.
-
-Kingma and Welling, "Auto-Encoding Variational Bayes", ICLR 2014, https://arxiv.org/abs/1312.6114, in the sizes of
-MedIAnomaly, https://arxiv.org/abs/2404.04518. Gradient and combined maps: Zimmerer et al., "Unsupervised Anomaly
-Localization using Variational Auto-Encoders", MICCAI 2019, https://arxiv.org/abs/1907.02796. Dirichlet prior and
-capacity: Keel et al., "Variational Autoencoders for Feature Exploration and Malignancy Prediction of Lung Lesions",
-BMVC workshop 2023, https://arxiv.org/abs/2311.15719.
-"""
+"""VAE: a variational autoencoder with a Gaussian or a Dirichlet prior, and maps of error, of gradient and of both."""
 
 from typing import Literal
 
@@ -15,17 +8,15 @@ from pydantic import Field
 from anomalib_med.models.blocks import DenseAutoencoder
 from anomalib_med.models.losses import PixelError, pixel_error, pixel_loss
 from anomalib_med.models.reconstruction import latent
-from anomalib_med.models.reconstruction.code_config import CodeConfig
+from anomalib_med.models.reconstruction.base import CodeConfig, Reconstruction
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
 
 Score = Literal["reconstruction", "reconstruction_gradient", "kl_gradient", "elbo_gradient", "combined"]
 
 
-class VariationalAutoencoder(TrainedDetector):
+class VariationalAutoencoder(Reconstruction):
     """Reconstructs an image from a distribution of a few numbers that is held close to a prior.
 
-    The anomaly map is the error of the reconstruction, how much a pixel moves the loss, or the product of both.
     At scoring nothing is drawn: the reconstruction is that of the mean.
     """
 
@@ -55,8 +46,7 @@ class VariationalAutoencoder(TrainedDetector):
 
     def build(self, shape: tuple[int, ...]) -> None:
         """Build the autoencoder."""
-        c = self.config
-        heads = 2 if c.prior == "gaussian" else 1
+        c, heads = self.config, 2 if self.config.prior == "gaussian" else 1
         self.autoencoder = DenseAutoencoder(shape, c.widths, c.latent, c.hidden, heads=heads)
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
@@ -65,19 +55,19 @@ class VariationalAutoencoder(TrainedDetector):
         error = pixel_loss(self.config.loss, batch.x, reconstructed)
         return {"error": error, "divergence": self._weighted(divergence).mean()}
 
-    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+    def reconstructed(self, x: torch.Tensor) -> torch.Tensor:
         """Reconstructions ``(B, C, H, W)``."""
-        return self.each(lambda one: self._passed(one)[0], x)
+        return self._passed(x)[0]
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """The map that `score` names, ``(B, H, W)``, mean over channels."""
-        score = self.config.score
-        if score == "reconstruction":
-            return pixel_error(self.config.loss, x, self._passed(x)[0]).mean(1)
-        if score == "combined":
-            slope = latent.input_gradient(lambda image: self._passed(image)[1], x)
-            return (pixel_error(self.config.loss, x, self._passed(x)[0]) * slope).mean(1)
-        return latent.input_gradient(self._loss, x).mean(1)
+        c = self.config
+        if c.score.endswith("gradient"):
+            return latent.input_gradient(self._loss, x).mean(1)
+        maps = pixel_error(c.loss, x, self.reconstructed(x))
+        if c.score == "combined":
+            maps = maps * latent.input_gradient(lambda image: self._passed(image)[1], x)
+        return maps.mean(1)
 
     def _loss(self, x: torch.Tensor) -> torch.Tensor:
         """What `score` takes the gradient of, ``(B,)``."""
@@ -94,7 +84,7 @@ class VariationalAutoencoder(TrainedDetector):
         """Reconstruction, and the divergence of each image per latent number, ``(B,)``."""
         c, code = self.config, self.autoencoder.encode(x)
         if c.prior == "gaussian":
-            z, divergences = latent.gaussian(code, draw=draw)
-            return self.autoencoder.decode(z), divergences.mean(1)
+            z, divergence = latent.gaussian(code, draw=draw)
+            return self.autoencoder.decode(z), divergence.mean(1)
         z, divergence = latent.dirichlet(code, c.concentration, draw=draw)
         return self.autoencoder.decode(z), divergence / c.latent
