@@ -5,17 +5,15 @@ volumes of a patient sharing its weight; the one of a patient, and of a candidat
 each patient, so that many volumes or regions raise no more alarms than one.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from anomalib_med.calibration.conformal import Calibration
-from anomalib_med.errors import ConfigError
+from anomalib_med.pooling_rules import Rule, parse_rule
 
 AUTO, DEFAULT_HOW = "auto", "run10mm"
-_HOW = re.compile(r"max|mean|top(?P<count>[1-9]\d*)|run(?P<mm>\d+(?:\.\d+)?)mm")
 _RUN_OF_UNKNOWN = 3  # slices, where the distance between them is not known
 
 
@@ -100,16 +98,17 @@ def volume_score(
 
 def volume_scores(scores: np.ndarray, slots: Sequence[int], thickness: float | None, how: str) -> np.ndarray:
     """Scores ``(k,)`` of k volumes that have the same slices, from ``(k, n)``; see :func:`volume_score`."""
-    count, mm = _parsed(how)
+    rule = _parsed(how)
     if not len(slots):
         return np.full(len(scores), np.nan)
-    if mm is None:
-        top: np.ndarray = np.sort(scores, axis=1)[:, -min(count or len(slots), len(slots)) :].mean(axis=1)
+    if rule.kind != "run":
+        count = {"max": 1, "mean": len(slots)}.get(rule.kind, int(rule.number))
+        top: np.ndarray = np.sort(scores, axis=1)[:, -min(count, len(slots)) :].mean(axis=1)
         return top
     places = np.asarray(slots) - min(slots)
     grid = np.full((len(scores), int(places.max()) + 1), np.nan)
     grid[:, places] = scores
-    run = _RUN_OF_UNKNOWN if thickness is None else max(1, round(mm / thickness))
+    run = _RUN_OF_UNKNOWN if thickness is None else max(1, round(rule.number / thickness))
     run = min(run, grid.shape[1])
     there = np.isfinite(grid)
     sums, counts = _runs(np.where(there, grid, 0), run), _runs(there.astype(float), run)
@@ -125,11 +124,5 @@ def _runs(grid: np.ndarray, run: int) -> np.ndarray:
     return flat.reshape(grid.shape)[:, : grid.shape[1] - run + 1]
 
 
-def _parsed(how: str) -> tuple[int | None, float | None]:
-    """Number of the highest slices that count (None for all), or thickness of a run."""
-    match = _HOW.fullmatch(how)
-    if match is None or (match["mm"] and float(match["mm"]) <= 0):
-        raise ConfigError(f'volume score "{how}" is not known: choose max, mean, top<k> (top5) or run<mm>mm (run10mm)')
-    if match["mm"]:
-        return None, float(match["mm"])
-    return (1 if how == "max" else int(match["count"]) if match["count"] else None), None
+def _parsed(how: str) -> Rule:
+    return parse_rule(how, ("max", "mean", "count", "run"), "volume score")
