@@ -24,7 +24,6 @@ class BaseConfig(Settings):
 
     seed: int = 0
     """Seed of every random choice that the detector makes."""
-
     smoothing: float = Field(4.0, ge=0)
     """Standard deviation of the Gaussian on the map that is shown and written, in pixels of the model input. It does
     not change the score. The default is that of PatchCore's official code."""
@@ -60,15 +59,12 @@ class BackboneConfig(BaseConfig):
     backbone: str = radlite.NAME
     """Network whose frozen features the detector works on: radlite, which is built in, or the name of any network of
     timm. radlite is small and was made for radiographs; the papers use ResNets and vision transformers."""
-
     layers: tuple[str, ...] = ()
     """Layers of the backbone, by name; without any, those at strides 8 and 16, or the two at half and three quarters of
     a transformer. The default corresponds to layer2 and layer3 of a ResNet, as in PatchCore."""
-
     weights: str = "pretrained"
     """Weights of the backbone: a safetensors file, pretrained (for radlite those of the package, for others those of
     the local cache or the hub) or random. Random weights only show that things run."""
-
     precision: Precision = "float32"
     """Arithmetic of the backbone. The two half precisions are faster on a GPU and move scores by about one part in a
     thousand."""

@@ -1,5 +1,7 @@
 """Image-level score from an anomaly map: its maximum, its mean, or one of two ways between them."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -33,7 +35,7 @@ def pool(maps: torch.Tensor, valid: torch.Tensor, pooling: str) -> torch.Tensor:
         For any other `pooling`.
     """
     rule = parse_rule(pooling, MAP_RULES)
-    cells = valid_cells(valid, (maps.shape[1], maps.shape[2])).to(maps.device)
+    cells = valid_cells(valid, maps.shape[1:]).to(maps.device)
     return torch.stack([_pool_one(v[c], rule) for v, c in zip(maps.float(), cells, strict=True)])
 
 
@@ -51,9 +53,9 @@ def _pool_one(values: torch.Tensor, rule: Rule) -> torch.Tensor:
     return values.mean() if highest == len(values) else values.topk(highest).values.mean()
 
 
-def valid_cells(valid: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+def valid_cells(valid: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
     """Cells of a ``(h, w)`` grid that lie at least half in the valid area of ``(B, H, W)``; all where none does."""
-    share = F.adaptive_avg_pool2d(valid[:, None].float(), grid)[:, 0]
+    share = F.adaptive_avg_pool2d(valid[:, None].float(), (grid[0], grid[1]))[:, 0]
     cells = share >= 0.5
     cells[~cells.flatten(1).any(1)] = True
     return cells

@@ -59,6 +59,6 @@ def _score_batch(detector: Detector, frames: list[Frame]) -> Iterator[tuple[Samp
 
 def _quiet_outside(maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Give cells outside the valid area, of which no score is taken, the least value of the valid ones."""
-    cells = valid_cells(valid, (maps.shape[1], maps.shape[2]))
+    cells = valid_cells(valid, maps.shape[1:])
     least = maps.masked_fill(~cells, torch.inf).flatten(1).amin(1)
     return torch.where(cells, maps, least[:, None, None])

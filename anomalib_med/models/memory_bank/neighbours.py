@@ -31,7 +31,6 @@ class SearchConfig(PooledBankConfig):
     max_bank_mb: float = Field(256.0, gt=0)
     """Memory for the patches that the bank is chosen from, in MiB of float16 features. When it is full, its content is
     replaced by a coreset. With radlite at 224 pixels all patches of 1,337 images fit."""
-
     engine: Engine = "auto"
     """Engine of the neighbour search: torch (exact), faiss (inverted lists, for large banks on a CPU), half (half
     precision, for a GPU), or auto, which chooses by device and size of the bank. A distance differs from the exact one

@@ -38,19 +38,15 @@ class PaDiM(Detector):
         dimensions: int = Field(100, ge=1)
         """Numbers kept of each feature vector; all where it has fewer. Model and sums grow with the square. The default
         is the paper's for a ResNet-18; it takes 550 for a WideResNet-50."""
-
         reduction: Literal["random", "pca"] = "random"
         """Which numbers are kept: a random choice of channels, as in the paper, or the principal components of the
         normals' valid cells (pca), for which the normals are read twice."""
-
         shrinkage: Literal["oas", "none"] = "oas"
         """Whether each covariance is pulled towards a multiple of the identity, as far as the number of normals asks
         for (oas, Chen et al. 2010). The paper does not do this."""
-
         ridge: float = Field(0.01, gt=0)
         """Number added to the diagonal of each covariance, as a share of the mean variance. The paper adds 0.01 itself;
         a share means the same for every backbone."""
-
         reach: int = Field(0, ge=0)
         """Cells around a place whose features count as its own, against loose alignment; 0 for none, as in the
         paper."""

@@ -36,16 +36,13 @@ class PatchCore(Detector):
         bank_size: float = Field(2000, gt=0)
         """Patches in the bank: a number, or below 1 a share of all normal patches (0.01 is the paper's 1 %). A number
         keeps the size of the model and the time of a score the same however many normals there are."""
-
         sampling: Literal["coreset", "random", "kmeans", "full"] = "coreset"
         """How the bank is chosen from the patches: as the paper's greedy k-centre coreset, at random, as the centres of
         clusters (kmeans), or not at all (full; `bank_size` is not used then). Without a coreset, a random share of each
         image's patches is kept where not all fit."""
-
         position: float = Field(0.0, ge=0)
         """How much the place of a patch counts: the height or the width of the image is worth so many standard
         deviations of the features. With 0 a patch is compared with patches of all places, as in the paper."""
-
         reweighted: int = Field(0, ge=0)
         """Neighbours b of the paper's image score (equation 7): the largest distance, times one minus the softmax of
         the distances to the b patches of the bank around the nearest one; 0 for the map pooled as `pooling` says. 9 is
