@@ -69,8 +69,7 @@ class PaDiM(Detector):
 
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
         """Mahalanobis distances ``(B, h, w)`` on the grid of the model."""
-        height, width = self.learnt("mean").shape[1:]
-        mean = self.learnt("mean").flatten(1).T
+        (height, width), mean = self.learnt("mean").shape[1:], self.learnt("mean").flatten(1).T
         maps = []
         # One image at a time: a product over a batch rounds differently.
         for grid in _on_grid(self.features(x), self.learnt("basis"), height, width):
@@ -89,13 +88,10 @@ class PaDiM(Detector):
         self._whitening[:, rows, columns] = triangles
 
     def _look_ahead(self, frames: Frames) -> tuple[tuple[int, int], torch.Tensor]:
-        """The commonest grid of the first normals, or of all where principal components are asked for; and the basis
-        ``(D, d)``.
-        """
+        """The commonest grid of the first normals, or of all with principal components, and the basis ``(D, d)``."""
         extractor = self.extractor
-        principal = self.config.reduction == "pca"
         grids: Counter[tuple[int, int]] = Counter()
-        all_cells = PlaceSums(extractor.channels, 1, 1, self.device) if principal else None
+        all_cells = PlaceSums(extractor.channels, 1, 1, self.device) if self.config.reduction == "pca" else None
         for batch in self.normals(frames):
             features = self.features(batch.x)
             height, width = features.shape[2:]
@@ -117,8 +113,7 @@ class PaDiM(Detector):
 
     def _factor(self, covariances: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """Transposed inverse Cholesky factors ``(P, d, d)``, float32, of the regularised covariances."""
-        size = covariances.shape[1]
-        identity = torch.eye(size, dtype=torch.float64, device=covariances.device)
+        identity = torch.eye(covariances.shape[1], dtype=torch.float64, device=covariances.device)
         mean_variance = covariances.diagonal(dim1=1, dim2=2).mean()
         ridge = self.config.ridge * torch.where(mean_variance > 0, mean_variance, torch.ones_like(mean_variance))
         factors = []
@@ -150,13 +145,10 @@ class PlaceSums:
 
     def gaussians(self, reach: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Means ``(P, d)``, covariances ``(P, d, d)`` (divided by the count) and counts ``(P,)`` of all places."""
-        dimensions = self.first.shape[1]
         every = (self.count.sum(), self.first.sum(0), self.second.sum(0))
-        count, first, second = (
-            _around(sums.reshape(len(self.count), -1), self.shape, reach)
-            for sums in (self.count, self.first, self.second)
-        )
-        count, second = count[:, 0], second.reshape(-1, dimensions, dimensions)
+        sums = (part.reshape(len(self.count), -1) for part in (self.count, self.first, self.second))
+        count, first, second = (_around(part, self.shape, reach) for part in sums)
+        count, second = count[:, 0], second.reshape(self.second.shape)
         rare = count < FEWEST
         count[rare], first[rare], second[rare] = every
         means = first / count[:, None]
@@ -167,10 +159,9 @@ class PlaceSums:
 
 def shrink(covariances: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """Shrink covariances ``(P, d, d)`` of `counts` ``(P,)`` samples each towards multiples of the identity."""
-    size = covariances.shape[1]
     level = covariances.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     share = shrinkage(covariances, counts)[:, None, None]
-    identity = torch.eye(size, dtype=covariances.dtype, device=covariances.device)
+    identity = torch.eye(covariances.shape[1], dtype=covariances.dtype, device=covariances.device)
     return (1 - share) * covariances + share * level * identity
 
 

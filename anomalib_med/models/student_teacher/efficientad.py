@@ -72,11 +72,8 @@ class EfficientAD(TrainedDetector):
             return 32
 
     config: Config
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**settings)
-        self._teacher_weights: Mapping[str, torch.Tensor] = {}
-        self._penalty: Sequence[torch.Tensor] = ()  # images (C, H, W)
+    _teacher_weights: Mapping[str, torch.Tensor]
+    _penalty: Sequence[torch.Tensor] = ()  # images (C, H, W)
 
     @property
     def uses_features(self) -> bool:
@@ -86,12 +83,8 @@ class EfficientAD(TrainedDetector):
     @property
     def reads(self) -> Mapping[str, Content]:
         """A teacher from a file, and the penalty images."""
-        found: dict[str, Content] = {}
-        if not self.uses_features:
-            found["teacher"] = "weights"
-        if self.config.penalty:
-            found["penalty"] = "images"
-        return found
+        contents: dict[str, Content] = {} if self.uses_features else {"teacher": "weights"}
+        return contents | ({"penalty": "images"} if self.config.penalty else {})
 
     def take_inputs(self, run: TrainingRun) -> None:
         """Take the weights of a teacher from a file, and the penalty images."""
@@ -176,8 +169,7 @@ class Scale(nn.Module):
 
     def set(self, index: int, low: float, high: float) -> None:
         """Quantiles of one of the maps; where they are equal the map is only shifted."""
-        self.ends[index, 0] = low
-        self.ends[index, 1] = high if high > low else low + 0.1
+        self.ends[index] = torch.tensor([low, high if high > low else low + 0.1])
 
     def forward(self, index: int, map: torch.Tensor) -> torch.Tensor:
         """The map on that scale."""
