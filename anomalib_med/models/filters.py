@@ -13,8 +13,7 @@ def mean_filter(maps: torch.Tensor, window: int) -> torch.Tensor:
 
 def median_filter(maps: torch.Tensor, window: int) -> torch.Tensor:
     """Median of ``(B, H, W)`` over a square of `window` pixels, an odd number; the border is continued."""
-    margin = window // 2
-    padded = F.pad(maps[:, None], (margin, margin, margin, margin), mode="replicate")
+    padded = F.pad(maps[:, None], [window // 2] * 4, mode="replicate")
     windows = padded.unfold(2, window, 1).unfold(3, window, 1)
     return windows.reshape(*maps.shape, -1).median(-1).values
 
@@ -22,11 +21,11 @@ def median_filter(maps: torch.Tensor, window: int) -> torch.Tensor:
 def gaussian_blur(x: torch.Tensor, window: int, sigma: float) -> torch.Tensor:
     """Gaussian mean around each pixel of ``(..., H, W)``; window (odd) and standard deviation are in pixels.
 
-    At the border the window is cut and its weights sum to one again. The blur is two products with a banded matrix: on
-    a CPU, for hundreds of channels, that is far faster than a convolution.
+    At the border the window is cut and its weights sum to one again.
     """
-    rows = _blur_matrix(x.shape[-2], window, sigma).to(x.device)
-    return rows @ (x @ _blur_matrix(x.shape[-1], window, sigma).T.to(x.device))
+    # Two products with a banded matrix: on a CPU, for hundreds of channels, far faster than a convolution.
+    rows, columns = (_blur_matrix(side, window, sigma).to(x.device) for side in x.shape[-2:])
+    return rows @ (x @ columns.T)
 
 
 @lru_cache(maxsize=32)
