@@ -21,7 +21,7 @@ def median_filter(maps: torch.Tensor, window: int) -> torch.Tensor:
 def gaussian_blur(x: torch.Tensor, window: int, sigma: float) -> torch.Tensor:
     """Gaussian mean around each pixel of ``(..., H, W)``; window (odd) and standard deviation are in pixels.
 
-    At the border the window is cut and its weights sum to one again.
+    The window is cut at the border, and its weights sum to one again.
     """
     # Two products with a banded matrix: on a CPU, for hundreds of channels, far faster than a convolution.
     rows, columns = (_blur_matrix(side, window, sigma).to(x.device) for side in x.shape[-2:])

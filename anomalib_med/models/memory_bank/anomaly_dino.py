@@ -36,22 +36,22 @@ class AnomalyDINO(Detector):
         """Settings of AnomalyDINO."""
 
         fusion: Literal["concat", "mean"] = "concat"
-        """How several layers are compared: side by side, each of unit length, so that their cosines are averaged
-        (concat); or by the mean of their features (mean), as VisionAD does, for layers of one width."""
+        """How several layers are compared: side by side, so that their cosines are averaged (concat), or by the mean of
+        their features, as VisionAD does, for layers of one width (mean)."""
         shots: int = Field(0, ge=0)
         """Normals that the bank is made from, chosen at random; 0 for all. The papers take a few."""
         support_views: tuple[Annotated[str, Field(pattern=r"^(mirror|flip|clamp|rotate-?\d+)$")], ...] = ()
-        """Further views of each normal for the bank: mirror (left and right), flip (up and down), clamp (all that is
-        darker than the backbone's mean grey becomes that), rotate<degrees>. The paper takes eight rotations, VisionAD
-        three rotations and two flips; on chest images, mirrored and rotated normals hide a heart on the wrong side."""
+        """Further views of each normal for the bank: mirror (left and right), flip (up and down), clamp (what is darker
+        than the backbone's mean grey becomes that), rotate<degrees>. The paper takes eight rotations, VisionAD three
+        and two flips; mirrored and rotated chests hide a heart on the wrong side."""
         query_views: tuple[Literal["mirror", "flip", "clamp"], ...] = ()
-        """Views that an image is also looked at in: mirror, flip, clamp. Each has a bank of the normals in the same
-        view, and the maps are averaged. VisionAD takes flip and clamp."""
+        """Views that an image is also looked at in: mirror, flip, clamp, each with a bank of its own. The maps are
+        averaged. VisionAD takes flip and clamp."""
         bank_size: int = Field(5000, ge=1)
         """Patches in each bank; of more, a greedy k-centre coreset is kept. The paper keeps all."""
         max_bank_mb: float = Field(64.0, gt=0)
-        """Memory for the patches that the banks are chosen from, in MiB of float16 features. Of more, a random share of
-        each image's patches is kept."""
+        """Memory for the patches that the banks are chosen from, in MiB of float16 features; of more, a random share of
+        each image's is kept."""
 
     config: Config
     _searches: list[NearestNeighbours]  # in the images as they are, then in each view

@@ -21,13 +21,7 @@ class HeightConfig(SearchConfig):
 
 
 def with_heights(batches: Iterator[Batch]) -> tuple[bool, Iterator[Batch]]:
-    """Whether the heights of the normals are known, and their batches.
-
-    Raises
-    ------
-    FitError
-        The heights of some normals are known and of others not.
-    """
+    """Whether the heights of the normals are known, and their batches; a FitError where only some are known."""
     first = next(batches)
     known = bool(torch.isfinite(first.heights).all())
 

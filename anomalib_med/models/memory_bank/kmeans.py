@@ -14,7 +14,7 @@ def kmeans(
 ) -> torch.Tensor:
     """Centres of clusters, float32 ``(count, D)``, of points ``(N, D)`` that count by `weights` ``(N,)``, or all alike.
 
-    For each centre 50 points, drawn at random, are looked at. All points come back where there are at most `count`.
+    It looks at 50 random points for each centre. All points come back where there are no more than `count`.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(points), generator=generator)[: SAMPLE * count].to(points.device)

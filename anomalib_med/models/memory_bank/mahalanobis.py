@@ -26,13 +26,7 @@ class Mahalanobis(Detector):
     Config = BankConfig
 
     def fit(self, frames: Frames) -> None:
-        """Mean and covariance of the normals' descriptions.
-
-        Raises
-        ------
-        FitError
-            Fewer than two images could be read.
-        """
+        """Mean and covariance of the normals' descriptions; a FitError for fewer than two images."""
         described = torch.cat([describe_batch(self.features(b.x), b.valid) for b in self.normals(frames)])
         if len(described) < 2:
             raise FitError("1 normal image could be read, a covariance needs 2 and better 100: add some")

@@ -22,8 +22,8 @@ from anomalib_med.records import Progress, silent
 class PatchCore(Detector):
     """Compares each patch of an image with a small bank of patches that covers all normal ones.
 
-    Patches stream into a pool of bounded size, see :class:`PatchPool`; the bank is a greedy k-centre coreset of the
-    pool. The anomaly map is the Euclidean distance to the nearest patch of the bank.
+    The bank is a greedy k-centre coreset of a pool of bounded size, which patches stream into. The anomaly map is the
+    Euclidean distance to the nearest patch of the bank.
     """
 
     name = "patchcore"
@@ -34,8 +34,8 @@ class PatchCore(Detector):
         """Settings of PatchCore."""
 
         bank_size: float = Field(2000, gt=0)
-        """Patches in the bank: a number, or below 1 a share of all normal patches (0.01 is the paper's 1 %). A number
-        keeps the size of the model and the time of a score the same however many normals there are."""
+        """Patches in the bank: a number, or below 1 a share of all normal patches (0.01 is the paper's 1 %). With a
+        number, more normals make neither the model larger nor a score slower."""
         sampling: Literal["coreset", "random", "kmeans", "full"] = "coreset"
         """How the bank is chosen from the patches: as the paper's greedy k-centre coreset, at random, as the centres of
         clusters (kmeans), or not at all (full; `bank_size` is not used then). Without a coreset, a random share of each
@@ -93,7 +93,7 @@ class PatchCore(Detector):
         self._keep(self._choose(union, count, silent, stands_for))
 
     def anomaly_map(self, x: torch.Tensor, heights: torch.Tensor | None = None) -> torch.Tensor:
-        """Distances ``(B, h, w)`` to the bank on the grid of the finest layer, with what the slices' heights add."""
+        """Distances ``(B, h, w)`` to the bank, and what heights add, on the finest layer's grid."""
         self.check_fitted()
         grids = zip(self.features(x), heights_of(x, heights), strict=True)
         maps = [self._search.search(self._patches(grid, h))[0].reshape(grid.shape[1:]) for grid, h in grids]
@@ -143,8 +143,7 @@ class PatchCore(Detector):
 
     def _weighed(self, patches: torch.Tensor) -> torch.Tensor:
         """Patches whose place and height, where they count, are in units of the features."""
-        context = self._context()
-        if not context:
+        if not (context := self._context()):
             return patches
         features, places = patches[:, : -len(context)], patches[:, -len(context) :]
         if not self._spread:

@@ -78,9 +78,7 @@ class Spade(GalleryDetector):
         self._keep(torch.cat([d.learnt("described").cpu() for d in (self, other)]), chosen)
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
-        """Take descriptions float32 ``(N, 2 D)``, patches float16 ``(P, D)``, and the grid ``(rows, columns)`` of
-        each normal whose patches are kept.
-        """
+        """Take descriptions float32 ``(N, 2 D)``, kept patches float16 ``(P, D)``, and the sides of each grid."""
         super().load_state(tensors, extra)
         grids = tensors["grids"].cpu()
         parts = zip(torch.split(self.learnt("patches"), grids.prod(1).tolist()), grids.tolist(), strict=True)

@@ -32,11 +32,10 @@ HELD_OUT = 5  # every fifth patient is kept out of the bank
 class TwoView(Detector):
     """Adds what is unusual of the image as a whole to what is unusual in its patches.
 
-    Disease that changes the whole image shows in its description, a lesion in the patches, and neither sees both. Each
-    view gives a distance to the normals. Every fifth patient is at first kept out of the bank, and each view is
-    standardised with its mean and standard deviation on those patients, so that both speak in one unit; then they join
-    the bank. The score is the sum of both views. The anomaly map is the cosine distance of each patch to the nearest of
-    the bank, both centred and whitened by the normals' patches.
+    Disease that changes the whole image shows in its description, a lesion in the patches. Each view gives a distance
+    to the normals, standardised by its mean and deviation on every fifth patient, who joins the bank only afterwards.
+    The score is the sum of both views. The anomaly map is the cosine distance of each patch to the nearest of the bank,
+    both centred and whitened by the normals' patches.
     """
 
     name = "twoview"
@@ -47,8 +46,7 @@ class TwoView(Detector):
         """Settings of TwoView. `pooling` is that of the view on patches."""
 
         neighbours: int = Field(5, ge=1)
-        """Normal images whose distances are averaged in the view of the whole image. The default is that of SPADE's
-        re-implementation."""
+        """Normal images whose distances are averaged in the view of the whole image; the default is as in spade."""
         bank_size: int = Field(2000, ge=1)
         """Patches in the bank, as in patchcore here."""
 
@@ -101,7 +99,7 @@ class TwoView(Detector):
         self._keep(moments.moments(), torch.cat([self.learnt("bank").cpu(), *late]), progress, **learnt)
 
     def merge(self, other: Detector) -> None:
-        """Keep the descriptions of both, choose the bank anew from both, average what the views are standardised by."""
+        """Keep the descriptions of both, choose the bank anew, and average what the views are standardised by."""
         assert isinstance(other, TwoView)
         (ours, extra), (theirs, other_extra) = self.state(), other.state()
         weights = len(ours["described"]), len(theirs["described"])

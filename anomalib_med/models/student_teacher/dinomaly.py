@@ -25,9 +25,8 @@ NORM_EPS = 1e-8
 class Dinomaly(TrainedDetector):
     """The frozen features of an image pass a bottleneck with dropout, and a decoder without focus gives them back.
 
-    Features are in groups of layers; the anomaly map is the distance between the directions of the given and returned
-    features of each position, averaged over the groups. Made for transformers; layers of other networks are brought to
-    the finest grid, and each is a group.
+    The anomaly map is the distance between the directions of the given and returned features, averaged over groups of
+    layers. Made for transformers; layers of other networks are brought to the finest grid, and each is a group.
     """
 
     name = "dinomaly"
@@ -108,7 +107,7 @@ class Dinomaly(TrainedDetector):
 
 
 class Restorer(nn.Module):
-    """From groups of features through the bottleneck and the decoder to the same groups.
+    """Network from groups of features through the bottleneck and the decoder to the same groups.
 
     Each group is the mean of some of the decoder's blocks, of the last ones for the first group. Where `averaged`, the
     bottleneck sees the mean of the groups, as in the paper; else linear layers lead in and out.
@@ -124,11 +123,10 @@ class Restorer(nn.Module):
         widened, narrowed = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.bottleneck = nn.Sequential(noise, widened, nn.GELU(), noise, narrowed, noise)
         self.blocks = nn.ModuleList(Block(width) for _ in range(blocks))
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.01, a=-0.03, b=0.03)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        for linear in (module for module in self.modules() if isinstance(module, nn.Linear)):
+            nn.init.trunc_normal_(linear.weight, std=0.01, a=-0.03, b=0.03)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
 
     def forward(self, features: torch.Tensor) -> list[torch.Tensor]:
         """``(B, sum of groups, h, w)`` to ``(B, channels, h, w)`` for each group."""
@@ -164,7 +162,7 @@ class Block(nn.Module):
 class LinearAttention(nn.Module):
     """Attention whose weights are products of ``elu + 1`` of queries and keys, without a softmax: it cannot focus.
 
-    Katharopoulos et al., "Transformers are RNNs", ICML 2020. The cost grows with the number of tokens, not its square.
+    Katharopoulos et al., "Transformers are RNNs", ICML 2020.
     """
 
     def __init__(self, width: int) -> None:

@@ -40,8 +40,7 @@ class MKD(teaching.TaughtDetector):
         batch_size: int = Field(32, ge=2)
         schedule: Schedule = "constant"
         value_weight: float = Field(0.01, ge=0)
-        """Weight of the mean squared difference of the values beside the distance of the directions, that of the
-        official code."""
+        """Weight of the mean squared difference of the values beside the distance of the directions (official code)."""
         width: int = Field(16, ge=1)
         """Number of channels of the cloner between the layers that it clones, that of the small official cloner."""
         score: Literal["flat", "map"] = "flat"
@@ -49,10 +48,7 @@ class MKD(teaching.TaughtDetector):
         paper, or the pooled map."""
 
     config: Config
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**settings)
-        self._last_pairs: tuple[torch.Tensor, list[Pair]] | None = None  # maps, and what they were made from
+    _last_pairs: tuple[torch.Tensor, list[Pair]] | None = None  # maps, and what they were made from
 
     def build(self, shape: tuple[int, ...]) -> None:
         """The cloner."""
@@ -101,10 +97,7 @@ def inside(layers: Sequence[torch.Tensor], valid: torch.Tensor) -> list[torch.Te
 
 
 class Cloner(teaching.ScoringNetwork[torch.Tensor, list[torch.Tensor]]):
-    """A plain convolutional network with an output for each of the teacher's layers, finest first.
-
-    It has `inputs` channels of the image and `width` channels between the layers.
-    """
+    """A plain convolutional network with an output for each of the teacher's layers, finest first."""
 
     def __init__(self, inputs: int, channels: Sequence[int], strides: Sequence[int], width: int) -> None:
         super().__init__()

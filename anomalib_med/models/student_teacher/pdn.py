@@ -95,7 +95,7 @@ def normalised(x: torch.Tensor) -> torch.Tensor:
 
 
 class Autoencoder(nn.Module):
-    """From an image, whose sides `size` are multiples of 32, through a vector of 64 numbers to the teacher's grid."""
+    """Network from an image, of sides `size` that 32 divides, through a vector of 64 numbers to the teacher's grid."""
 
     WIDE, NARROW, DROPOUT = 64, 32, 0.2
     SIZES = (3, 8, 15, 32, 63, 127)  # of the decoder, for 256 pixels

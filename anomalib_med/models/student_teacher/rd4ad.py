@@ -141,10 +141,9 @@ class FeatureDecoder(teaching.ScoringNetwork[torch.Tensor, list[torch.Tensor]]):
     def forward(self, embedding: torch.Tensor) -> list[torch.Tensor]:
         """``(B, width, h, w)`` to ``(B, C_i, h_i, w_i)``, finest layer first."""
         layers = []
-        x = embedding
         for stage, head in zip(self.stages, self.heads, strict=True):
-            x = stage(x)
-            layers.append(head(x))
+            embedding = stage(embedding)
+            layers.append(head(embedding))
         return layers[::-1]
 
 

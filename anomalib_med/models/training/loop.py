@@ -1,8 +1,7 @@
 """The loop of a training: from the first step to the last, in the order in which things happen.
 
 All randomness of a step (order of the images, augmentation, dropout, what a detector draws) follows from the seed and
-the number of the step. So a checkpoint needs no state of a generator, and an interrupted training ends with the same
-weights as one that was not interrupted.
+the number of the step, so an interrupted training ends with the same weights as one that was not interrupted.
 """
 
 import math
@@ -68,14 +67,13 @@ class Loop:
 
     def run(self) -> Training:
         """Train; afterwards the detector holds the weights that are kept, in evaluation mode."""
-        detector = self.detector
-        detector.before_training(self._in_order(self.learnt))
-        self.optimizers = detector.optimizers()
+        self.detector.before_training(self._in_order(self.learnt))
+        self.optimizers = self.detector.optimizers()
         self._resume()
         self._share_state()
         self._steps()
         if self.given.selection is not None:
-            detector.load_weights(self.selected)
+            self.detector.load_weights(self.selected)
         self._finish()
         return self.training
 
@@ -99,8 +97,7 @@ class Loop:
             training.stopped = self._why_stop()
             if run.selection is not None and (ends_epoch or training.stopped):
                 self._select(run.selection.value)
-            now = time.monotonic()
-            if now - said >= run.progress_every or training.stopped:
+            if (now := time.monotonic()) - said >= run.progress_every or training.stopped:
                 said = now
                 planned = training.step if training.stopped else training.steps  # a stage ends when all of it is done
                 run.progress("training", training.step, planned, f"loss {sum(training.losses.values()):.4g}")
