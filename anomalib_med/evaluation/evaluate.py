@@ -21,7 +21,7 @@ from anomalib_med.errors import InputError, ReadError
 from anomalib_med.evaluation.image_statistics import image_statistics
 from anomalib_med.evaluation.intervals import LEVEL, Interval, Measured, replicated
 from anomalib_med.evaluation.map_statistics import MapStatistics
-from anomalib_med.evaluation.patients import aggregated_share
+from anomalib_med.evaluation.patients import aggregation_rule
 from anomalib_med.evaluation.volume_statistics import volume_statistics
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel
 from anomalib_med.records import PatientResult, Progress, Result, Sample, VolumeResult, silent
@@ -107,7 +107,7 @@ def evaluate_model(
         An aggregation that is not known.
     """
     _check(samples, tasks)
-    aggregated_share(aggregation)
+    aggregation_rule(aggregation)
     stream = model.score_each(samples, false_alarm_rate=false_alarm_rate, progress=progress)
     return evaluate_results(
         (result for result, _ in stream),

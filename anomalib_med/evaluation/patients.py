@@ -11,6 +11,7 @@ import numpy as np
 
 from anomalib_med.errors import ConfigError
 from anomalib_med.evaluation.curves import check
+from anomalib_med.pooling_rules import Rule, parse_rule
 
 PTP_RATIO = 9.0
 
@@ -34,11 +35,11 @@ def aggregate(
     whose = np.unique(np.asarray(patients), return_inverse=True)[1]
     if whose.shape != y.shape:
         raise ValueError(f"{len(whose)} patients were given for {len(y)} images")
-    share = aggregated_share(how)
-    if how == "noisy-or" and not ((s >= 0) & (s <= 1)).all():
+    rule = aggregation_rule(how)
+    if rule.kind == "noisy-or" and not ((s >= 0) & (s <= 1)).all():
         raise ConfigError("aggregation noisy-or needs scores that are probabilities: choose max, mean or top5%")
     groups = np.split(s[np.argsort(whose, kind="stable")], np.cumsum(np.bincount(whose))[:-1])
-    return (np.bincount(whose, weights=y) > 0).astype(int), np.array([_joined(group, how, share) for group in groups])
+    return (np.bincount(whose, weights=y) > 0).astype(int), np.array([_joined(group, rule) for group in groups])
 
 
 def prevalence_weights(labels: np.ndarray, ratio: float = PTP_RATIO) -> np.ndarray:
@@ -52,24 +53,14 @@ def prevalence_weights(labels: np.ndarray, ratio: float = PTP_RATIO) -> np.ndarr
     return weights
 
 
-def aggregated_share(how: str) -> float:
-    """The part of a patient's images that counts; 0 for the highest alone.
-
-    Raises
-    ------
-    ConfigError
-        For an aggregation that is not known.
-    """
-    if how in ("max", "mean", "noisy-or"):
-        return 0.0 if how == "max" else 1.0
-    number = how.removeprefix("top").removesuffix("%")
-    if how != f"top{number}%" or not number.replace(".", "", 1).isdigit() or not 0 < float(number) <= 100:
-        raise ConfigError(f'aggregation "{how}" is not known: choose max, mean, top<q>% (such as top5%) or noisy-or')
-    return float(number) / 100
+def aggregation_rule(how: str) -> Rule:
+    """How the scores of a patient's images become one, see :func:`.parse_rule`, which refuses what is not known."""
+    return parse_rule(how, ("max", "mean", "share", "noisy-or"), "aggregation")
 
 
-def _joined(scores: np.ndarray, how: str, share: float) -> float:
-    if how == "noisy-or":
+def _joined(scores: np.ndarray, rule: Rule) -> float:
+    if rule.kind == "noisy-or":
         return float(1 - np.prod(1 - scores))
+    share = {"max": 0.0, "mean": 1.0}.get(rule.kind, rule.number)
     count = max(1, int(np.ceil(share * len(scores) - 1e-9)))
     return float(np.sort(scores)[-count:].mean())

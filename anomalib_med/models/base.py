@@ -21,11 +21,10 @@ IMAGES = 16  # in a batch of normals for a detector without a backbone
 
 
 class BaseConfig(Settings):
-    """Settings of every detector, also of one whose score is not taken from its map."""
+    """Settings of every detector."""
 
     seed: int = 0
     """Seed of every random choice that the detector makes."""
-
     smoothing: float = Field(4.0, ge=0)
     """Standard deviation of the Gaussian on the map that is shown and written, in pixels of the model input. It does
     not change the score. The default is that of PatchCore's official code."""
@@ -41,9 +40,8 @@ class DetectorConfig(BaseConfig):
 
     pooling: str = "power8"
     """How the map becomes the image score: max, mean, top<q>% or power<p>. top1% is the mean of the highest hundredth
-    of the valid area, power8 the power mean with exponent 8. The maximum follows the one oddest patch of an image, and
-    normal chest images have odd patches; the mean loses small findings. The default lies between the two, see the card
-    of patchcore."""
+    of the valid area, power8 the power mean with exponent 8. The maximum follows the one oddest patch, which normal
+    chest images have too; the mean loses small findings. The default lies between the two."""
 
     @field_validator("pooling")
     @classmethod
@@ -61,15 +59,12 @@ class BackboneConfig(BaseConfig):
     backbone: str = radlite.NAME
     """Network whose frozen features the detector works on: radlite, which is built in, or the name of any network of
     timm. radlite is small and was made for radiographs; the papers use ResNets and vision transformers."""
-
     layers: tuple[str, ...] = ()
     """Layers of the backbone, by name; without any, those at strides 8 and 16, or the two at half and three quarters of
     a transformer. The default corresponds to layer2 and layer3 of a ResNet, as in PatchCore."""
-
     weights: str = "pretrained"
     """Weights of the backbone: a safetensors file, pretrained (for radlite those of the package, for others those of
     the local cache or the hub) or random. Random weights only show that things run."""
-
     precision: Precision = "float32"
     """Arithmetic of the backbone. The two half precisions are faster on a GPU and move scores by about one part in a
     thousand."""
@@ -106,15 +101,7 @@ class Detector(ABC):
     :meth:`anomaly_map`. It is known under its name once it is defined, see :mod:`.registry`. Higher is more anomalous,
     everywhere. A score depends on the fitted detector and on that image alone.
 
-    Parameters
-    ----------
-    settings
-        Fields of the detector's `Config`.
-
-    Raises
-    ------
-    ConfigError
-        An unknown field or an impossible value.
+    `settings` are fields of the `Config`; an unknown one, or an impossible value, is a ConfigError.
     """
 
     name: ClassVar[str]
@@ -148,14 +135,11 @@ class Detector(ABC):
         return pool(maps, valid, self.config.pooling)
 
     def map_at(self, x: torch.Tensor, heights: torch.Tensor) -> torch.Tensor:
-        """:meth:`anomaly_map` of slices whose relative heights ``(B,)`` are known (NaN: not known).
-
-        A detector that uses them overrides this and :meth:`score_at`.
-        """
+        """:meth:`anomaly_map` of slices at relative heights ``(B,)``, NaN where unknown; some detectors use them."""
         return self.anomaly_map(x)
 
     def score_at(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor, heights: torch.Tensor) -> torch.Tensor:
-        """:meth:`image_score` of slices whose relative heights ``(B,)`` are known."""
+        """:meth:`image_score` of slices at relative heights ``(B,)``."""
         return self.image_score(x, maps, valid)
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]]:
@@ -163,10 +147,7 @@ class Detector(ABC):
         return {name: tensor.cpu() for name, tensor in self._learnt.items()}, dict(self._extra)
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
-        """Take what :meth:`fit` learnt, or :meth:`state` gave; scores are bit-equal afterwards.
-
-        A detector that needs more than these to score overrides this to make it.
-        """
+        """Take what :meth:`fit` learnt, or :meth:`state` gave, and make what scoring needs; scores are bit-equal."""
         self._learnt = {name: tensor.to(self.device) for name, tensor in tensors.items()}
         self._extra = dict(extra)
 
@@ -186,26 +167,14 @@ class Detector(ABC):
             raise FitError(f"detector {self.name} is not fitted: call fit, or load a saved model")
 
     def merge(self, other: "Detector") -> None:
-        """Take over what another fitted detector of the same settings and backbone learnt.
+        """Take over what another fitted detector of the same settings and backbone learnt, as if fitted on both.
 
-        Afterwards it is as near as can be to one fitted on the normals of both. A detector that can do this overrides
-        it; nothing else is needed for ``anomed add`` and ``anomed merge``.
-
-        Raises
-        ------
-        ConfigError
-            The method cannot: its normals must be seen together.
+        A detector that can overrides this, for ``anomed add`` and ``anomed merge``; by default it is a ConfigError.
         """
         raise ConfigError(f"detector {self.name} cannot be merged: fit it anew on all normals")
 
     def normals(self, frames: Frames) -> Iterator[Batch]:
-        """Batches of the normals to fit on, as many images in each as the backbone takes together.
-
-        Raises
-        ------
-        FitError
-            No image could be read.
-        """
+        """Batches of the normals, of as many images as the backbone takes together; a FitError where none is read."""
         batch = None
         for batch in frames.batches(self.extractor.batch_size if self.uses_features else IMAGES):
             yield batch
@@ -219,13 +188,7 @@ class Detector(ABC):
 
     @property
     def extractor(self) -> FeatureExtractor:
-        """The feature extractor, built at its first use.
-
-        Raises
-        ------
-        TypeError
-            The detector does not work on frozen features, see :attr:`uses_features`.
-        """
+        """The feature extractor, built at its first use; a TypeError where :attr:`uses_features` is false."""
         if self._extractor is None:
             self.build_extractor()
         if self._extractor is None:
@@ -265,10 +228,7 @@ class Detector(ABC):
         self.extractor.use_cache(FeatureCache(folder))
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Features ``(B, D, h, w)``, float16, of inputs ``(B, C, H, W)``.
-
-        Those of the last inputs are kept: a map and a score of one batch cost one pass of the backbone.
-        """
+        """Features ``(B, D, h, w)``, float16, of inputs ``(B, C, H, W)``; the last are kept for map and score alike."""
         if self._last is None or self._last[0] is not x:
             self._last = (x, self.extractor(x))
         return self._last[1]

@@ -43,10 +43,4 @@ def _entry(setting: Setting) -> str:
     if " | " in setting.takes and not setting.takes.startswith("list"):
         text = f"{text} One of {setting.takes.replace(' | ', ', ')}.".strip()
     comment = textwrap.fill(text, 118, initial_indent="# ", subsequent_indent="# ") + "\n" if text else ""
-    return f"{comment}{setting.name} = {_toml(setting.default)}\n"
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value)
+    return f"{comment}{setting.name} = {json.dumps(setting.default)}\n"

@@ -25,13 +25,7 @@ def _import_all() -> None:
 
 
 def detector_class(name: str) -> type[Detector]:
-    """The detector of that name.
-
-    Raises
-    ------
-    ConfigError
-        Where there is none, with the nearest name.
-    """
+    """The detector of that name; a ConfigError with the nearest name where there is none."""
     known = detectors()
     if name not in known:
         close = difflib.get_close_matches(name, known, 1)

@@ -26,10 +26,7 @@ class ScoredFrame:
 
 
 def score_frames(detector: Detector, frames: Frames) -> Iterator[tuple[Sample, ScoredFrame | ReadError]]:
-    """Yield every sample in order with its score or the error that reading it gave.
-
-    Consecutive frames of one shape share a batch.
-    """
+    """Yield every sample in order with its score, or the error that reading it gave; frames of one shape in batches."""
     size = detector.extractor.batch_size if detector.uses_features else BATCH
     held: list[Frame] = []
     with closing(frames.outcomes()) as outcomes:
@@ -52,13 +49,9 @@ def _score_batch(detector: Detector, frames: list[Frame]) -> Iterator[tuple[Samp
     with torch.inference_mode():
         maps = detector.map_at(batch.x, batch.heights)
         scores = detector.score_at(batch.x, maps, batch.valid.to(detector.device), batch.heights)
-    grids = _quiet_outside(maps.float().cpu(), batch.valid).numpy()
+    maps, cells = maps.float().cpu(), valid_cells(batch.valid, maps.shape[1:])
+    # Cells outside the valid area, of which no score is taken, get the least value of the valid ones.
+    least = maps.masked_fill(~cells, torch.inf).flatten(1).amin(1)
+    grids = torch.where(cells, maps, least[:, None, None]).numpy()
     for frame, score, grid in zip(frames, scores.double().cpu().tolist(), grids, strict=True):
         yield frame.sample, ScoredFrame(frame, score, grid)
-
-
-def _quiet_outside(maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Give cells outside the valid area, of which no score is taken, the least value of the valid ones."""
-    cells = valid_cells(valid, (maps.shape[1], maps.shape[2]))
-    least = maps.masked_fill(~cells, torch.inf).flatten(1).amin(1)
-    return torch.where(cells, maps, least[:, None, None])

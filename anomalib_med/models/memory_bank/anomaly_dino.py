@@ -25,8 +25,8 @@ from anomalib_med.preprocessing import Frames
 class AnomalyDINO(Detector):
     """Looks for each patch in a bank of the patches of normal images, few or many, of one kind or several.
 
-    Patches are compared by the angle between their features. The bank takes all valid patches of the normals chosen,
-    and of their views; an image can be looked at in several views as well, each with a bank of its own.
+    Patches are compared by the angle between their features. The bank takes all valid patches of the normals chosen
+    and of their views; an image can be looked at in several views too, each with a bank of its own.
     """
 
     name = "anomalydino"
@@ -36,27 +36,22 @@ class AnomalyDINO(Detector):
         """Settings of AnomalyDINO."""
 
         fusion: Literal["concat", "mean"] = "concat"
-        """How several layers are compared: side by side, each of unit length, so that their cosines are averaged
-        (concat); or by the mean of their features (mean), as VisionAD does, for layers of one width."""
-
+        """How several layers are compared: side by side, so that their cosines are averaged (concat), or by the mean of
+        their features, as VisionAD does, for layers of one width (mean)."""
         shots: int = Field(0, ge=0)
         """Normals that the bank is made from, chosen at random; 0 for all. The papers take a few."""
-
         support_views: tuple[Annotated[str, Field(pattern=r"^(mirror|flip|clamp|rotate-?\d+)$")], ...] = ()
-        """Further views of each normal for the bank: mirror (left and right), flip (up and down), clamp (all that is
-        darker than the backbone's mean grey becomes that), rotate<degrees>. The paper takes eight rotations, VisionAD
-        three rotations and two flips; on chest images, mirrored and rotated normals hide a heart on the wrong side."""
-
+        """Further views of each normal for the bank: mirror (left and right), flip (up and down), clamp (what is darker
+        than the backbone's mean grey becomes that), rotate<degrees>. The paper takes eight rotations, VisionAD three
+        and two flips; mirrored and rotated chests hide a heart on the wrong side."""
         query_views: tuple[Literal["mirror", "flip", "clamp"], ...] = ()
-        """Views that an image is also looked at in: mirror, flip, clamp. Each has a bank of the normals in the same
-        view, and the maps are averaged. VisionAD takes flip and clamp."""
-
+        """Views that an image is also looked at in: mirror, flip, clamp, each with a bank of its own. The maps are
+        averaged. VisionAD takes flip and clamp."""
         bank_size: int = Field(5000, ge=1)
         """Patches in each bank; of more, a greedy k-centre coreset is kept. The paper keeps all."""
-
         max_bank_mb: float = Field(64.0, gt=0)
-        """Memory for the patches that the banks are chosen from, in MiB of float16 features. Of more, a random share of
-        each image's patches is kept."""
+        """Memory for the patches that the banks are chosen from, in MiB of float16 features; of more, a random share of
+        each image's is kept."""
 
     config: Config
     _searches: list[NearestNeighbours]  # in the images as they are, then in each view
@@ -66,7 +61,7 @@ class AnomalyDINO(Detector):
         c = self.config
         pools = self._collect(frames)
         banks = [pool[k_center(pool, c.bank_size, seed=c.seed, progress=frames.progress)] for pool in pools]
-        self.load_state({_bank_name(i): bank for i, bank in enumerate(banks)}, {})
+        self.load_state({f"bank{i or ''}": bank for i, bank in enumerate(banks)}, {})
 
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
         """Cosine distances ``(B, h, w)`` from 0 to 2 to the nearest patches, on the grid of the finest layer."""
@@ -80,8 +75,8 @@ class AnomalyDINO(Detector):
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
         """Take the banks, float16 ``(M, D)`` of unit length: ``bank`` of images as they are, then one for each view."""
         super().load_state(tensors, extra)
-        names = [_bank_name(i) for i in range(1 + len(self.config.query_views))]
-        self._searches = [NearestNeighbours(self.learnt(name), self.config.engine) for name in names]
+        numbers = range(1 + len(self.config.query_views))
+        self._searches = [NearestNeighbours(self.learnt(f"bank{i or ''}"), self.config.engine) for i in numbers]
 
     def _collect(self, frames: Frames) -> list[torch.Tensor]:
         """Patches ``(P, D)`` of the chosen normals in all their views: as they are, then in each view of a query."""
@@ -90,7 +85,7 @@ class AnomalyDINO(Detector):
         chosen = set(torch.randperm(total, generator=generator)[: c.shots or total].tolist())
         queries, supports = (None, *c.query_views), (None, *c.support_views)
         images = max(1, len(chosen)) * len(queries) * len(supports)
-        share = capacity(c.max_bank_mb, self.extractor.channels) // images
+        share = max(1, capacity(c.max_bank_mb, self.extractor.channels) // images)
         pools: list[list[torch.Tensor]] = [[] for _ in queries]
         grey, read = self.extractor.backbone.mean, 0
         for batch in self.normals(frames):
@@ -103,9 +98,12 @@ class AnomalyDINO(Detector):
                 valid = valid_in_view(batch.valid[rows], support)
                 for query, pool in zip(queries, pools, strict=True):
                     features = self.extractor(in_view(x, query, grey))
-                    cells = valid_cells(valid_in_view(valid, query), (features.shape[2], features.shape[3]))
+                    cells = valid_cells(valid_in_view(valid, query), features.shape[2:])
                     for grid, counted in zip(features, cells, strict=True):
-                        pool.append(_some(self._unit(grid)[counted.flatten()], max(1, share), generator))
+                        patches = self._unit(grid)[counted.flatten()]
+                        if len(patches) > share:
+                            patches = patches[torch.randperm(len(patches), generator=generator)[:share].sort().values]
+                        pool.append(patches)
         if not pools[0]:
             raise FitError("no normal image could be read among those that shots chose: set more, or another seed")
         return [torch.cat(pool) for pool in pools]
@@ -123,10 +121,9 @@ class AnomalyDINO(Detector):
         return F.normalize(joined, dim=0).T.half().contiguous()
 
     def _distances(self, features: torch.Tensor, search: NearestNeighbours) -> torch.Tensor:
-        shape = features.shape[2:]
         # Of unit vectors, half the squared distance is one less the cosine.
-        nearest = [search.search(self._unit(grid))[0][:, 0] for grid in features]
-        return torch.stack([distances.square().reshape(shape) / 2 for distances in nearest])
+        nearest = torch.stack([search.search(self._unit(grid))[0][:, 0] for grid in features])
+        return nearest.square().reshape(-1, *features.shape[2:]) / 2
 
 
 def in_view(x: torch.Tensor, view: str | None, mean: Sequence[float]) -> torch.Tensor:
@@ -148,20 +145,8 @@ def _turned(x: torch.Tensor, view: str, padding: str) -> torch.Tensor:
     if view in ("flip", "mirror"):
         return x.flip(2 if view == "flip" else 3)
     angle = math.radians(float(view.removeprefix("rotate")))
-    height, width = x.shape[2:]
+    (height, width), cos, sin = x.shape[2:], math.cos(angle), math.sin(angle)
     # Coordinates go from -1 to 1 along each side, so a turn of an oblong image must know its aspect.
-    cos, sin = math.cos(angle), math.sin(angle)
     turn = torch.tensor([[cos, -sin * height / width, 0], [sin * width / height, cos, 0]], device=x.device)
     where = F.affine_grid(turn.expand(len(x), 2, 3), list(x.shape), align_corners=False)
     return F.grid_sample(x, where, padding_mode=padding, align_corners=False)
-
-
-def _some(patches: torch.Tensor, share: int, generator: torch.Generator) -> torch.Tensor:
-    """At most `share` of the patches, at random."""
-    if len(patches) <= share:
-        return patches
-    return patches[torch.randperm(len(patches), generator=generator)[:share].sort().values]
-
-
-def _bank_name(number: int) -> str:
-    return f"bank{number}" if number else "bank"

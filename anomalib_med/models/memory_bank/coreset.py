@@ -3,12 +3,11 @@
 Sener and Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set Approach", ICLR 2018, algorithm 1,
 as PatchCore uses it on a random projection.
 
-One pick at a time, the greedy rule reads every point once for each centre. The blocks here give the same picks with
-few such passes: among the few thousand farthest points, the next pick is the global one for as long as its distance
-stays above that of every point outside, because distances only shrink. Points are first put on an integer grid fine
-enough that it costs less than the projection does and coarse enough that float32 holds every product and sum of them
-exactly (Cauchy-Schwarz bounds each partial sum by the squared largest norm). Picks are therefore the same whatever
-the block size, the number of threads or the device.
+The blocks here give the same picks as the greedy rule, which reads every point once for each centre, with few such
+passes: among the few thousand farthest points, the next pick is the global one for as long as its distance stays above
+that of every point outside, because distances only shrink. Points are first put on an integer grid that float32 holds
+every product and sum of exactly (Cauchy-Schwarz bounds each partial sum by the squared largest norm), so picks are the
+same whatever the block size, the number of threads or the device.
 """
 
 import torch
@@ -25,9 +24,9 @@ ROWS = 65536  # of one matrix product with the new centres
 def k_center(points: torch.Tensor, count: int, *, seed: int = 0, progress: Progress = silent) -> torch.Tensor:
     """Choose points ``(N, D)`` so that the farthest of the others is near to one of them.
 
-    Row numbers int64 ``(count,)`` come back in the order of choice. The first is the point nearest to the mean; ties go
-    to the lowest row. All are chosen, in their order, where there are no more; fewer where fewer differ. The seed is
-    that of the random projection to 128 dimensions, which is made where D is above 160.
+    Rows int64 ``(count,)`` come back in the order of choice, fewer where fewer points differ, and all in their order
+    where there are no more. The first is nearest to the mean; ties go to the lowest row. The seed is that of the random
+    projection to 128 dimensions, which is made where D is above 160.
     """
     if count >= len(points):
         return torch.arange(len(points))
@@ -36,11 +35,10 @@ def k_center(points: torch.Tensor, count: int, *, seed: int = 0, progress: Progr
 
 def project(points: torch.Tensor, seed: int) -> torch.Tensor:
     """Gaussian random projection to 128 dimensions (Johnson-Lindenstrauss), float32; up to 160 are left as they are."""
-    dimensions = points.shape[1]
-    if dimensions <= NARROW:
+    if points.shape[1] <= NARROW:
         return points
     generator = torch.Generator().manual_seed(seed)
-    matrix = torch.randn(dimensions, PROJECTION, generator=generator).div_(PROJECTION**0.5).to(points.device)
+    matrix = torch.randn(points.shape[1], PROJECTION, generator=generator).div_(PROJECTION**0.5).to(points.device)
     projected = torch.empty(len(points), PROJECTION, device=points.device)
     for start in range(0, len(points), ROWS):
         projected[start : start + ROWS] = points[start : start + ROWS].float() @ matrix
@@ -70,11 +68,8 @@ def greedy_in_blocks(
     picks = [int(squared.argmin())]
     nearest = torch.full_like(squared, torch.inf)
     _update(nearest, x, squared, picks)
-    while len(picks) < min(count, len(x)):
-        farthest = int(nearest.argmax())
-        if float(nearest[farthest]) == 0:
-            break  # all that are left are copies
-        block = _pick_block(x, squared, nearest, farthest, min(count, len(x)) - len(picks), candidates)
+    while len(picks) < min(count, len(x)) and float(nearest.max()) > 0:  # at 0, all that are left are copies
+        block = _pick_block(x, squared, nearest, min(count, len(x)) - len(picks), candidates)
         _update(nearest, x, squared, block)
         picks += block
         progress("choosing the bank", len(picks), count)
@@ -82,24 +77,20 @@ def greedy_in_blocks(
 
 
 def _pick_block(
-    x: torch.Tensor, squared: torch.Tensor, nearest: torch.Tensor, farthest: int, wanted: int, candidates: int
+    x: torch.Tensor, squared: torch.Tensor, nearest: torch.Tensor, wanted: int, candidates: int
 ) -> list[int]:
     """The next picks that are certain to be the global ones; at least one."""
+    outside, rows = -1.0, torch.arange(len(x), device=x.device)
     if candidates < len(x):
         values, rows = nearest.topk(candidates + 1)
-        outside = float(values[-1])
-        rows = rows[:-1].sort().values  # so that argmax resolves ties by row
-    else:
-        outside = -1.0
-        rows = torch.arange(len(x), device=x.device)
-    if float(nearest[farthest]) <= outside:
-        return [farthest]  # more points share the largest distance than there are candidates
+        outside, rows = float(values[-1]), rows[:-1].sort().values  # sorted: argmax resolves ties by row
+    if float(nearest.max()) <= outside:
+        return [int(nearest.argmax())]  # more points share the largest distance than there are candidates
     distance, points, lengths = nearest[rows], x[rows], squared[rows]
     chosen: list[int] = []
     while len(chosen) < wanted:
         best = int(distance.argmax())
-        value = float(distance[best])
-        if value <= max(outside, 0.0):
+        if float(distance[best]) <= max(outside, 0.0):
             break
         chosen.append(best)
         torch.minimum(distance, lengths + lengths[best] - 2 * (points @ points[best]), out=distance)

@@ -17,18 +17,11 @@ class HeightConfig(SearchConfig):
 
     height: float = Field(2.0, gt=0)
     """How much the height of a slice in its volume or lungs counts, where the preprocessing finds heights: from 0 to 1
-    it is worth so many standard deviations of the features. A slice of unknown height is compared with those of all
-    heights."""
+    it is worth so many standard deviations of the features. A slice of unknown height is compared with all others."""
 
 
 def with_heights(batches: Iterator[Batch]) -> tuple[bool, Iterator[Batch]]:
-    """Whether the heights of the normals are known, and their batches.
-
-    Raises
-    ------
-    FitError
-        The heights of some normals are known and of others not.
-    """
+    """Whether the heights of the normals are known, and their batches; a FitError where only some are known."""
     first = next(batches)
     known = bool(torch.isfinite(first.heights).all())
 
@@ -52,10 +45,7 @@ def add_height(patches: torch.Tensor, height: float) -> torch.Tensor:
 
 
 class HeightSearch:
-    """Search among patches ``(M, D)`` whose last column may be a height, weighed against the others.
-
-    Patches of unknown height (NaN) are compared without it.
-    """
+    """Search among patches ``(M, D)`` whose last column may be a weighed height, without it where it is NaN."""
 
     def __init__(self, bank: torch.Tensor, engine: Engine, *, with_height: bool) -> None:
         self.bank, self._engine, self._with_height = bank, engine, with_height

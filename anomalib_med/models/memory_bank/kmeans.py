@@ -14,8 +14,7 @@ def kmeans(
 ) -> torch.Tensor:
     """Centres of clusters, float32 ``(count, D)``, of points ``(N, D)`` that count by `weights` ``(N,)``, or all alike.
 
-    For each centre 50 points, drawn at random, are looked at; all points come back where there are no more than
-    `count`. A centre that no point is nearest to stays where it was.
+    It looks at 50 random points for each centre. All points come back where there are no more than `count`.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(points), generator=generator)[: SAMPLE * count].to(points.device)
@@ -27,16 +26,12 @@ def kmeans(
     if len(x) <= count:
         return centres
     for done in range(1, ROUNDS + 1):
-        nearest = _nearest(x, centres).cpu()
+        squared = (centres * centres).sum(1)
+        parts = torch.split(x, max(1, BLOCK_BYTES // (4 * count)))
+        nearest = torch.cat([torch.addmm(squared[None], p, centres.T, alpha=-2).argmin(1) for p in parts]).cpu()
         total = torch.zeros(count).index_add_(0, nearest, share)
         sums = torch.zeros(count, x.shape[1]).index_add_(0, nearest, weighted)
-        moved = total > 0
+        moved = total > 0  # a centre that no point is nearest to stays where it was
         centres[moved.to(centres.device)] = (sums[moved] / total[moved, None]).to(centres.device)
         progress("choosing the bank", done, ROUNDS)
     return centres
-
-
-def _nearest(x: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
-    squared = (centres * centres).sum(1)
-    size = max(1, BLOCK_BYTES // (4 * len(centres)))
-    return torch.cat([torch.addmm(squared[None], part, centres.T, alpha=-2).argmin(1) for part in torch.split(x, size)])

@@ -17,24 +17,16 @@ SMALLEST_SHARE = 1e-6  # of the identity, so that numbers which never vary do no
 class Mahalanobis(Detector):
     """Knows how normal images differ from one another as a whole, and how far a new one is outside of that.
 
-    An image is described by the mean and the standard deviation of its features over the valid cells. The score is the
-    Mahalanobis distance of its description to the normals', with a shrunk covariance. The anomaly map shows how much
-    each cell adds to that distance: the mean of a map is the distance itself.
+    The score is the Mahalanobis distance of the image's description (mean and standard deviation of its features) to
+    the normals'. The anomaly map shows how much each cell adds to it: the mean of a map is the distance itself.
     """
 
     name = "mahalanobis"
     title = "Mahalanobis distance of deep features (Rippel et al., ICPR 2020)"
-
     Config = BankConfig
 
     def fit(self, frames: Frames) -> None:
-        """Mean and covariance of the normals' descriptions.
-
-        Raises
-        ------
-        FitError
-            Fewer than two images could be read.
-        """
+        """Mean and covariance of the normals' descriptions; a FitError for fewer than two images."""
         described = torch.cat([describe_batch(self.features(b.x), b.valid) for b in self.normals(frames)])
         if len(described) < 2:
             raise FitError("1 normal image could be read, a covariance needs 2 and better 100: add some")
@@ -71,8 +63,7 @@ class Mahalanobis(Detector):
 def ledoit_wolf(centred: torch.Tensor) -> torch.Tensor:
     """Covariance ``(D, D)`` of centred samples ``(N, D)``, shrunk towards a multiple of the identity.
 
-    Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of Multivariate
-    Analysis 2004, as scikit-learn has it.
+    Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", JMVA 2004.
     """
     count, size = centred.shape
     covariance = centred.T @ centred / count

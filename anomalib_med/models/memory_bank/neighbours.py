@@ -1,7 +1,7 @@
 """Nearest neighbours in a bank: exact by a matrix product, in half precision on a GPU, or by inverted lists of faiss.
 
-Every engine only proposes neighbours; the distances are taken in float32 from the difference itself. So engines differ
-only where one of them misses the nearest vector: `make bench-search` shows how rarely, and how fast each one is.
+Engines only propose neighbours; distances are taken in float32 from the difference itself. So engines differ only
+where one of them misses the nearest vector: `make bench-search` shows how rarely, and how fast each one is.
 Inverted lists: Sivic and Zisserman, "Video Google", ICCV 2003, as in faiss, https://arxiv.org/abs/2401.08281.
 """
 
@@ -31,7 +31,6 @@ class SearchConfig(PooledBankConfig):
     max_bank_mb: float = Field(256.0, gt=0)
     """Memory for the patches that the bank is chosen from, in MiB of float16 features. When it is full, its content is
     replaced by a coreset. With radlite at 224 pixels all patches of 1,337 images fit."""
-
     engine: Engine = "auto"
     """Engine of the neighbour search: torch (exact), faiss (inverted lists, for large banks on a CPU), half (half
     precision, for a GPU), or auto, which chooses by device and size of the bank. A distance differs from the exact one
@@ -47,7 +46,10 @@ class NearestNeighbours:
     """
 
     def __init__(self, bank: torch.Tensor, engine: Engine = "auto") -> None:
-        self.engine: Engine = _suitable(bank) if engine == "auto" else engine
+        has_faiss = importlib.util.find_spec("faiss") is not None
+        on_cpu: Engine = "faiss" if len(bank) > LISTS_FROM and has_faiss else "torch"
+        suitable: Engine = "half" if bank.device.type == "cuda" else on_cpu
+        self.engine: Engine = suitable if engine == "auto" else engine
         self._bank = bank
         # Distances do not change under a shift, and float32 holds those of centred vectors better.
         self._centre = bank.float().mean(0)
@@ -73,16 +75,14 @@ class NearestNeighbours:
         proposed = min(k + PROPOSED, len(self._bank)) if self.engine == "half" else k
         rows = self._by_product(centred, proposed) if self._index is None else _by_lists(self._index, centred, k)
         # Products find neighbours through |q|^2 + |b|^2 - 2qb, which is blind below a thousandth of the norm.
-        distances = torch.stack(
-            [(centred - (self._bank[column].float() - self._centre)).norm(dim=1) for column in rows.T], dim=1
-        )
+        apart = [(centred - (self._bank[column].float() - self._centre)).norm(dim=1) for column in rows.T]
+        distances = torch.stack(apart, dim=1)
         if proposed > k:
             distances, order = distances.topk(k, dim=1, largest=False)
             rows = rows.gather(1, order)
         return distances, rows
 
     def _by_product(self, queries: torch.Tensor, k: int) -> torch.Tensor:
-        """Rows ``(Q, k)`` of the smallest products."""
         queries = (queries * self._scale).to(self._vectors.dtype) if self.engine == "half" else queries
         size = max(1, CHUNK_BYTES // (4 * min(BLOCK, len(self._vectors))))
         return torch.cat([self._nearest(chunk, k) for chunk in torch.split(queries, size)])
@@ -102,12 +102,6 @@ class NearestNeighbours:
             return rows[0]
         best = torch.cat(values, 1).topk(k, 1, largest=False).indices
         return torch.cat(rows, 1).gather(1, best)
-
-
-def _suitable(bank: torch.Tensor) -> Engine:
-    if bank.device.type == "cuda":
-        return "half"
-    return "faiss" if len(bank) > LISTS_FROM and importlib.util.find_spec("faiss") is not None else "torch"
 
 
 def _inverted_lists(vectors: torch.Tensor) -> "faiss.IndexIVFFlat":

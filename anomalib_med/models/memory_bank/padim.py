@@ -25,8 +25,8 @@ CHUNK = 64  # places factored at once
 class PaDiM(Detector):
     """Knows for each place what its features look like in normal images, and how they vary together.
 
-    Only sums over the normals are kept: memory does not grow with their number. Images of other shapes are compared at
-    the same relative place. A place that is valid in fewer than ten normals has the Gaussian of all places together.
+    Only sums over the normals are kept, so memory does not grow with their number. Images of other shapes are compared
+    at the same relative place. A place valid in fewer than ten normals has the Gaussian of all places together.
     """
 
     name = "padim"
@@ -36,24 +36,18 @@ class PaDiM(Detector):
         """Settings of PaDiM."""
 
         dimensions: int = Field(100, ge=1)
-        """Numbers kept of each feature vector; all where it has fewer. Model and sums grow with the square. The default
+        """Numbers kept of each feature vector, all where it has fewer; model and sums grow with the square. The default
         is the paper's for a ResNet-18; it takes 550 for a WideResNet-50."""
-
         reduction: Literal["random", "pca"] = "random"
         """Which numbers are kept: a random choice of channels, as in the paper, or the principal components of the
         normals' valid cells (pca), for which the normals are read twice."""
-
         shrinkage: Literal["oas", "none"] = "oas"
         """Whether each covariance is pulled towards a multiple of the identity, as far as the number of normals asks
         for (oas, Chen et al. 2010). The paper does not do this."""
-
         ridge: float = Field(0.01, gt=0)
-        """Number added to the diagonal of each covariance, as a share of the mean variance. The paper adds 0.01 itself;
-        a share means the same for every backbone."""
-
+        """Share of the mean variance that is added to the diagonal of each covariance. The paper adds 0.01 itself."""
         reach: int = Field(0, ge=0)
-        """Cells around a place whose features count as its own, against loose alignment; 0 for none, as in the
-        paper."""
+        """Cells around a place whose features count as its own, against loose alignment; 0 for none (paper)."""
 
     config: Config
     _whitening: torch.Tensor  # (h w, d, d): transposed inverse of each covariance's Cholesky factor
@@ -73,15 +67,13 @@ class PaDiM(Detector):
 
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
         """Mahalanobis distances ``(B, h, w)`` on the grid of the model."""
-        height, width = self.learnt("mean").shape[1:]
-        mean = self.learnt("mean").flatten(1).T
+        (height, width), mean = self.learnt("mean").shape[1:], self.learnt("mean").flatten(1).T
         maps = []
         # One image at a time: a product over a batch rounds differently.
         for grid in _on_grid(self.features(x), self.learnt("basis"), height, width):
             # Contiguous rows times matrices: several times as fast on a CPU as matrices times columns.
             centred = (grid.flatten(1).T - mean).contiguous()
-            whitened = torch.bmm(centred[:, None], self._whitening)[:, 0]
-            maps.append(whitened.norm(dim=1).reshape(height, width))
+            maps.append(torch.bmm(centred[:, None], self._whitening)[:, 0].norm(dim=1).reshape(height, width))
         return torch.stack(maps)
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
@@ -93,13 +85,10 @@ class PaDiM(Detector):
         self._whitening[:, rows, columns] = triangles
 
     def _look_ahead(self, frames: Frames) -> tuple[tuple[int, int], torch.Tensor]:
-        """The commonest grid of the first normals, or of all where principal components are asked for; and the basis
-        ``(D, d)``.
-        """
+        """The commonest grid of the first normals, or of all with principal components, and the basis ``(D, d)``."""
         extractor = self.extractor
-        principal = self.config.reduction == "pca"
-        grids: Counter[tuple[int, int]] = Counter()
-        all_cells = PlaceSums(extractor.channels, 1, 1, self.device) if principal else None
+        grids = Counter[tuple[int, int]]()
+        all_cells = PlaceSums(extractor.channels, 1, 1, self.device) if self.config.reduction == "pca" else None
         for batch in self.normals(frames):
             features = self.features(batch.x)
             height, width = features.shape[2:]
@@ -121,8 +110,7 @@ class PaDiM(Detector):
 
     def _factor(self, covariances: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """Transposed inverse Cholesky factors ``(P, d, d)``, float32, of the regularised covariances."""
-        size = covariances.shape[1]
-        identity = torch.eye(size, dtype=torch.float64, device=covariances.device)
+        identity = torch.eye(covariances.shape[1], dtype=torch.float64, device=covariances.device)
         mean_variance = covariances.diagonal(dim1=1, dim2=2).mean()
         ridge = self.config.ridge * torch.where(mean_variance > 0, mean_variance, torch.ones_like(mean_variance))
         factors = []
@@ -139,10 +127,8 @@ class PlaceSums:
 
     def __init__(self, dimensions: int, height: int, width: int, device: torch.device) -> None:
         self.shape = (height, width)
-        places = height * width
-        self.count = torch.zeros(places, dtype=torch.float64, device=device)
-        self.first = torch.zeros(places, dimensions, dtype=torch.float64, device=device)
-        self.second = torch.zeros(places, dimensions, dimensions, dtype=torch.float64, device=device)
+        sizes = (height * width,), (height * width, dimensions), (height * width, dimensions, dimensions)
+        self.count, self.first, self.second = (torch.zeros(s, dtype=torch.float64, device=device) for s in sizes)
 
     def add(self, features: torch.Tensor, cells: torch.Tensor) -> None:
         """Take in float64 ``(B, d, h, w)`` where bool ``(B, h, w)`` is True."""
@@ -154,15 +140,11 @@ class PlaceSums:
 
     def gaussians(self, reach: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Means ``(P, d)``, covariances ``(P, d, d)`` (divided by the count) and counts ``(P,)`` of all places."""
-        dimensions = self.first.shape[1]
-        every = (self.count.sum(), self.first.sum(0), self.second.sum(0))
-        count, first, second = (
-            _around(sums.reshape(len(self.count), -1), self.shape, reach)
-            for sums in (self.count, self.first, self.second)
-        )
-        count, second = count[:, 0], second.reshape(-1, dimensions, dimensions)
+        sums = (part.reshape(len(self.count), -1) for part in (self.count, self.first, self.second))
+        count, first, second = (_around(part, self.shape, reach) for part in sums)
+        count, second = count[:, 0], second.reshape(self.second.shape)
         rare = count < FEWEST
-        count[rare], first[rare], second[rare] = every
+        count[rare], first[rare], second[rare] = self.count.sum(), self.first.sum(0), self.second.sum(0)
         means = first / count[:, None]
         second /= count[:, None, None]
         second.baddbmm_(means[:, :, None], means[:, None], alpha=-1)
@@ -171,10 +153,9 @@ class PlaceSums:
 
 def shrink(covariances: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """Shrink covariances ``(P, d, d)`` of `counts` ``(P,)`` samples each towards multiples of the identity."""
-    size = covariances.shape[1]
     level = covariances.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     share = shrinkage(covariances, counts)[:, None, None]
-    identity = torch.eye(size, dtype=covariances.dtype, device=covariances.device)
+    identity = torch.eye(covariances.shape[1], dtype=covariances.dtype, device=covariances.device)
     return (1 - share) * covariances + share * level * identity
 
 

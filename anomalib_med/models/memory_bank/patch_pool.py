@@ -17,8 +17,8 @@ def capacity(megabytes: float, channels: int) -> int:
 class PatchPool:
     """Holds so many patches of so many channels; a shard that fills it is replaced by its coreset.
 
-    Each patch is thinned out with its shard, and once more whenever the coresets fill half of the pool: seldom, so the
-    error does not pile up. `reduce` chooses the coreset of patches ``(P, D)``, at most a quarter of the capacity.
+    When the coresets fill half of the pool, they are reduced once more: seldom, so the error does not pile up. `reduce`
+    chooses the coreset of patches ``(P, D)``, at most a quarter of the capacity.
     """
 
     def __init__(self, capacity: int, channels: int, reduce: Callable[[torch.Tensor], torch.Tensor]) -> None:

@@ -22,8 +22,8 @@ from anomalib_med.records import Progress, silent
 class PatchCore(Detector):
     """Compares each patch of an image with a small bank of patches that covers all normal ones.
 
-    Patches stream into a pool of bounded size, see :class:`PatchPool`; the bank is a greedy k-centre coreset of the
-    pool. The anomaly map is the Euclidean distance to the nearest patch of the bank.
+    The bank is a greedy k-centre coreset of a pool of bounded size, which patches stream into. The anomaly map is the
+    Euclidean distance to the nearest patch of the bank.
     """
 
     name = "patchcore"
@@ -34,31 +34,25 @@ class PatchCore(Detector):
         """Settings of PatchCore."""
 
         bank_size: float = Field(2000, gt=0)
-        """Patches in the bank: a number, or below 1 a share of all normal patches (0.01 is the paper's 1 %). A number
-        keeps the size of the model and the time of a score the same however many normals there are."""
-
+        """Patches in the bank: a number, or below 1 a share of all normal patches (0.01 is the paper's 1 %). With a
+        number, more normals make neither the model larger nor a score slower."""
         sampling: Literal["coreset", "random", "kmeans", "full"] = "coreset"
         """How the bank is chosen from the patches: as the paper's greedy k-centre coreset, at random, as the centres of
         clusters (kmeans), or not at all (full; `bank_size` is not used then). Without a coreset, a random share of each
         image's patches is kept where not all fit."""
-
         position: float = Field(0.0, ge=0)
         """How much the place of a patch counts: the height or the width of the image is worth so many standard
         deviations of the features. With 0 a patch is compared with patches of all places, as in the paper."""
-
         reweighted: int = Field(0, ge=0)
         """Neighbours b of the paper's image score (equation 7): the largest distance, times one minus the softmax of
         the distances to the b patches of the bank around the nearest one; 0 for the map pooled as `pooling` says. 9 is
         usual; the official code has none."""
 
     config: Config
+    seen = 0  # patches that the bank stands for
+    _spread = 0.0  # standard deviation of the features, the unit of place and height
+    _with_height = False
     _search: HeightSearch
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**settings)
-        self.seen = 0  # patches that the bank stands for
-        self._spread = 0.0  # standard deviation of the features, what place and height count in
-        self._with_height = False
 
     def fit(self, frames: Frames) -> None:
         """Collect patches of the normals and choose the bank."""
@@ -73,20 +67,19 @@ class PatchCore(Detector):
 
         def reduce(patches: torch.Tensor) -> torch.Tensor:
             expected = self.seen * len(frames) / max(1, images)
-            return self._choose(
-                patches, min(len(patches), most // 4, 2 * self._count(patches, expected)), frames.progress
-            )
+            size = min(len(patches), most // 4, 2 * self._count(patches, expected))
+            return self._choose(patches, size, frames.progress)
 
         pool = PatchPool(most, channels, reduce)
         for batch in batches:
             features = extractor(batch.x).cpu()
-            cells = valid_cells(batch.valid, (features.shape[2], features.shape[3]))
+            cells = valid_cells(batch.valid, features.shape[2:])
             for grid, counted, height in zip(features, cells, batch.heights.tolist(), strict=True):
                 rows = torch.nonzero(counted.flatten())[:, 0]
                 self.seen += len(rows)
                 if len(rows) > share:
                     rows = rows[torch.randperm(len(rows), generator=generator)[:share]].sort().values
-                pool.add(self._patches(grid, height)[rows])
+                pool.add(self._with_context(grid, height)[rows])
                 images += 1
         self._keep(self._choose(pool.patches, self._count(pool.patches, self.seen), frames.progress))
 
@@ -100,10 +93,11 @@ class PatchCore(Detector):
         self._keep(self._choose(union, count, silent, stands_for))
 
     def anomaly_map(self, x: torch.Tensor, heights: torch.Tensor | None = None) -> torch.Tensor:
-        """Distances ``(B, h, w)`` to the bank on the grid of the finest layer, with what the slices' heights add."""
+        """Distances ``(B, h, w)`` to the bank, and what heights add, on the finest layer's grid."""
         self.check_fitted()
         grids = zip(self.features(x), heights_of(x, heights), strict=True)
-        return torch.stack([self._nearest(grid, height)[0].reshape(grid.shape[1:]) for grid, height in grids])
+        maps = [self._search.search(self._patches(grid, h))[0].reshape(grid.shape[1:]) for grid, h in grids]
+        return torch.stack(maps)
 
     def image_score(
         self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor, heights: torch.Tensor | None = None
@@ -111,7 +105,7 @@ class PatchCore(Detector):
         """Scores ``(B,)``: the pooled map, or the paper's score, see `reweighted`."""
         if not self.config.reweighted:
             return super().image_score(x, maps, valid)
-        cells = valid_cells(valid, (maps.shape[1], maps.shape[2])).to(maps.device)
+        cells = valid_cells(valid, maps.shape[1:]).to(maps.device)
         worst = maps.masked_fill(~cells, -torch.inf).flatten(1).argmax(1).tolist()
         each = zip(self.features(x), heights_of(x, heights), worst, strict=True)
         return torch.cat([self._reweighted(grid, height, row) for grid, height, row in each])
@@ -139,7 +133,7 @@ class PatchCore(Detector):
         """How much each of the last columns of a patch counts: row and column, and the height."""
         return [self.config.position] * (2 if self.config.position else 0) + [self.config.height] * self._with_height
 
-    def _patches(self, grid: torch.Tensor, height: float) -> torch.Tensor:
+    def _with_context(self, grid: torch.Tensor, height: float) -> torch.Tensor:
         """Patches ``(cells, D)`` of features ``(D, h, w)``, with their row and column from 0 to 1, and their height."""
         if self.config.position:
             rows, columns = (torch.linspace(0.5 / n, 1 - 0.5 / n, n, device=grid.device) for n in grid.shape[1:])
@@ -149,8 +143,7 @@ class PatchCore(Detector):
 
     def _weighed(self, patches: torch.Tensor) -> torch.Tensor:
         """Patches whose place and height, where they count, are in units of the features."""
-        context = self._context()
-        if not context:
+        if not (context := self._context()):
             return patches
         features, places = patches[:, : -len(context)], patches[:, -len(context) :]
         if not self._spread:
@@ -159,9 +152,9 @@ class PatchCore(Detector):
         weights = self._spread * torch.tensor(context, device=places.device)
         return torch.cat([features, (weights * places.float()).half()], 1)
 
-    def _nearest(self, grid: torch.Tensor, height: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Distance ``(cells, 1)`` and row of the bank's nearest to each patch of an image."""
-        return self._search.search(self._weighed(self._patches(grid, height)))
+    def _patches(self, grid: torch.Tensor, height: float) -> torch.Tensor:
+        """Patches of features ``(D, h, w)`` as they are compared with the bank."""
+        return self._weighed(self._with_context(grid, height))
 
     def _count(self, patches: torch.Tensor, seen: float) -> int:
         """Patches of the bank, chosen from these, when it stands for so many."""
@@ -172,23 +165,21 @@ class PatchCore(Detector):
     def _choose(
         self, pool: torch.Tensor, count: int, progress: Progress, weights: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """So many patches of a pool, each of which stands for `weights` patches."""
+        """Choose so many patches of a pool, each of which stands for `weights` patches."""
         seed, sampling = self.config.seed, self.config.sampling
         if count == len(pool):
             return pool
         if sampling == "coreset":
-            weighed = self._weighed(pool.to(self.device))
-            return pool[k_center(weighed, count, seed=seed, progress=progress)]
+            return pool[k_center(self._weighed(pool.to(self.device)), count, seed=seed, progress=progress)]
         if sampling == "kmeans":
-            centres = kmeans(pool.to(self.device), count, weights, seed=seed, progress=progress)
-            return centres.half().cpu()
+            return kmeans(pool.to(self.device), count, weights, seed=seed, progress=progress).half().cpu()
         # Smallest of exponential waiting times: a draw without replacement.
         waits = torch.empty(len(pool)).exponential_(generator=torch.Generator().manual_seed(seed))
         return pool[(waits if weights is None else waits / weights).topk(count, largest=False).indices]
 
     def _reweighted(self, grid: torch.Tensor, height: float, row: int) -> torch.Tensor:
         """Equation 7 of the paper for the most anomalous patch of an image."""
-        bank, patch = self._search.bank, self._weighed(self._patches(grid, height))[[row]]
+        bank, patch = self._search.bank, self._patches(grid, height)[[row]]
         distance, nearest = self._search.search(patch)
         around = self._search.search(bank[nearest[0]], self.config.reweighted)[1][0]
         known = self._search.columns(patch)

@@ -10,16 +10,20 @@ import torch.nn.functional as F
 from pydantic import Field, JsonValue
 
 from anomalib_med.models.base import Detector
-from anomalib_med.models.memory_bank.description import Gallery, GalleryConfig, describe, describe_batch, nearest
+from anomalib_med.models.memory_bank.description import (
+    GalleryConfig,
+    GalleryDetector,
+    describe,
+    describe_batch,
+    nearest,
+)
 from anomalib_med.preprocessing import Frames
 
 
-class Spade(Detector):
+class Spade(GalleryDetector):
     """Finds the normal images that are most alike and looks for what they do not have.
 
-    An image is described by the mean and the standard deviation of its features over the valid cells. The image score
-    is the mean distance of its description to those of the nearest normal images. The anomaly map is the distance of
-    each patch to the nearest patch, around the same place, of the nearest images.
+    The anomaly map is the distance of each patch to the nearest patch, around the same place, of the nearest images.
     """
 
     name = "spade"
@@ -31,15 +35,13 @@ class Spade(Detector):
         window: int = Field(3, ge=0)
         """How far a patch may lie from its place in a normal image, in cells of the finest layer. The paper looks
         everywhere, where it also finds lung in place of bone."""
-
         max_bank_mb: float = Field(256.0, gt=0)
         """Memory for the normals' patches, in MiB of float16 features. Where not all normals fit, maps come from a
         random share of them and scores from all. With radlite at 224 pixels 1,337 images fit."""
 
     config: Config
-    _normals: Gallery
     _patches: list[torch.Tensor]  # a grid (D, h, w) of each kept normal
-    _whole: torch.Tensor
+    _whole: torch.Tensor  # descriptions of their grids
 
     def fit(self, frames: Frames) -> None:
         """Keep the normals' descriptions, and the patches of as many as the budget allows."""
@@ -75,28 +77,14 @@ class Spade(Detector):
             chosen.append(kept[i].cpu())
         self._keep(torch.cat([d.learnt("described").cpu() for d in (self, other)]), chosen)
 
-    def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
-        """Distances ``(B, h, w)`` to the nearest patches of the nearest normals on the grid of the finest layer."""
-        self.check_fitted()
-        return torch.stack([self._map(grid) for grid in self.features(x)])
-
-    def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Mean distances ``(B,)`` of the descriptions to those of the nearest normals."""
-        self.check_fitted()
-        return self._normals.scores(self.features(x), valid)
-
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
-        """Take descriptions float32 ``(N, 2 D)``, patches float16 ``(P, D)``, and the grid ``(rows, columns)`` of
-        each normal whose patches are kept.
-        """
+        """Take descriptions float32 ``(N, 2 D)``, kept patches float16 ``(P, D)``, and the sides of each grid."""
         super().load_state(tensors, extra)
-        c = self.config
-        self._normals = Gallery(self.learnt("described"), c.neighbours, standardise=c.standardise)
         grids = tensors["grids"].cpu()
         parts = zip(torch.split(self.learnt("patches"), grids.prod(1).tolist()), grids.tolist(), strict=True)
         self._patches = [part.T.reshape(-1, rows, columns) for part, (rows, columns) in parts]
         # A map is made without the valid area, so the images for it are found by descriptions of all cells.
-        self._whole = torch.stack([describe(grid.flatten(1)) for grid in self._patches]) / self._normals.scale
+        self._whole = torch.stack([describe(grid.flatten(1)) for grid in self._patches]) / self._scale
 
     def _keep(self, described: torch.Tensor, kept: list[torch.Tensor]) -> None:
         patches = torch.cat([grid.flatten(1).T for grid in kept]).contiguous()
@@ -104,11 +92,9 @@ class Spade(Detector):
         self.load_state({"described": described, "patches": patches, "grids": grids}, {})
 
     def _map(self, grid: torch.Tensor) -> torch.Tensor:
-        """Distances ``(h, w)`` of one image's features ``(D, h, w)``."""
         height, width = grid.shape[1:]
-        alike = nearest(describe(grid.flatten(1)) / self._normals.scale, self._whole, self.config.neighbours)[
-            1
-        ].tolist()
+        own = describe(grid.flatten(1)) / self._scale
+        alike = nearest(own, self._whole, self.config.neighbours)[1].tolist()
         patches = torch.cat([_on_grid(self._patches[i], height, width) for i in alike]).float()
         # Distances do not change under a shift, and float32 holds those of centred vectors better.
         centre = patches.mean(0)
@@ -117,8 +103,8 @@ class Spade(Detector):
         apart = _out_of_reach(height, width, self.config.window, self.device)
         offsets.view(len(queries), len(alike), -1).masked_fill_(apart[:, None], torch.inf)
         rows = offsets.min(1).indices
-        distances: torch.Tensor = (queries - patches[rows]).norm(dim=1)
-        return distances.reshape(height, width)
+        distances: torch.Tensor = (queries - patches[rows]).norm(dim=1).reshape(height, width)
+        return distances
 
 
 def _on_grid(grid: torch.Tensor, height: int, width: int) -> torch.Tensor:

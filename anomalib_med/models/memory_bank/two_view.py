@@ -8,6 +8,7 @@ https://arxiv.org/abs/2405.14529) between whitened features.
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import ClassVar, NamedTuple, cast
 
 import torch
@@ -15,7 +16,7 @@ from pydantic import Field, JsonValue
 
 from anomalib_med.models.base import Detector
 from anomalib_med.models.memory_bank.coreset import k_center
-from anomalib_med.models.memory_bank.description import Gallery, describe_batch, nearest
+from anomalib_med.models.memory_bank.description import describe_batch, nearest, spread
 from anomalib_med.models.memory_bank.heights import HeightConfig, HeightSearch, add_height, heights_of, with_heights
 from anomalib_med.models.memory_bank.patch_pool import PatchPool, capacity
 from anomalib_med.models.memory_bank.whitening import Moments, RunningMoments, Whitening, joined
@@ -31,11 +32,10 @@ HELD_OUT = 5  # every fifth patient is kept out of the bank
 class TwoView(Detector):
     """Adds what is unusual of the image as a whole to what is unusual in its patches.
 
-    Disease that changes the whole image shows in its description, a lesion in the patches, and neither sees both. Each
-    view gives a distance to the normals. Every fifth patient is at first kept out of the bank, and each view is
-    standardised with its mean and standard deviation on those patients, so that both speak in one unit; then they join
-    the bank. The score is the sum of both views. The anomaly map is the cosine distance of each patch to the nearest of
-    the bank, both centred and whitened by the normals' patches.
+    Disease that changes the whole image shows in its description, a lesion in the patches. Each view gives a distance
+    to the normals, standardised by its mean and deviation on every fifth patient, who joins the bank only afterwards.
+    The score is the sum of both views. The anomaly map is the cosine distance of each patch to the nearest of the bank,
+    both centred and whitened by the normals' patches.
     """
 
     name = "twoview"
@@ -46,28 +46,27 @@ class TwoView(Detector):
         """Settings of TwoView. `pooling` is that of the view on patches."""
 
         neighbours: int = Field(5, ge=1)
-        """Normal images whose distances are averaged in the view of the whole image. The default is that of SPADE's
-        re-implementation."""
-
+        """Normal images whose distances are averaged in the view of the whole image; the default is as in spade."""
         bank_size: int = Field(2000, ge=1)
         """Patches in the bank, as in patchcore here."""
 
     config: Config
     judged: ClassVar[int] = 200  # images at most that the views are standardised on
-    _normals: Gallery
+    _scale: torch.Tensor  # of each number of a description, (4 D,)
+    _scaled: torch.Tensor  # descriptions of the normals, (N, 4 D)
     _heights: torch.Tensor | None  # (N,), of each normal
     _whitening: Whitening
     _search: HeightSearch
 
     def fit(self, frames: Frames) -> None:
         """Describe the normals, choose the bank and standardise both views."""
-        channels = self.extractor.channels
+        channels, progress = self.extractor.channels, frames.progress
         with_height, batches = with_heights(self.normals(frames))
         moments = RunningMoments(channels)
         kept = PatchPool(
             capacity(self.config.max_bank_mb, channels),
             channels + with_height,
-            lambda patches: self._reduced(patches, moments.moments().whitening(), frames.progress),
+            lambda patches: self._reduced(patches, moments.moments().whitening(), progress),
         )
         described: list[torch.Tensor] = []
         heights: list[float] = []
@@ -77,33 +76,30 @@ class TwoView(Detector):
         held_out: list[_Judged] = []
         first: list[_Judged] = []  # in their place, where there is one patient only
         for batch in batches:
-            features = self.features(batch.x)
-            described += list(describe_batch(features, batch.valid, MOMENTS))
-            each = zip(features.cpu(), batch.valid, batch.patients, batch.heights.tolist(), strict=True)
-            for grid, valid, patient, height in each:
+            features, own_heights = self.features(batch.x), batch.heights.tolist()
+            described += describe_batch(features, batch.valid, MOMENTS)
+            images = list(map(_Judged, count(len(patients)), features.cpu(), batch.valid, own_heights))
+            patients += batch.patients
+            heights += own_heights
+            for image in images:
+                patient = patients[image.row]
                 number = numbers.setdefault(patient, len(numbers))
-                judged = _Judged(len(patients), grid, valid, height)
                 if number % period == 1:
-                    if len(held_out) < self.judged:
-                        held_out.append(judged)
-                else:
-                    patches = judged.valid_patches(with_height=with_height)
-                    moments.add(patches[:, :channels], patient)
-                    kept.add(patches)
-                    if not number and len(first) < HELD_OUT:
-                        first.append(judged)
-                patients.append(patient)
-                heights.append(height)
+                    held_out += [image] if len(held_out) < self.judged else []
+                    continue
+                patches = image.valid_patches(with_height=with_height)
+                moments.add(patches[:, :channels], patient)
+                kept.add(patches)
+                first += [image] if not number and len(first) < HELD_OUT else []
         learnt = {"described": torch.stack(described), "normal": torch.zeros(2, 2, dtype=torch.float64)}
         learnt |= {"heights": torch.tensor(heights)} if with_height else {}
-        self._keep(moments.moments(), kept.patches, frames.progress, **learnt)
+        self._keep(moments.moments(), kept.patches, progress, **learnt)
         learnt["normal"] = self._standard(held_out or first, patients)
-        late = [judged.valid_patches(with_height=with_height) for judged in held_out]
-        bank = torch.cat([self.learnt("bank").cpu(), *late])
-        self._keep(moments.moments(), bank, frames.progress, **learnt)
+        late = [image.valid_patches(with_height=with_height) for image in held_out]
+        self._keep(moments.moments(), torch.cat([self.learnt("bank").cpu(), *late]), progress, **learnt)
 
     def merge(self, other: Detector) -> None:
-        """Keep the descriptions of both, choose the bank anew from both, average what the views are standardised by."""
+        """Keep the descriptions of both, choose the bank anew, and average what the views are standardised by."""
         assert isinstance(other, TwoView)
         (ours, extra), (theirs, other_extra) = self.state(), other.state()
         weights = len(ours["described"]), len(theirs["described"])
@@ -114,10 +110,7 @@ class TwoView(Detector):
         self._keep(joined(parts, weights), both.pop("bank"), silent, **both)
 
     def anomaly_map(self, x: torch.Tensor, heights: torch.Tensor | None = None) -> torch.Tensor:
-        """Cosine distances ``(B, h, w)`` from 0 to 2 to the nearest patches, on the grid of the finest layer.
-
-        What the slices' heights add is among them.
-        """
+        """Cosine distances ``(B, h, w)`` to the nearest patches, and what heights add, on the finest layer's grid."""
         self.check_fitted()
         grids = zip(self.features(x), heights_of(x, heights), strict=True)
         return torch.stack([self._map(grid, height) for grid, height in grids])
@@ -126,24 +119,24 @@ class TwoView(Detector):
         self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor, heights: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Scores ``(B,)``: both views in standard deviations above the normals' mean, added."""
-        described = describe_batch(self.features(x), valid, MOMENTS) / self._normals.scale
+        described = describe_batch(self.features(x), valid, MOMENTS) / self._scale
         each = zip(described, heights_of(x, heights), strict=True)
         whole = torch.stack([self._distance(own, height) for own, height in each])
         views = torch.stack([whole, pool(maps, valid, self.config.pooling)], 1).double()
         mean, deviation = self.learnt("normal")
-        score: torch.Tensor = ((views - mean) / deviation).sum(1)
-        return score
+        return torch.sum((views - mean) / deviation, 1)
 
     map_at, score_at = anomaly_map, image_score
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
         """Take descriptions float32 ``(N, 4 D)``, bank float16 ``(M, D)``, mean and deviation of both views ``(2, 2)``.
 
-        Also the mean ``(D,)`` and the covariance ``(D, D)`` of patches and what whitens them, ``(D,)`` and ``(D, K)``;
-        where heights are asked for those of the normals ``(N,)``: then the bank has them in a last column.
+        Also mean ``(D,)`` and covariance ``(D, D)`` of patches, what whitens them, ``(D,)`` and ``(D, K)``, and the
+        normals' heights ``(N,)`` where they are known: then the bank has them in a last column.
         """
         super().load_state(tensors, extra)
-        self._normals = Gallery(self.learnt("described"), self.config.neighbours)
+        self._scale = spread(self.learnt("described"))
+        self._scaled = self.learnt("described") / self._scale
         self._heights = self._learnt.get("heights")
         self._whitening = Whitening(self.learnt("centre"), self.learnt("whitening"))
         bank = self._whitening.unit(self.learnt("bank"), self.config.height)
@@ -162,7 +155,7 @@ class TwoView(Detector):
         for row, grid, valid, height in judged:
             others = [i for i, patient in enumerate(patients) if patient != patients[row]]
             others = others or [i for i in range(len(patients)) if i != row] or [row]
-            whole = self._distance(self._normals.scaled[row], height, others)
+            whole = self._distance(self._scaled[row], height, others)
             patch = pool(self._map(grid.to(self.device), height)[None], valid[None], self.config.pooling)[0]
             views.append(torch.stack([whole, patch]).double().cpu())
         mean, deviation = torch.stack(views).mean(0), torch.stack(views).std(0, correction=0)
@@ -170,9 +163,7 @@ class TwoView(Detector):
         return torch.stack([mean, deviation.clamp_min(0.1 * mean).clamp_min(1e-6)])
 
     def _map(self, grid: torch.Tensor, height: float) -> torch.Tensor:
-        """Cosine distances ``(h, w)`` of features ``(D, h, w)`` of a slice of this height."""
-        patches = grid.flatten(1).T
-        patches = patches if self._heights is None else add_height(patches, height)
+        patches = grid.flatten(1).T if self._heights is None else add_height(grid.flatten(1).T, height)
         queries = self._whitening.unit(patches, self.config.height)
         # Of unit vectors, half the squared distance is one less the cosine.
         return self._search.search(queries)[0][:, 0].square().reshape(grid.shape[1:]) / 2
@@ -184,14 +175,14 @@ class TwoView(Detector):
         if self._heights is not None and not math.isnan(height):
             # Each number of a description has a deviation of 1, all together that of the root of their count.
             apart = self.config.height * len(own) ** 0.5 * (self._heights[some] - height)
-        return nearest(own, self._normals.scaled[some], self.config.neighbours, apart)[0].mean()
+        return nearest(own, self._scaled[some], self.config.neighbours, apart)[0].mean()
 
     def _reduced(self, patches: torch.Tensor, whitening: Whitening, progress: Progress) -> torch.Tensor:
         """The coreset of patches ``(P, D)``: `bank_size` of them, and no more than a quarter of what can be held."""
         c = self.config
-        count = min(c.bank_size, capacity(c.max_bank_mb, self.extractor.channels) // 4)
+        size = min(c.bank_size, capacity(c.max_bank_mb, self.extractor.channels) // 4)
         unit = whitening.unit(patches.to(self.device), c.height)
-        return patches[k_center(unit, count, seed=c.seed, progress=progress)]
+        return patches[k_center(unit, size, seed=c.seed, progress=progress)]
 
 
 class _Judged(NamedTuple):
@@ -203,7 +194,6 @@ class _Judged(NamedTuple):
     height: float
 
     def valid_patches(self, *, with_height: bool) -> torch.Tensor:
-        """Those patches that lie in the valid area, with the height where it counts."""
-        grid = self.features
-        patches = grid.flatten(1).T[valid_cells(self.valid[None], (grid.shape[1], grid.shape[2]))[0].flatten()]
+        """Patches that lie in the valid area, with the height where it counts."""
+        patches = self.features.flatten(1).T[valid_cells(self.valid[None], self.features.shape[1:])[0].flatten()]
         return add_height(patches, self.height) if with_height else patches

@@ -25,8 +25,7 @@ class Whitening(NamedTuple):
     def unit(self, patches: torch.Tensor, height: float) -> torch.Tensor:
         """Patches ``(P, D)`` centred, whitened and of unit length, float16 ``(P, K)``.
 
-        A further column is the height of the slice, which is kept, times `height`: vectors of unit length, centred,
-        have a standard deviation of 1.
+        A further column, the height of the slice, is only multiplied by `height`: unit vectors have a deviation of 1.
         """
         centre, matrix = (part.to(patches.device) for part in self)
         (channels, size), columns = matrix.shape, patches.shape[1]
@@ -47,9 +46,9 @@ class Moments(NamedTuple):
     def whitening(self) -> Whitening:
         """What whitens such patches; K is at most 256.
 
-        Centre and covariance are shrunk as for so many samples as there are patients, whose own patches are alike: the
-        centre towards zero, the covariance towards a multiple of the identity, and that by a tenth at least, because
-        what varies less is noise. Of one or two patients little is known: the features are then only rotated.
+        The centre is shrunk towards zero and the covariance towards a multiple of the identity, by a tenth at least
+        because what varies less is noise, as for so many samples as there are patients, whose own patches are alike.
+        The features of one or two patients are only rotated.
         """
         covariance = self.covariance.double()
         share = shrinkage(covariance[None], torch.tensor([self.patients]))[0]
@@ -98,7 +97,7 @@ def shrinkage(covariances: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """Share ``(P,)`` of the identity that covariances ``(P, d, d)`` of `counts` ``(P,)`` samples each should have.
 
     Oracle approximating shrinkage: Chen et al., "Shrinkage algorithms for MMSE covariance estimation", IEEE Trans.
-    Signal Processing 2010, equation 23, as scikit-learn has it. It needs no more than the covariance itself.
+    Signal Processing 2010, equation 23, as scikit-learn has it.
     """
     size = covariances.shape[1]
     level = covariances.diagonal(dim1=1, dim2=2).mean(1)

@@ -11,13 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from anomalib_med.errors import ConfigError
-from anomalib_med.models.student_teacher.teaching import (
-    TeacherConfig,
-    cosine_distance,
-    flat_cosine_distance,
-    on_finest_grid,
-    teacher_layers,
-)
+from anomalib_med.models.student_teacher import teaching
 from anomalib_med.models.training.normals import StepBatch
 from anomalib_med.models.training.trainer import TrainedDetector
 
@@ -31,16 +25,15 @@ NORM_EPS = 1e-8
 class Dinomaly(TrainedDetector):
     """The frozen features of an image pass a bottleneck with dropout, and a decoder without focus gives them back.
 
-    Features are in groups of layers; the anomaly map is the distance between the directions of the given and returned
-    features of each position, averaged over the groups. Made for transformers; layers of other networks are brought to
-    the finest grid, and each is a group.
+    The anomaly map is the distance between the directions of the given and returned features, averaged over groups of
+    layers. Made for transformers; layers of other networks are brought to the finest grid, and each is a group.
     """
 
     name = "dinomaly"
     title = "Dinomaly (Guo et al., CVPR 2025)"
     at_once = 0
 
-    class Config(TeacherConfig):
+    class Config(teaching.TeacherConfig):
         """Settings of Dinomaly."""
 
         pooling: str = "top1%"
@@ -62,13 +55,7 @@ class Dinomaly(TrainedDetector):
     config: Config
 
     def build(self, shape: tuple[int, ...]) -> None:
-        """Bottleneck and decoder.
-
-        Raises
-        ------
-        ConfigError
-            Fewer blocks than groups of layers.
-        """
+        """Bottleneck and decoder; a ConfigError where there are fewer blocks than groups of layers."""
         c, groups = self.config, self.groups
         if c.blocks < len(groups):
             raise ConfigError(f"dinomaly: {c.blocks} blocks cannot give back {len(groups)} layers: set blocks higher")
@@ -90,24 +77,23 @@ class Dinomaly(TrainedDetector):
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
         """Groups of frozen features, float16 ``(B, sum of their channels, h, w)`` on the finest grid."""
-        layers = teacher_layers(self.extractor, x)
+        layers = teaching.teacher_layers(self.extractor, x)
         if self._alike:
             half = len(layers) // 2
             layers = [torch.stack(group).mean(0) for group in (layers[:half], layers[half:]) if group]
-        return torch.cat(on_finest_grid(layers), 1).half()
+        return torch.cat(teaching.on_finest_grid(layers), 1).half()
 
     def optimizers(self) -> dict[str, Optimizer]:
         """AdamW with the paper's settings; its gradients are clipped by `clip_norm`."""
         c, weights = self.config, self.restorer.parameters()
-        return {
-            "all": torch.optim.AdamW(weights, c.learning_rate, eps=1e-10, weight_decay=c.weight_decay, amsgrad=True)
-        }
+        adam = torch.optim.AdamW(weights, c.learning_rate, eps=1e-10, weight_decay=c.weight_decay, amsgrad=True)
+        return {"all": adam}
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Distance of each group as one vector an image, with the gradient of easy positions made small."""
         easy = MINED * min(1.0, batch.step / max(1.0, RAMP * batch.steps))
         pairs = zip(torch.split(batch.x, self.groups, 1), self.restorer(batch.x), strict=True)
-        distances = [flat_cosine_distance(t, hardened(t, s, easy)).mean() for t, s in pairs]
+        distances = [teaching.flat_cosine_distance(t, hardened(t, s, easy)).mean() for t, s in pairs]
         return {"distance": torch.stack(distances).mean()}
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
@@ -115,17 +101,16 @@ class Dinomaly(TrainedDetector):
 
         def averaged(features: torch.Tensor) -> torch.Tensor:
             pairs = zip(torch.split(features, self.groups, 1), self.restorer(features), strict=True)
-            return torch.stack([cosine_distance(t, s) for t, s in pairs]).mean(0)
+            return torch.stack([teaching.cosine_distance(t, s) for t, s in pairs]).mean(0)
 
         return self.each(averaged, self.prepare(x).float())
 
 
 class Restorer(nn.Module):
-    """From groups of features through the bottleneck and the decoder to the same groups.
+    """Network from groups of features through the bottleneck and the decoder to the same groups.
 
     Each group is the mean of some of the decoder's blocks, of the last ones for the first group. Where `averaged`, the
-    bottleneck sees the mean of the groups, as in the paper, and what the decoder gives is not changed; else linear
-    layers lead in and out.
+    bottleneck sees the mean of the groups, as in the paper; else linear layers lead in and out.
     """
 
     def __init__(self, groups: list[int], width: int, blocks: int, dropout: float, *, averaged: bool) -> None:
@@ -134,20 +119,14 @@ class Restorer(nn.Module):
         self.averaged = averaged
         self.into = nn.Identity() if averaged else nn.Linear(sum(groups), width)
         self.out = nn.ModuleList(nn.Identity() if averaged else nn.Linear(width, channels) for channels in groups)
-        self.bottleneck = nn.Sequential(
-            nn.Dropout(dropout),
-            nn.Linear(width, 4 * width),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(4 * width, width),
-            nn.Dropout(dropout),
-        )
+        noise = nn.Dropout(dropout)
+        widened, narrowed = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.bottleneck = nn.Sequential(noise, widened, nn.GELU(), noise, narrowed, noise)
         self.blocks = nn.ModuleList(Block(width) for _ in range(blocks))
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.01, a=-0.03, b=0.03)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        for linear in (module for module in self.modules() if isinstance(module, nn.Linear)):
+            nn.init.trunc_normal_(linear.weight, std=0.01, a=-0.03, b=0.03)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
 
     def forward(self, features: torch.Tensor) -> list[torch.Tensor]:
         """``(B, sum of groups, h, w)`` to ``(B, channels, h, w)`` for each group."""
@@ -183,7 +162,7 @@ class Block(nn.Module):
 class LinearAttention(nn.Module):
     """Attention whose weights are products of ``elu + 1`` of queries and keys, without a softmax: it cannot focus.
 
-    Katharopoulos et al., "Transformers are RNNs", ICML 2020. The cost grows with the number of tokens, not its square.
+    Katharopoulos et al., "Transformers are RNNs", ICML 2020.
     """
 
     def __init__(self, width: int) -> None:
@@ -211,7 +190,7 @@ def hardened(t: torch.Tensor, s: torch.Tensor, easy: float) -> torch.Tensor:
     if easy <= 0:
         return s
     with torch.no_grad():
-        distances = cosine_distance(t, s)
+        distances = teaching.cosine_distance(t, s)
         hard = max(1, int((1 - easy) * distances.numel()))
         threshold = distances.flatten().topk(hard).values[-1]
         is_easy = (distances < threshold)[:, None]

@@ -29,9 +29,8 @@ LOW, HIGH = 0.9, 0.995  # quantiles of the maps of normals that become 0 and 0.1
 class EfficientAD(TrainedDetector):
     """A student that sees small patches and an autoencoder that sees the whole image imitate a frozen teacher.
 
-    The student also imitates the autoencoder. The anomaly map is the mean of two: where student and teacher differ (a
-    patch never seen), and where student and autoencoder differ (patches in a wrong arrangement), each on the scale that
-    normals held out from the training give.
+    The student also imitates the autoencoder. The anomaly map is the mean of where student and teacher differ (a patch
+    never seen) and where student and autoencoder differ (a wrong arrangement), each on a scale from held-out normals.
     """
 
     name = "efficientad"
@@ -55,8 +54,7 @@ class EfficientAD(TrainedDetector):
         """Share of the squared differences between student and teacher that is not learnt from: only the largest are.
         The default was chosen on a development set of chest X-rays; the paper has 0.999."""
         penalty: str = ""
-        """Folder with images of other kinds, on which the student is kept from imitating the teacher, at most 1,000 of
-        them; empty for none."""
+        """Folder of other images, on up to 1,000 of which the student must not imitate the teacher; empty for none."""
         steps: int = Field(2000, ge=0)
         batch_size: int = Field(1, ge=1)
         weight_decay: float = Field(1e-5, ge=0)
@@ -72,11 +70,8 @@ class EfficientAD(TrainedDetector):
             return 32
 
     config: Config
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**settings)
-        self._teacher_weights: Mapping[str, torch.Tensor] = {}
-        self._penalty: Sequence[torch.Tensor] = ()  # images (C, H, W)
+    _teacher_weights: Mapping[str, torch.Tensor]
+    _penalty: Sequence[torch.Tensor] = ()  # images (C, H, W)
 
     @property
     def uses_features(self) -> bool:
@@ -86,12 +81,8 @@ class EfficientAD(TrainedDetector):
     @property
     def reads(self) -> Mapping[str, Content]:
         """A teacher from a file, and the penalty images."""
-        found: dict[str, Content] = {}
-        if not self.uses_features:
-            found["teacher"] = "weights"
-        if self.config.penalty:
-            found["penalty"] = "images"
-        return found
+        contents: dict[str, Content] = {} if self.uses_features else {"teacher": "weights"}
+        return contents | ({"penalty": "images"} if self.config.penalty else {})
 
     def take_inputs(self, run: TrainingRun) -> None:
         """Take the weights of a teacher from a file, and the penalty images."""
@@ -140,10 +131,10 @@ class EfficientAD(TrainedDetector):
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Mean ``(B, H / 4, W / 4)`` of the two scaled maps: 0 at their 90 % quantile of normals, 0.1 at 99.5 %."""
-        (top, bottom), (left, right) = (pdn.margins(n, g) for n, g in zip(x.shape[2:], self.grid, strict=True))
+        (top, bottom), (left, right) = map(pdn.margins, x.shape[2:], self.grid)
         local, whole = self._differences(x)
-        map = (self.scale(0, local) + self.scale(1, whole)) / 2
-        return F.pad(map[:, None], (left, right, top, bottom), "replicate")[:, 0]
+        scaled = (self.scale(0, local) + self.scale(1, whole)) / 2
+        return F.pad(scaled[:, None], (left, right, top, bottom), "replicate")[:, 0]
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
         """Take what :meth:`state` gave, the teacher from there too."""
@@ -176,8 +167,7 @@ class Scale(nn.Module):
 
     def set(self, index: int, low: float, high: float) -> None:
         """Quantiles of one of the maps; where they are equal the map is only shifted."""
-        self.ends[index, 0] = low
-        self.ends[index, 1] = high if high > low else low + 0.1
+        self.ends[index] = torch.tensor([low, high if high > low else low + 0.1])
 
     def forward(self, index: int, map: torch.Tensor) -> torch.Tensor:
         """The map on that scale."""

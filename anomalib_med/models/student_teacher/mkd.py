@@ -13,25 +13,15 @@ from torch import nn
 
 from anomalib_med.models.losses import squared_error
 from anomalib_med.models.pooling import valid_cells
-from anomalib_med.models.student_teacher.teaching import (
-    ScoringNetwork,
-    TeacherConfig,
-    distance_maps,
-    flat_cosine_distance,
-    fold,
-    summed,
-    teacher_layers,
-    unfold,
-)
+from anomalib_med.models.student_teacher import teaching
 from anomalib_med.models.training.normals import StepBatch
 from anomalib_med.models.training.schedule import Schedule
-from anomalib_med.models.training.trainer import TrainedDetector
 
 MEAN, STD = 0.5, 0.25  # of the cloner's input
 Pair = tuple[list[torch.Tensor], list[torch.Tensor]]  # layers of the teacher and of the cloner
 
 
-class MKD(TrainedDetector):
+class MKD(teaching.TaughtDetector):
     """A narrow network clones the teacher: values and, as one vector a layer, direction of its features.
 
     The image score is the distance between the two: that of the directions, and a little of that of the values. The
@@ -42,7 +32,7 @@ class MKD(TrainedDetector):
     title = "MKD, multiresolution knowledge distillation (Salehi et al., CVPR 2021)"
     at_once = 0
 
-    class Config(TeacherConfig):
+    class Config(teaching.TeacherConfig):
         """Settings of MKD."""
 
         pooling: str = "power8"
@@ -50,8 +40,7 @@ class MKD(TrainedDetector):
         batch_size: int = Field(32, ge=2)
         schedule: Schedule = "constant"
         value_weight: float = Field(0.01, ge=0)
-        """Weight of the mean squared difference of the values beside the distance of the directions, that of the
-        official code."""
+        """Weight of the mean squared difference of the values beside the distance of the directions (official code)."""
         width: int = Field(16, ge=1)
         """Number of channels of the cloner between the layers that it clones, that of the small official cloner."""
         score: Literal["flat", "map"] = "flat"
@@ -59,29 +48,22 @@ class MKD(TrainedDetector):
         paper, or the pooled map."""
 
     config: Config
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**settings)
-        self._last_pairs: tuple[torch.Tensor, list[Pair]] | None = None  # maps, and what they were made from
+    _last_pairs: tuple[torch.Tensor, list[Pair]] | None = None  # maps, and what they were made from
 
     def build(self, shape: tuple[int, ...]) -> None:
         """The cloner."""
-        b, image = self.extractor.backbone, unfold(torch.empty(1, *shape), self.extractor)[0]
+        b, image = self.extractor.backbone, teaching.unfold(torch.empty(1, *shape), self.extractor)[0]
         self.cloner = Cloner(image.shape[1], b.channels, b.strides, self.config.width)
 
-    def prepare(self, x: torch.Tensor) -> torch.Tensor:
-        """Images and the teacher's layers of them, see :func:`fold`."""
-        return fold([x.to(self.device), *teacher_layers(self.extractor, x)])
-
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
-        """Distance of the directions and of the values, summed over the layers, mean over the images."""
-        image, *given = unfold(batch.x, self.extractor)
+        """Distances of the directions and of the values, mean over the images."""
+        image, *given = teaching.unfold(batch.x, self.extractor)
         return {key: loss.mean() for key, loss in self.losses(given, self.cloner(image)).items()}
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Summed distances ``(B, h, w)`` of the directions, on the grid of the finest layer."""
         pairs = self.pairs(x)
-        maps = torch.cat([distance_maps(*pair).sum(0) for pair in pairs])
+        maps = torch.cat([teaching.distance_maps(*pair).sum(0) for pair in pairs])
         self._last_pairs = maps, pairs
         return maps
 
@@ -96,12 +78,15 @@ class MKD(TrainedDetector):
 
     def losses(self, given: Sequence[torch.Tensor], cloned: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Distances of the directions and of the values of each image ``(B,)``, summed over the layers."""
-        values = summed(lambda t, s: squared_error(t, s).mean((1, 2, 3)), given, cloned)
-        return {"direction": summed(flat_cosine_distance, given, cloned), "value": self.config.value_weight * values}
+        values = teaching.summed(lambda t, s: squared_error(t, s).mean((1, 2, 3)), given, cloned)
+        return {
+            "direction": teaching.summed(teaching.flat_cosine_distance, given, cloned),
+            "value": self.config.value_weight * values,
+        }
 
     def pairs(self, x: torch.Tensor) -> list[Pair]:
         """Layers of teacher and cloner for each of the images ``(B, C, H, W)``, computed alone."""
-        parts = [x.half().float(), *teacher_layers(self.extractor, x)]
+        parts = [x.half().float(), *teaching.teacher_layers(self.extractor, x)]
         each = zip(*(torch.split(part, 1) for part in parts), strict=True)
         return [(given, self.cloner.score(image)) for image, *given in each]
 
@@ -111,11 +96,8 @@ def inside(layers: Sequence[torch.Tensor], valid: torch.Tensor) -> list[torch.Te
     return [t * valid_cells(valid[None], (t.shape[2], t.shape[3]))[:, None].to(t.device) for t in layers]
 
 
-class Cloner(ScoringNetwork[torch.Tensor, list[torch.Tensor]]):
-    """A plain convolutional network with an output for each of the teacher's layers, finest first.
-
-    It has `inputs` channels of the image and `width` channels between the layers.
-    """
+class Cloner(teaching.ScoringNetwork[torch.Tensor, list[torch.Tensor]]):
+    """A plain convolutional network with an output for each of the teacher's layers, finest first."""
 
     def __init__(self, inputs: int, channels: Sequence[int], strides: Sequence[int], width: int) -> None:
         super().__init__()

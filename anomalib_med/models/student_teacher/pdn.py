@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from anomalib_med.errors import ConfigError
+from anomalib_med.models.student_teacher import teaching
 
 Network = Literal["T", "S", "M"]
 WIDTHS: dict[Network, int] = {"T": 32, "S": 128, "M": 256}
@@ -24,9 +25,8 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class PDN(nn.Sequential):
     """Patch description network: each output cell sees a patch of 33 x 33 pixels and nothing else.
 
-    No padding: ``(B, inputs, H, W)`` gives ``(B, outputs, h, w)``, 56 x 56 of 256 x 256. "S" and "M" are the paper's,
-    "T" is S with a quarter of its width. Names of the weights are those of the common re-implementation, whose
-    teachers therefore fit.
+    ``(B, inputs, H, W)`` gives ``(B, outputs, h, w)`` without padding, 56 x 56 of 256 x 256. "T" is the paper's "S" of
+    a quarter of its width. Weights are named as in the common re-implementation, whose teachers therefore fit.
     """
 
     def __init__(self, network: Network, inputs: int, outputs: int) -> None:
@@ -42,20 +42,11 @@ class PDN(nn.Sequential):
 
 
 def grid_of(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the output of a PDN.
-
-    Raises
-    ------
-    ConfigError
-        For an input too small for it.
-    """
+    """Rows and columns of the output of a PDN; a ConfigError for an input too small for it."""
     if min(height, width) < SMALLEST:
         raise ConfigError(f"efficientad needs inputs of at least {SMALLEST} pixels, got {height} x {width}: set size")
-
-    def side(n: int) -> int:
-        return ((n - 3) // 2 - 3) // 2 - 5
-
-    return side(height), side(width)
+    rows, columns = (((n - 3) // 2 - 3) // 2 - 5 for n in (height, width))
+    return rows, columns
 
 
 def margins(size: int, cells: int) -> tuple[int, int]:
@@ -65,35 +56,23 @@ def margins(size: int, cells: int) -> tuple[int, int]:
 
 
 class Teacher(nn.Module):
-    """A distilled PDN as a frozen teacher, see :func:`pdn_of`.
-
-    One of three input channels sees ImageNet's normalisation, one of a single channel the mean grey.
-    """
+    """A distilled PDN as a frozen teacher; one of three input channels sees images as networks of ImageNet do."""
 
     def __init__(self, weights: Mapping[str, torch.Tensor], source: str) -> None:
         super().__init__()
         self.network = pdn_of(weights, source).requires_grad_(False)
         self.inputs: int = weights["0.weight"].shape[1]
         self.channels: int = list(self.network.parameters())[-1].shape[0]
-        mean, std = IMAGENET if self.inputs == 3 else ((MEAN,), (STD,))
-        self.mean, self.std = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Features ``(B, channels, h, w)`` of images ``(B, C, H, W)`` in [0, 1]."""
-        if self.inputs < x.shape[1]:
-            x = x.mean(1, keepdim=True)
-        features: torch.Tensor = self.network((x - self.mean.to(x.device)) / self.std.to(x.device))
+        mean, std = IMAGENET if self.inputs == 3 else ((MEAN,), (STD,))
+        features: torch.Tensor = self.network(teaching.normalised(x, mean, std))
         return features
 
 
 def pdn_of(weights: Mapping[str, torch.Tensor], source: str) -> PDN:
-    """The PDN that these weights belong to.
-
-    Raises
-    ------
-    ConfigError
-        Weights that are not those of a PDN; `source` is named.
-    """
+    """The PDN that these weights belong to; a ConfigError, which names `source`, where they are not those of a PDN."""
     try:
         first, last = weights["0.weight"], weights["12.weight" if "12.weight" in weights else "8.weight"]
         network = next(n for n, w in WIDTHS.items() if w == len(first) and (n == "M") == ("12.weight" in weights))
@@ -116,25 +95,23 @@ def normalised(x: torch.Tensor) -> torch.Tensor:
 
 
 class Autoencoder(nn.Module):
-    """From an image, whose sides `size` are multiples of 32, through a vector of 64 numbers to the teacher's grid."""
+    """Network from an image, of sides `size` that 32 divides, through a vector of 64 numbers to the teacher's grid."""
 
     WIDE, NARROW, DROPOUT = 64, 32, 0.2
     SIZES = (3, 8, 15, 32, 63, 127)  # of the decoder, for 256 pixels
 
     def __init__(self, inputs: int, outputs: int, size: Sequence[int], grid: tuple[int, int]) -> None:
         super().__init__()
-        widths = (inputs, self.NARROW, self.NARROW, self.WIDE, self.WIDE, self.WIDE)
         parts: list[nn.Module] = []
-        for i, o in pairwise(widths):
+        for i, o in pairwise((inputs, self.NARROW, self.NARROW, self.WIDE, self.WIDE, self.WIDE)):
             parts += [nn.Conv2d(i, o, 4, 2, 1), nn.ReLU(inplace=True)]
         # The paper's 8 x 8 convolution is the whole grid that is left of 256 pixels.
         parts.append(nn.Conv2d(self.WIDE, self.WIDE, (size[0] // 32, size[1] // 32)))
         for side in self.SIZES:
             parts.append(nn.Upsample(tuple(max(1, round(side * n / 256)) for n in size), mode="bilinear"))
             parts += [nn.Conv2d(self.WIDE, self.WIDE, 4, 1, 2), nn.ReLU(inplace=True), nn.Dropout(self.DROPOUT)]
-        parts.append(nn.Upsample(grid, mode="bilinear"))
-        parts += [nn.Conv2d(self.WIDE, self.WIDE, 3, 1, 1), nn.ReLU(inplace=True)]
-        parts.append(nn.Conv2d(self.WIDE, outputs, 3, 1, 1))
+        parts += [nn.Upsample(grid, mode="bilinear"), nn.Conv2d(self.WIDE, self.WIDE, 3, 1, 1)]
+        parts += [nn.ReLU(inplace=True), nn.Conv2d(self.WIDE, outputs, 3, 1, 1)]
         self.network = nn.Sequential(*parts).to(memory_format=torch.channels_last)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -15,24 +15,14 @@ from torch.optim import Optimizer
 
 from anomalib_med.features.extractor import CPU_BATCH
 from anomalib_med.models.blocks import ConvBlock
-from anomalib_med.models.student_teacher.teaching import (
-    ScoringNetwork,
-    TeacherConfig,
-    cosine_distance,
-    distance_maps,
-    flat_cosine_distance,
-    fold,
-    summed,
-    teacher_layers,
-    unfold,
-)
+from anomalib_med.models.student_teacher import teaching
 from anomalib_med.models.training.normals import StepBatch
 from anomalib_med.models.training.trainer import TrainedDetector
 
 BETAS = (0.5, 0.999)
 
 
-class ReverseConfig(TeacherConfig):
+class ReverseConfig(teaching.TeacherConfig):
     """Settings of every reverse distillation."""
 
     batch_size: int = Field(16, ge=2)
@@ -61,8 +51,8 @@ class ReverseDistillation(TrainedDetector):
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Summed distances ``(B, h, w)`` on the grid of the finest layer."""
-        given = teacher_layers(self.extractor, x)
-        return distance_maps(given, self.decoder.score(self.bottleneck.score(self.seen(given)))).sum(0)
+        given = teaching.teacher_layers(self.extractor, x)
+        return teaching.distance_maps(given, self.decoder.score(self.bottleneck.score(self.seen(given)))).sum(0)
 
     def seen(self, given: list[torch.Tensor]) -> list[torch.Tensor]:
         """What the bottleneck is given of the teacher's layers, ``(B, C_i, h_i, w_i)``, at scoring: all of it."""
@@ -88,8 +78,8 @@ class RD4AD(ReverseDistillation):
     config: Config
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
-        """The teacher's layers, see :func:`fold`: they are all that training needs."""
-        return fold(teacher_layers(self.extractor, x))
+        """The teacher's layers, see :func:`.teaching.fold`: they are all that training needs."""
+        return teaching.fold(teaching.teacher_layers(self.extractor, x))
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One Adam with the paper's betas."""
@@ -99,22 +89,22 @@ class RD4AD(ReverseDistillation):
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Distance of each layer, summed over the layers, mean over the images."""
-        given = unfold(batch.x, self.extractor)
-        distance = flat_cosine_distance if self.config.loss == "flat" else cosine_distance
-        return {"distance": summed(lambda t, s: distance(t, s).mean(), given, self.decoder(self.bottleneck(given)))}
+        given = teaching.unfold(batch.x, self.extractor)
+        distance = teaching.flat_cosine_distance if self.config.loss == "flat" else teaching.cosine_distance
+        return {
+            "distance": teaching.summed(lambda t, s: distance(t, s).mean(), given, self.decoder(self.bottleneck(given)))
+        }
 
 
-class Bottleneck(ScoringNetwork[list[torch.Tensor], torch.Tensor]):
+class Bottleneck(teaching.ScoringNetwork[list[torch.Tensor], torch.Tensor]):
     """The paper's one-class bottleneck embedding: all layers brought to the coarsest grid, joined and halved once more.
 
-    Layers come finest first, and each stride is the one before it times a power of two; the embedding has `width`
-    channels.
+    Layers come finest first, with strides that are each the one before times a power of two.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int) -> None:
         super().__init__()
-        self.down = nn.ModuleList()
-        inputs = 0
+        self.down, inputs = nn.ModuleList(), 0
         for c, stride in zip(channels, strides, strict=True):
             halvings = (strides[-1] // stride).bit_length() - 1
             sizes = [c << i for i in range(halvings + 1)]
@@ -125,13 +115,12 @@ class Bottleneck(ScoringNetwork[list[torch.Tensor], torch.Tensor]):
 
     def forward(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
         """``(B, C_i, h_i, w_i)`` to ``(B, width, h / 2, w / 2)`` of the coarsest."""
-        embedding: torch.Tensor = self.stage(
-            torch.cat([down(layer) for down, layer in zip(self.down, layers, strict=True)], 1)
-        )
+        joined = torch.cat([down(layer) for down, layer in zip(self.down, layers, strict=True)], 1)
+        embedding: torch.Tensor = self.stage(joined)
         return embedding
 
 
-class FeatureDecoder(ScoringNetwork[torch.Tensor, list[torch.Tensor]]):
+class FeatureDecoder(teaching.ScoringNetwork[torch.Tensor, list[torch.Tensor]]):
     """The mirror image of a residual network: from the embedding to each of the layers, see :class:`Bottleneck`."""
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int) -> None:
@@ -152,10 +141,9 @@ class FeatureDecoder(ScoringNetwork[torch.Tensor, list[torch.Tensor]]):
     def forward(self, embedding: torch.Tensor) -> list[torch.Tensor]:
         """``(B, width, h, w)`` to ``(B, C_i, h_i, w_i)``, finest layer first."""
         layers = []
-        x = embedding
         for stage, head in zip(self.stages, self.heads, strict=True):
-            x = stage(x)
-            layers.append(head(x))
+            embedding = stage(embedding)
+            layers.append(head(embedding))
         return layers[::-1]
 
 
@@ -164,23 +152,17 @@ class Residual(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, change: Literal["down", "up", "keep"] = "keep") -> None:
         super().__init__()
-        first: nn.Module
-        if change == "up":
-            first = nn.ConvTranspose2d(inputs, outputs, 2, 2, bias=False)
-            shortcut: nn.Module = nn.ConvTranspose2d(inputs, outputs, 2, 2, bias=False)
-        else:
-            stride = 2 if change == "down" else 1
-            first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-            shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        first, shortcut = (
+            nn.ConvTranspose2d(inputs, outputs, 2, 2, bias=False)
+            if change == "up"
+            else nn.Conv2d(inputs, outputs, side, 2 if change == "down" else 1, side // 2, bias=False)
+            for side in (3, 1)
+        )
         plain = change == "keep" and inputs == outputs
         self.shortcut = nn.Identity() if plain else nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
-        self.convs = nn.Sequential(
-            first,
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
+        second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        norms = nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)
+        self.convs = nn.Sequential(first, norms[0], nn.ReLU(inplace=True), second, norms[1])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, inputs, h, w)`` to ``(B, outputs, ...)``, at least 0."""

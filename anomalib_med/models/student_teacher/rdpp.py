@@ -4,6 +4,8 @@ Tien et al., "Revisiting Reverse Distillation for Anomaly Detection", CVPR 2023,
 https://openaccess.thecvf.com/content/CVPR2023/html/Tien_Revisiting_Reverse_Distillation_for_Anomaly_Detection_CVPR_2023_paper.html.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -24,7 +26,7 @@ class RDPlusPlus(ReverseDistillation):
     """Reverse distillation behind projections of the teacher's layers, trained on normals with patches of noise.
 
     The projection of a noisy image must give what that of the clean image gives, and must differ from what the teacher
-    gives of the noisy image. Map and score are those of reverse distillation, with the projections in between.
+    gives of the noisy image. Map and score are those of reverse distillation behind the projections.
     """
 
     name = "rdpp"
@@ -84,7 +86,7 @@ class Projection(nn.Sequential):
     def __init__(self, channels: int) -> None:
         half, quarter = max(1, channels // 2), max(1, channels // 4)
         parts: list[nn.Module] = []
-        for i, o in ((channels, half), (half, quarter), (quarter, half), (half, channels)):
+        for i, o in pairwise((channels, half, quarter, half, channels)):
             parts += [nn.Conv2d(i, o, 3, padding=1), nn.InstanceNorm2d(o), nn.LeakyReLU(inplace=True)]
         super().__init__(*parts)
 
@@ -93,8 +95,8 @@ def with_noise(x: torch.Tensor, amplitude: float) -> torch.Tensor:
     """Images ``(B, C, H, W)`` with smooth noise in one square patch each, from 10 pixels to an eighth of the image."""
     noisy = x.clone()
     height, width = x.shape[2:]
+    largest = max(SMALLEST_PATCH, min(height, width) // 8)
     for image in noisy:
-        largest = max(SMALLEST_PATCH, min(height, width) // 8)
         side = min(int(torch.randint(SMALLEST_PATCH, largest + 1, ())), height, width)
         top, left = int(torch.randint(height - side + 1, ())), int(torch.randint(width - side + 1, ()))
         patch = image[:, top : top + side, left : left + side]

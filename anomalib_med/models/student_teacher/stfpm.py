@@ -11,23 +11,13 @@ from pydantic import Field
 from torch.optim import Optimizer
 
 from anomalib_med.features.extractor import CPU_BATCH
-from anomalib_med.models.student_teacher.teaching import (
-    Student,
-    TeacherConfig,
-    cosine_distance,
-    distance_maps,
-    fold,
-    summed,
-    teacher_layers,
-    unfold,
-)
+from anomalib_med.models.student_teacher import teaching
 from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
 
 MOMENTUM = 0.9
 
 
-class STFPM(TrainedDetector):
+class STFPM(teaching.TaughtDetector):
     """A student network, untrained at first, imitates a frozen teacher; on what is not normal it fails.
 
     The anomaly map is the product over the layers of the distance between the directions of their feature vectors.
@@ -37,7 +27,7 @@ class STFPM(TrainedDetector):
     title = "STFPM, student-teacher feature pyramid matching (Wang et al., BMVC 2021)"
     at_once = CPU_BATCH
 
-    class Config(TeacherConfig):
+    class Config(teaching.TeacherConfig):
         """Settings of STFPM."""
 
         learning_rate: float = Field(1.6, gt=0)
@@ -50,11 +40,7 @@ class STFPM(TrainedDetector):
 
     def build(self, shape: tuple[int, ...]) -> None:
         """The student."""
-        self.student = Student(self.extractor, self.config.seed)
-
-    def prepare(self, x: torch.Tensor) -> torch.Tensor:
-        """Images and the teacher's layers of them, see :func:`fold`."""
-        return fold([x.to(self.device), *teacher_layers(self.extractor, x)])
+        self.student = teaching.Student(self.extractor, self.config.seed)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Stochastic gradient descent with momentum."""
@@ -63,11 +49,13 @@ class STFPM(TrainedDetector):
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Mean distance over the positions of each layer, summed over the layers."""
-        image, *given = unfold(batch.x, self.extractor)
-        return {"distance": summed(lambda t, s: cosine_distance(t, s).mean(), given, self.student(image))}
+        image, *given = teaching.unfold(batch.x, self.extractor)
+        return {
+            "distance": teaching.summed(lambda t, s: teaching.cosine_distance(t, s).mean(), given, self.student(image))
+        }
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Distances ``(B, h, w)`` on the grid of the finest layer, multiplied or summed."""
-        image = x.half().float()  # as it was trained on
-        maps = distance_maps(teacher_layers(self.extractor, x), self.student.score(image))
+        returned = self.student.score(x.half().float())  # images as it was trained on
+        maps = teaching.distance_maps(teaching.teacher_layers(self.extractor, x), returned)
         return maps.prod(0) if self.config.combine == "mul" else maps.sum(0)

@@ -14,6 +14,7 @@ from anomalib_med.features.fusion import inference_copy
 from anomalib_med.features.grid import to_grid
 from anomalib_med.models.base import BackboneConfig
 from anomalib_med.models.training.schedule import Schedule, TrainingConfig
+from anomalib_med.models.training.trainer import TrainedDetector
 
 Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -31,7 +32,7 @@ class TeacherConfig(BackboneConfig, TrainingConfig):
 def teacher_layers(teacher: FeatureExtractor, x: torch.Tensor) -> list[torch.Tensor]:
     """Outputs ``(B, C_i, h_i, w_i)`` of each layer of the teacher for images ``(B, C, H, W)``.
 
-    They are float32, rounded to half precision as training keeps them; each image is computed alike in any batch.
+    They are float32, rounded to half precision as training keeps them, and do not depend on the batch.
     """
     with torch.inference_mode():
         parts = [teacher.layers(part) for part in torch.split(x, teacher.batch_size)]
@@ -39,12 +40,18 @@ def teacher_layers(teacher: FeatureExtractor, x: torch.Tensor) -> list[torch.Ten
     return [torch.cat(layer).half().float() for layer in zip(*parts, strict=True)]
 
 
+class TaughtDetector(TrainedDetector):
+    """A detector that is trained on images and the layers of its teacher, see :func:`fold`."""
+
+    def prepare(self, x: torch.Tensor) -> torch.Tensor:
+        """Images and the teacher's layers of them as one array."""
+        return fold([x.to(self.device), *teacher_layers(self.extractor, x)])
+
+
 def fold(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Arrays ``(B, C_i, H / s_i, W / s_i)`` as one of the coarsest grid, by moving blocks of cells to channels.
 
-    Returns
-    -------
-    float16 ``(B, sum of C_i (s / s_i)^2, H / s, W / s)``, where ``s`` is the largest of the strides ``s_i``.
+    It is float16 ``(B, sum of C_i (s / s_i)^2, H / s, W / s)``, where ``s`` is the largest of the strides ``s_i``.
     """
     rows = min(part.shape[2] for part in parts)
     return torch.cat([F.pixel_unshuffle(part.half(), part.shape[2] // rows) for part in parts], 1)
@@ -93,22 +100,22 @@ class Student(ScoringNetwork[torch.Tensor, list[torch.Tensor]]):
         super().__init__()
         self._backbone = create_untrained(teacher.backbone.name, teacher.backbone.layers, seed)
         self.network = self._backbone.network.to(memory_format=torch.channels_last)
-        self.mean = torch.tensor(self._backbone.mean)[:, None, None]
-        self.std = torch.tensor(self._backbone.std)[:, None, None]
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Outputs ``(B, C_i, h_i, w_i)`` of each layer for images ``(B, C, H, W)`` in [0, 1]."""
-        if len(self.mean) < x.shape[1]:
-            x = x.mean(1, keepdim=True)
-        x = (x - self.mean.to(x.device)) / self.std.to(x.device)
+        x = normalised(x, self._backbone.mean, self._backbone.std)
         return self._backbone.intermediates(x.contiguous(memory_format=torch.channels_last))
 
 
-def cosine_distance(t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-    """``1 - cos`` of the feature vectors of each position, ``(B, h, w)`` in float32, of two ``(B, C, h, w)``.
+def normalised(x: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Images ``(B, C, H, W)`` as a network sees them, given mean and deviation of its channels: one sees mean grey."""
+    x = x.mean(1, keepdim=True) if len(mean) < x.shape[1] else x
+    m, s = (torch.tensor(values, device=x.device)[:, None, None] for values in (mean, std))
+    return (x - m) / s
 
-    That is half of the squared distance of the vectors divided by their lengths.
-    """
+
+def cosine_distance(t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+    """``1 - cos`` of the feature vectors of each position, ``(B, h, w)`` in float32, of two ``(B, C, h, w)``."""
     return 1 - F.cosine_similarity(t.float(), s.float(), dim=1)
 
 

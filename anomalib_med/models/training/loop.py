@@ -1,8 +1,7 @@
 """The loop of a training: from the first step to the last, in the order in which things happen.
 
 All randomness of a step (order of the images, augmentation, dropout, what a detector draws) follows from the seed and
-the number of the step. So a checkpoint needs no state of a generator, and an interrupted training ends with the same
-weights as one that was not interrupted.
+the number of the step, so an interrupted training ends with the same weights as one that was not interrupted.
 """
 
 import math
@@ -68,22 +67,21 @@ class Loop:
 
     def run(self) -> Training:
         """Train; afterwards the detector holds the weights that are kept, in evaluation mode."""
-        detector = self.detector
-        detector.before_training(self._in_order(self.learnt))
-        self.optimizers = detector.optimizers()
+        self.detector.before_training(self._in_order(self.learnt))
+        self.optimizers = self.detector.optimizers()
         self._resume()
         self._share_state()
         self._steps()
         if self.given.selection is not None:
-            detector.load_weights(self.selected)
+            self.detector.load_weights(self.selected)
         self._finish()
         return self.training
 
     def _steps(self) -> None:
         """Step until the planned steps, the time or the patience are at an end."""
         training, run = self.training, self.given
-        if training.stopped == "time" and not self._out_of_time():
-            training.stopped = ""  # a checkpoint that ran out of time is given more of it
+        if training.stopped == "time":
+            training.stopped = self._why_stop()  # a checkpoint that ran out of time may be given more of it
         written = said = time.monotonic()
         self._set_mode(training=True)
         batches = self._batches()
@@ -99,8 +97,7 @@ class Loop:
             training.stopped = self._why_stop()
             if run.selection is not None and (ends_epoch or training.stopped):
                 self._select(run.selection.value)
-            now = time.monotonic()
-            if now - said >= run.progress_every or training.stopped:
+            if (now := time.monotonic()) - said >= run.progress_every or training.stopped:
                 said = now
                 planned = training.step if training.stopped else training.steps  # a stage ends when all of it is done
                 run.progress("training", training.step, planned, f"loss {sum(training.losses.values()):.4g}")
@@ -111,11 +108,13 @@ class Loop:
     def _one_step(self, batch: StepBatch) -> None:
         """One step of every optimizer; weights change only where losses and gradients are finite."""
         c, training, detector = self.settings, self.training, self.detector
+        on_gpu = detector.device.type == "cuda"
+        halved = c.mixed_precision and on_gpu and torch.cuda.is_bf16_supported()
         own = [processes.number()] if processes.number() else []
         _start_random(detector.device, c.seed, training.step, *own)
         training.losses = {}
         for name, optimizer in self.optimizers.items():
-            with torch.autocast(detector.device.type, dtype=torch.bfloat16, enabled=self._halved()):
+            with torch.autocast(detector.device.type, dtype=torch.bfloat16, enabled=halved):
                 losses = detector.training_step(replace(batch, optimizer=name))
             if not losses:
                 continue
@@ -139,31 +138,29 @@ class Loop:
         self._share_state(buffers_alone=True)
 
     def _share_state(self, *, buffers_alone: bool = False) -> None:
-        """Have every process continue with the weights and buffers of the first: means of a batch norm differ."""
+        """Have every process continue with the weights and buffers of the first, such as means of batch norms."""
         if processes.count() == 1:
             return
-        modules = self.detector.modules().values()
-        own = [tensor for module in modules for tensor in module.buffers()]
-        processes.broadcast(own if buffers_alone else [*own, *(p for module in modules for p in module.parameters())])
+        modules = nn.ModuleList(self.detector.modules().values())
+        processes.broadcast([*modules.buffers(), *([] if buffers_alone else modules.parameters())])
 
     def _agree(self) -> None:
         """Have every process stop when the first one does."""
         if processes.count() == 1 or not (self.settings.max_minutes or self.settings.patience):
             return
-        training = self.training
-        shared = torch.tensor([training.seconds, training.best, training.stale], dtype=torch.float64)
-        shared = shared.to(self.detector.device)
+        t = self.training
+        shared = torch.tensor([t.seconds, t.best, t.stale], dtype=torch.float64, device=self.detector.device)
         processes.broadcast([shared])
-        training.seconds, training.best, stale = shared.tolist()
-        training.stale = int(stale)
+        t.seconds, t.best, stale = shared.tolist()
+        t.stale = int(stale)
 
     def _see_finite(self, value: float, what: str, step: int) -> None:
         """Refuse what is infinite or no number at a step, from 1."""
         if math.isfinite(value):
             return
-        checkpoint, kept = self.given.checkpoint, ""
-        if checkpoint is not None and checkpoint.read() is not None:
-            kept = f"; the last good checkpoint is kept in {checkpoint}"
+        checkpoint = self.given.checkpoint
+        has_kept = checkpoint is not None and checkpoint.read() is not None
+        kept = f"; the last good checkpoint is kept in {checkpoint}" if has_kept else ""
         raise FitError(
             f"training stopped at step {step} of {self.training.steps} (epoch {(step - 1) // self.per_epoch + 1}): "
             f"{what} is {value}; lower learning_rate, set clip_norm=1, or look for damaged images{kept}"
@@ -175,9 +172,7 @@ class Loop:
     def _batches(self) -> Iterator[StepBatch]:
         """The batches of the steps that are left; where it takes time, the next is made while one is in use."""
         c, rows, normals, device = self.settings, self.learnt, self.normals, self.detector.device
-        # What does not fill a batch is left out of that epoch.
-        size = step_size(c, len(rows))
-        number, several = processes.number(), processes.count()
+        size = step_size(c, len(rows))  # what does not fill a batch is left out of that epoch
 
         @lru_cache(1)
         def order_of(epoch: int) -> np.ndarray:
@@ -188,7 +183,8 @@ class Loop:
             order = order_of(epoch)
             chosen = np.resize(order, max(size, len(order)))[place * size : (place + 1) * size]
             seeds = np.random.default_rng((c.seed, epoch, place)).integers(2**32, size=size)
-            batch = normals.batch(chosen[number::several], device, seeds[number::several])
+            own = slice(processes.number(), None, processes.count())
+            batch = normals.batch(chosen[own], device, seeds[own])
             return replace(batch, step=step, steps=self.training.steps)
 
         left = range(self.training.step, self.training.steps)
@@ -240,11 +236,7 @@ class Loop:
             return "finished"
         if c.patience and training.stale >= c.patience:
             return "plateau"
-        return "time" if self._out_of_time() else ""
-
-    def _out_of_time(self) -> bool:
-        limit = 60 * self.settings.max_minutes
-        return bool(limit) and self.training.seconds >= limit
+        return "time" if c.max_minutes and training.seconds >= 60 * c.max_minutes else ""
 
     def _keep(self) -> None:
         """Write a checkpoint, of finite weights only."""
@@ -261,9 +253,10 @@ class Loop:
     def _resume(self) -> None:
         """Continue from the checkpoint where there is one of this training."""
         checkpoint = self.given.checkpoint
-        if checkpoint is None or (found := checkpoint.read()) is None:
+        kept = None if checkpoint is None else checkpoint.read()
+        if kept is None:
             return
-        tensors, description = found
+        tensors, description = kept
         own, other = self._identity(), cast(dict[str, JsonValue], description["identity"])
         if own != other:
             if self.given.replace_other:
@@ -280,32 +273,19 @@ class Loop:
 
     def _identity(self) -> dict[str, JsonValue]:
         """What must be equal for two trainings to be the same one."""
-        detector = self.detector
-        known: dict[str, JsonValue] = {
-            "detector": detector.name,
-            **self.settings.model_dump(mode="json", exclude=NOT_COMPARED),
-            "backbone weights": detector.extractor.key() if detector.uses_features else "",
-            "images": self.normals.digest,
-        }
-        return known if self.given.selection is None else known | {"selection": self.given.selection.images}
+        detector, selection = self.detector, self.given.selection
+        weights = detector.extractor.key() if detector.uses_features else ""
+        settings = self.settings.model_dump(mode="json", exclude=NOT_COMPARED)
+        known = {"detector": detector.name, **settings, "backbone weights": weights, "images": self.normals.digest}
+        return known if selection is None else known | {"selection": selection.images}
 
     def _set_mode(self, *, training: bool) -> None:
         for module in self.detector.modules().values():
             module.train(training)
 
-    def _halved(self) -> bool:
-        on_gpu = self.detector.device.type == "cuda"
-        return self.settings.mixed_precision and on_gpu and torch.cuda.is_bf16_supported()
-
 
 def step_size(c: TrainingConfig, images: int) -> int:
-    """How many images a step takes; a single one is doubled, as batch norms need two.
-
-    Raises
-    ------
-    ConfigError
-        Fewer than two for each process.
-    """
+    """How many images a step takes; a ConfigError for fewer than two, which batch norms need, in each process."""
     size, several = min(c.batch_size, max(2, images)), processes.count()
     if several > 1 and size < 2 * several:
         raise ConfigError(f"steps of {size} images are too small for {several} processes: each needs two images")

@@ -19,41 +19,25 @@ GPU_SHARE = 0.4  # of a GPU's free memory, which prepared images may take
 
 @dataclass(frozen=True)
 class StepBatch:
-    """What one step of training works on.
-
-    Parameters
-    ----------
-    x
-        float32 ``(B, ...)`` on the detector's device: images ``(B, C, H, W)`` in [0, 1], or what
-        :meth:`anomalib_med.models.training.trainer.TrainedDetector.prepare` made of them.
-    valid
-        bool ``(B, H, W)`` in pixels of the input.
-    optimizer
-        Name of the optimizer whose losses are asked for.
-    step, steps
-        Number of this step, from 0, and how many there will be.
-    """
+    """What one step of training works on."""
 
     x: torch.Tensor
+    """float32 ``(B, ...)`` on the detector's device: images ``(B, C, H, W)`` in [0, 1], or what `prepare` made."""
     valid: torch.Tensor
+    """bool ``(B, H, W)`` in pixels of the input."""
     optimizer: str = ""
+    """Name of the optimizer whose losses are asked for."""
     step: int = 0
     steps: int = 1
+    """Number of this step, from 0, and how many there will be."""
 
 
 class Normals:
-    """Prepared training images of one shape, found by number: the frames are read once, in one pass.
+    """Prepared training images of one shape, found by number: float16 `values` ``(N, ...)``, SHA-256 and patients.
 
-    `prepare` makes of images what training sees, `batch_size` at a time: once for each image, or at every use with
-    `augment`, which moves and exposes images anew in each epoch. What is more than `memory_mb` MiB lies in a temporary
-    file.
-
-    Attributes
-    ----------
-    values, digest
-        float16 ``(N, ...)``, and their SHA-256.
-    patients
-        Patient of each image.
+    Frames are read once. `prepare` makes of images what training sees, `batch_size` at a time: once for each image, or
+    at every use with `augment`, which moves and exposes images anew in each epoch. What is more than `memory_mb` MiB
+    lies in a temporary file.
     """
 
     def __init__(self, frames: Frames, prepare: Prepare, batch_size: int, *, augment: bool, memory_mb: float) -> None:
@@ -96,12 +80,12 @@ class Normals:
         valid = self.valid(rows)
         if self.augmentation is not None and seeds is not None:
             values = self.values[rows].astype(np.float32)
-            moved = [self.augmentation(*each) for each in zip(values, valid, seeds.tolist(), strict=True)]
-            x, valid = torch.from_numpy(np.stack([m[0] for m in moved])), np.stack([m[1] for m in moved])
+            moved = map(self.augmentation, values, valid, seeds.tolist())
+            images, valid = map(np.stack, zip(*moved, strict=True))
+            x = torch.from_numpy(images)
         else:
             x = self._chosen(rows, device)
-        if self.augmentation is not None:
-            x = self.prepare(x)
+        x = x if self.augmentation is None else self.prepare(x)
         x = x.to(device).float()
         # What a frozen network gives in inference mode cannot be trained on, a copy of it can.
         return StepBatch(x.clone() if x.is_inference() else x, torch.from_numpy(valid).to(device))
@@ -127,12 +111,9 @@ class Normals:
             yield self.batch(rows[start : start + size], device)
 
     def split(self, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of the images to learn from, and of those of a random share of the patients; 0 for none.
+        """Numbers of the images to learn from, and of those of a random share of the patients (at 0 of none).
 
-        Raises
-        ------
-        FitError
-            Where there is only one patient.
+        A FitError says where there is only one patient.
         """
         if not share:
             return np.arange(len(self)), np.arange(0)
@@ -157,23 +138,22 @@ class _Store:
         self._array = np.empty((0 if self._file else count, *shape), np.float16)
 
     def add(self, values: np.ndarray) -> None:
-        values = np.ascontiguousarray(values)
-        self._digest.update(values.tobytes())
-        if self._file is None:
-            self._array[self._filled : self._filled + len(values)] = values
-        else:
-            try:
-                self._file.write(values.tobytes())
+        content = values.tobytes()
+        self._digest.update(content)
+        try:
+            if self._file is None:
+                self._array[self._filled : self._filled + len(values)] = values
+            else:
+                self._file.write(content)
                 self._file.flush()
-            except OSError as error:
-                raise OutputError(
-                    f"{tempfile.gettempdir()}: prepared images do not fit ({error.strerror or error}); set TMPDIR "
-                    "to a folder with more space, or memory_mb higher"
-                ) from error
+        except OSError as error:
+            raise OutputError(
+                f"{tempfile.gettempdir()}: prepared images do not fit ({error.strerror or error}); set TMPDIR "
+                "to a folder with more space, or memory_mb higher"
+            ) from error
         self._filled += len(values)
 
     def finished(self) -> tuple[np.ndarray, str]:
-        if self._file is None:
-            return self._array[: self._filled], self._digest.hexdigest()
         shape = (self._filled, *self._shape)
-        return np.memmap(self._file, np.float16, "r", shape=shape), self._digest.hexdigest()
+        values = np.memmap(self._file, np.float16, "r", shape=shape) if self._file else self._array[: self._filled]
+        return values, self._digest.hexdigest()

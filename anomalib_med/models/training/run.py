@@ -22,7 +22,7 @@ class Checkpoint(Protocol):
         """The tensors and the description that were written last, or None."""
 
     def write(self, tensors: Mapping[str, torch.Tensor], description: Description) -> None:
-        """Replace what was written before by this."""
+        """Replace what was written before."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,12 @@ class Selection:
     """Keep the weights of the epoch with the highest value, the first of equals, in place of the last ones.
 
     A training goes the same way with it and without; only what is kept of it differs.
-
-    Parameters
-    ----------
-    images
-        What tells the images that `value` looks at from others: an interrupted training continues with the same ones.
-    value
-        Called after each epoch and at the end of the training, while the detector is ready to score; higher is better.
     """
 
     images: str
+    """What tells the images that `value` looks at from others: an interrupted training continues with the same ones."""
     value: Callable[[], float]
+    """Called after each epoch and at the end of the training, with the detector ready to score; higher is better."""
 
 
 class EpochChoice(Protocol):
@@ -60,61 +55,41 @@ class EpochChoice(Protocol):
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What a training is given beside the normals and the settings of its detector.
-
-    Parameters
-    ----------
-    checkpoint
-        Keeps the unfinished training, which is continued from there; None for none.
-    replace_other
-        Whether the checkpoint of another training may be replaced.
-    selection
-        How the weights of an epoch are chosen; None for those of the last step.
-    progress
-        Called with the stage, the steps done, the steps in all and the loss.
-    weights, images
-        Tensors of the weight files, and float32 images ``(N, C, H, W)``, that the settings in `TrainedDetector.reads`
-        name, by setting.
-    checkpoint_every, progress_every
-        Seconds between two checkpoints and between two calls of `progress`, at least; 0: after each step.
-    """
+    """What a training is given beside the normals and the settings of its detector."""
 
     checkpoint: Checkpoint | None = None
+    """Keeps the unfinished training, which is continued from there; None for none."""
     replace_other: bool = False
+    """Whether the checkpoint of another training may be replaced."""
     selection: Selection | None = None
+    """How the weights of an epoch are chosen; None for those of the last step."""
     progress: Progress = silent
+    """Called with the stage, the steps done, the steps in all and the loss."""
     weights: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    """Tensors of the weight files that settings in `TrainedDetector.reads` name, by setting."""
     images: Mapping[str, Sequence[torch.Tensor]] = field(default_factory=dict)
+    """Images, float32 ``(N, C, H, W)``, that settings in `TrainedDetector.reads` name, by setting."""
     checkpoint_every: float = 60.0
     progress_every: float = 0.2
+    """Least seconds between two checkpoints, and between two calls of `progress`; 0: after each step."""
 
 
 @dataclass
 class Training:
-    """How far a training is; what a checkpoint holds beside weights.
-
-    Parameters
-    ----------
-    steps, step
-        Steps of the whole training, and those done so far.
-    seconds
-        Time spent on them.
-    losses
-        Losses of the last step by name.
-    best, stale
-        Lowest validation loss, and epochs since.
-    stopped
-        Why it came to an end: "" while it has not, "finished", "time" or "plateau".
-    selected_step, selected_value
-        Steps of the weights that are the best so far where they are chosen by epoch, and their value; 0 and -inf: none.
-    """
+    """How far a training is; what a checkpoint holds beside weights."""
 
     steps: int
     step: int = 0
+    """Steps of the whole training, and those done so far."""
     seconds: float = 0.0
+    """Time spent on them."""
     losses: dict[str, float] = field(default_factory=dict)
+    """Losses of the last step by name."""
     best: float = math.inf
     stale: int = 0
+    """Lowest validation loss, and epochs since."""
     stopped: str = ""
+    """Why it came to an end: "" while it has not, "finished", "time" or "plateau"."""
     selected_step: int = 0
     selected_value: float = -math.inf
+    """Steps of the best weights so far where they are chosen by epoch, and their value; 0 and -inf: none."""

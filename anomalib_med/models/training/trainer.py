@@ -1,9 +1,4 @@
-"""The one trainer: what every trained detector shares.
-
-A trained detector builds its networks in :meth:`TrainedDetector.build`, gives its losses in
-:meth:`TrainedDetector.training_step` and its maps in :meth:`TrainedDetector.compute_map`; the steps are those of
-:class:`.loop.Loop`.
-"""
+"""The one trainer: what every trained detector shares. The steps of a training are those of :class:`.loop.Loop`."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -34,28 +29,20 @@ class TrainedDetector(Detector):
     A subclass gives `title`, a `Config` that is a :class:`TrainingConfig` (or :class:`FeatureTrainingConfig`),
     :meth:`build`, :meth:`training_step` and :meth:`compute_map`. Every ``nn.Module`` that :meth:`build` assigns to an
     attribute is trained, moved, saved and loaded; at scoring it is in evaluation mode.
-
-    Attributes
-    ----------
-    holds_out
-        Whether a tenth of the normals' patients is kept from training in any case, for :meth:`after_training`.
-    at_once
-        How many images :meth:`compute_map` is given together on a CPU, where rounding depends on it; 0: the whole
-        batch, of which it computes each image alike.
-    training
-        How the training went; None before it, and in a loaded model.
     """
 
     Config: ClassVar[type[DetectorConfig]] = TrainingConfig
     square = True
     holds_out: ClassVar[bool] = False
+    """Whether a tenth of the normals' patients is kept from training in any case, for :meth:`after_training`."""
     at_once: ClassVar[int] = 1
+    """How many images :meth:`compute_map` is given together on a CPU, where rounding depends on it; 0: the whole batch,
+    of which it computes each image alike."""
     config: TrainingConfig
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**settings)
-        self.training: Training | None = None
-        self.shape: tuple[int, ...] = ()  # of one image as training sees it
+    training: Training | None = None
+    """How the training went; None before it, and in a loaded model."""
+    shape: tuple[int, ...] = ()
+    """Shape of one image as training sees it; empty before :meth:`fit`."""
 
     @property
     def fitted(self) -> bool:
@@ -70,8 +57,7 @@ class TrainedDetector(Detector):
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Losses by name, each a scalar, whose sum is minimised.
 
-        With several optimizers it is called for one after the other, `batch.optimizer` says for which; one for which
-        there are no losses takes no step.
+        It is called for each optimizer, named `batch.optimizer`, in turn; one without losses takes no step.
         """
 
     @abstractmethod
@@ -79,8 +65,9 @@ class TrainedDetector(Detector):
         """Anomaly maps ``(B, h, w)`` of images ``(B, C, H, W)`` on the detector's device; the networks are trained."""
 
     def prepare(self, x: torch.Tensor) -> torch.Tensor:
-        """What training sees of images ``(B, C, H, W)``, such as frozen features: made once for each image, or at each
-        use where images are augmented. By default the images.
+        """What training sees of images ``(B, C, H, W)``, such as frozen features; by default the images.
+
+        It is made once for each image, or at each use where images are augmented.
         """
         return x
 
@@ -95,13 +82,12 @@ class TrainedDetector(Detector):
     def after_training(self, batches: Iterator[StepBatch]) -> None:
         """Take what is needed of the normals after the last step, without gradients and in evaluation mode.
 
-        `batches` are those held out, for `patience` or because the class `holds_out`, where there are such, else those
-        that were learnt from.
+        `batches` are those held out, for `patience` or because the class `holds_out`, else those learnt from.
         """
 
     @property
     def reads(self) -> Mapping[str, Content]:
-        """Settings that name a file of weights or a folder of images: `fit` must be given the content with its run."""
+        """Settings that name a file of weights or a folder of images, whose content `fit` is given with its run."""
         return {}
 
     def take_inputs(self, run: TrainingRun) -> None:
@@ -121,7 +107,7 @@ class TrainedDetector(Detector):
         ConfigError
             Inputs that differ in shape; too few images in a batch for several processes.
         OutputError
-            A checkpoint that cannot be written, or one of another training in its place.
+            A checkpoint that cannot be written, or one of another training.
         """
         c = self.config
         for setting, kind in self.reads.items():
@@ -134,20 +120,13 @@ class TrainedDetector(Detector):
         normals = Normals(frames, self.prepare, size, augment=c.augment, memory_mb=c.memory_mb)
         step_size(c, len(normals))  # before the processes wait for one another
         with reproducible(self.device), processes.joined(self.device):
-            shape = normals.batch(np.arange(1), self.device).x.shape[1:]
             self.take_inputs(run)
-            self.initialise(tuple(shape))
+            self.initialise(tuple(normals.batch(np.arange(1), self.device).x.shape[1:]))
             self.training = Loop(self, normals, run).run()
 
     @final
     def anomaly_map(self, x: torch.Tensor) -> torch.Tensor:
-        """Anomaly maps ``(B, h, w)`` of inputs ``(B, C, H, W)``, see :meth:`compute_map`.
-
-        Raises
-        ------
-        FitError
-            The detector is not trained.
-        """
+        """Anomaly maps ``(B, h, w)`` of inputs ``(B, C, H, W)``, see :meth:`compute_map`; a FitError before `fit`."""
         self.check_fitted()
         return self.each(self.compute_map, x, self.at_once)
 
@@ -171,8 +150,7 @@ class TrainedDetector(Detector):
         with torch.random.fork_rng(devices=[]):
             self.initialise(tuple(cast(list[int], extra["shape"])))
         self.load_weights(tensors)
-        for module in self.modules().values():
-            module.eval()
+        nn.ModuleList(self.modules().values()).eval()
 
     def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Give the networks the weights and buffers that :meth:`state` gave."""
@@ -182,8 +160,7 @@ class TrainedDetector(Detector):
     def to(self, device: torch.device) -> "TrainedDetector":
         """Move the networks and the extractor."""
         super().to(device)
-        for module in self.modules().values():
-            module.to(device)
+        nn.ModuleList(self.modules().values()).to(device)
         return self
 
     def initialise(self, shape: tuple[int, ...]) -> None:
