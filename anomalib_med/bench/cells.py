@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from anomalib_med.files import output_errors, write_atomic
 Json = dict[str, JsonValue]
 FORMAT = 3
 HEADLINES = ("auroc", "pixel_ap", "froc_cpm")
+KEPT = ("dataset", "method", "seed", "fingerprint", "error", "info")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +50,12 @@ class Cell:
     labels: np.ndarray = field(default_factory=lambda: np.empty(0, int))
     patients: np.ndarray = field(default_factory=lambda: np.empty(0, int))
     scores: np.ndarray = field(default_factory=lambda: np.empty(0))
-    measured: Measured = field(default_factory=lambda: Measured({}, {}, {}, {}))
+    measured: dict[str, Measured] = field(default_factory=dict)
 
     @property
     def metrics(self) -> dict[str, Interval]:
         """Value and interval of each metric by name."""
-        return self.measured.metrics
+        return {name: m.interval for name, m in self.measured.items()}
 
 
 def headline(metrics: Iterable[str]) -> str:
@@ -87,22 +89,17 @@ def write_cell(path: Path, cell: Cell) -> None:
     """
     content: Json = {
         "format": FORMAT,
-        "dataset": cell.dataset,
-        "method": cell.method,
-        "seed": cell.seed,
-        "fingerprint": cell.fingerprint,
-        "error": cell.error,
-        "info": cell.info,
-        "metrics": {name: list(m.known()) for name, m in cell.metrics.items()},
+        **{name: getattr(cell, name) for name in KEPT},
+        "metrics": {name: list(m.interval.known().values()) for name, m in cell.measured.items()},
         "images": {
             "id": list(cell.ids),
             "label": cell.labels.tolist(),
             "patient": cell.patients.tolist(),
             "score": cell.scores.tolist(),
         },
-        "replicates": {n: [_null(round(float(v), 6)) for v in r] for n, r in cell.measured.replicates.items()},
-        "cases": dict(cell.measured.cases),
-        "expected": {name: _null(v) for name, v in cell.measured.expected.items()},
+        "replicates": {name: _finite(m.replicates.round(6)) for name, m in cell.measured.items()},
+        "cases": {name: m.cases for name, m in cell.measured.items()},
+        "expected": dict(zip(cell.measured, _finite([m.expected for m in cell.measured.values()]), strict=True)),
     }
     with output_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,14 +119,17 @@ def read_cell(path: Path) -> Cell:
         if d["format"] != FORMAT:
             raise OutputError(f"{path}: of format {d['format']}, this version reads {FORMAT}: choose another folder")
         images = d["images"]
-        measured = Measured(
-            {name: Interval(*map(_nan, values)) for name, values in d["metrics"].items()},
-            {name: np.array([_nan(v) for v in values]) for name, values in d["replicates"].items()},
-            {name: int(v) for name, v in d["cases"].items()},
-            {name: _nan(v) for name, v in d["expected"].items()},
-        )
+        measured = {
+            name: Measured(
+                Interval(*np.array(ends, float).tolist()),  # null becomes NaN
+                np.array(d["replicates"][name], float),
+                int(d["cases"][name]),
+                float(np.array(d["expected"][name], float)),
+            )
+            for name, ends in d["metrics"].items()
+        }
         return Cell(
-            **{name: d[name] for name in ("dataset", "method", "seed", "fingerprint", "error", "info")},
+            **{name: d[name] for name in KEPT},
             ids=tuple(images["id"]),
             labels=np.array(images["label"], int),
             patients=np.array(images["patient"], int),
@@ -148,9 +148,6 @@ def _name(text: str) -> str:
     return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _null(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _nan(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
+def _finite(values: Sequence[float] | np.ndarray) -> list[JsonValue]:
+    """Numbers for JSON, which has no NaN."""
+    return [v if isfinite(v) else None for v in map(float, values)]

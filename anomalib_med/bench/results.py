@@ -12,7 +12,6 @@ from anomalib_med.bench.page import bench_page
 from anomalib_med.bench.plots import figures, png
 from anomalib_med.bench.sheet import markdown
 from anomalib_med.bench.summary import Row, compare, rows_of
-from anomalib_med.evaluation.intervals import Interval
 from anomalib_med.files import output_errors, replace_with, write_atomic
 from anomalib_med.outputs.tables import Value, csv_record
 
@@ -76,11 +75,11 @@ def tidy(rows: Sequence[Row]) -> list[dict[str, Value]]:
     for row in rows:
         for cell in row.cells:
             about = _about(cell) | {"seed": str(cell.seed), "seeds": 1}
-            records += [about | {"metric": name} | _numbers(m) for name, m in cell.metrics.items()]
+            records += [{**about, "metric": name, **interval.known()} for name, interval in cell.metrics.items()]
         costs: dict[str, Value] = {key: _real(row.mean_of(key)) for key in COSTS}
         for name, number in row.numbers.items():
-            over: dict[str, Value] = {"metric": name, "sd": _real(number.sd), "seeds": number.seeds}
-            records.append(_about(row.cells[0]) | {"seed": ALL_SEEDS} | over | _numbers(number.interval) | costs)
+            over = {"seed": ALL_SEEDS, "metric": name, "sd": _real(number.sd), "seeds": number.seeds}
+            records.append({**_about(row.cells[0]), **over, **number.interval.known(), **costs})
         if row.error:
             failed: dict[str, Value] = {"dataset": row.dataset, "method": row.method, "error": row.error}
             records.append(dict.fromkeys(COLUMNS) | failed)
@@ -100,10 +99,6 @@ def _about(cell: Cell) -> dict[str, Value]:
         known = i.get(key)
         record[column] = str(known.get(part, "")) if isinstance(known, dict) else ""
     return record
-
-
-def _numbers(interval: Interval) -> dict[str, Value]:
-    return dict(zip(("value", "low", "high"), interval.known(), strict=True))
 
 
 def _real(value: float) -> float | None:

@@ -163,21 +163,21 @@ def holm(p_values: Sequence[float] | np.ndarray) -> Floats:
 def _row(dataset: str, method: str, group: Sequence[Cell]) -> Row:
     finished = tuple(c for c in group if not c.error)
     errors = "; ".join(dict.fromkeys(f"seed {c.seed}: {c.error}" for c in group if c.error))
-    names = [n for n in finished[0].metrics if all(n in c.metrics for c in finished)] if finished else []
+    names = [n for n in finished[0].measured if all(n in c.measured for c in finished)] if finished else []
     baseline = any(bool(c.info.get("baseline")) for c in group)
     return Row(dataset, method, baseline, finished, {n: _number(n, finished) for n in names}, errors)
 
 
 def _number(name: str, cells: Sequence[Cell]) -> Number:
     """One metric over the seeds."""
-    if len(cells) == 1:
-        return Number(cells[0].metrics[name], nan, 1)
-    values = np.array([c.metrics[name].value for c in cells])
+    measured = [cell.measured[name] for cell in cells]
+    if len(measured) == 1:
+        return Number(measured[0].interval, nan, 1)
+    values = np.array([m.interval.value for m in measured])
     # The draws of patients are the same for every seed, so the mean has replicates of its own.
-    drawn = np.mean([c.measured.replicates[name] for c in cells], axis=0)
-    cases = min(c.measured.cases[name] for c in cells)
-    expected = float(np.mean([c.measured.expected[name] for c in cells]))
-    interval = interval_of(name, float(values.mean()), drawn, cases, expected)
+    drawn = np.mean([m.replicates for m in measured], axis=0)
+    expected = float(np.mean([m.expected for m in measured]))
+    interval = interval_of(name, float(values.mean()), drawn, min(m.cases for m in measured), expected)
     return Number(interval, float(values.std(ddof=1)), len(cells))
 
 
@@ -185,8 +185,8 @@ def _difference(a: Row, b: Row, metric: str) -> tuple[Interval, float]:
     if metric == "auroc":
         return _delong(a, b)
     observed = a.numbers[metric].interval.value - b.numbers[metric].interval.value
-    first, second = (np.mean([c.measured.replicates[metric] for c in row.cells], axis=0) for row in (a, b))
-    cases = min(c.measured.cases[metric] for c in (*a.cells, *b.cells))
+    first, second = (np.mean([c.measured[metric].replicates for c in row.cells], axis=0) for row in (a, b))
+    cases = min(c.measured[metric].cases for c in (*a.cells, *b.cells))
     return difference_of(observed, first - second, cases)
 
 

@@ -8,17 +8,17 @@ so replicates of two models on the same images are paired.
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from anomalib_med.calibration import VolumeJudge, VolumeRule
-from anomalib_med.datasets.masks import has_mask, read_mask
+from anomalib_med.datasets.masks import has_mask
 from anomalib_med.datasets.scans import volumes_of
-from anomalib_med.errors import InputError, ReadError
-from anomalib_med.evaluation.image_statistics import image_statistics
+from anomalib_med.errors import InputError
+from anomalib_med.evaluation.image_statistics import Cases, image_statistics
 from anomalib_med.evaluation.intervals import LEVEL, Interval, Measured, replicated
 from anomalib_med.evaluation.map_statistics import MapStatistics
 from anomalib_med.evaluation.patients import aggregated_share
@@ -57,14 +57,14 @@ class Evaluation:
     flagged: np.ndarray | None
     volumes: list[VolumeResult]
     volume_patients: list[PatientResult]
-    measured: Measured
+    measured: dict[str, Measured]
     failures: dict[str, str]
     seconds: float
 
     @property
     def metrics(self) -> dict[str, Interval]:
         """Value and interval of each metric by name."""
-        return self.measured.metrics
+        return {name: number.interval for name, number in self.measured.items()}
 
 
 def evaluate_model(
@@ -101,13 +101,9 @@ def evaluate_model(
 
     Raises
     ------
-    InputError
+    InputError, ConfigError
         As `evaluate_results`.
-    ConfigError
-        An aggregation that is not known.
     """
-    _check(samples, tasks)
-    aggregated_share(aggregation)
     stream = model.score_each(samples, false_alarm_rate=false_alarm_rate, progress=progress)
     return evaluate_results(
         (result for result, _ in stream),
@@ -136,14 +132,12 @@ def evaluate_results(
     level: float = LEVEL,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Measure results from anywhere.
+    """Measure results from anywhere; parameters not named here are as for `evaluate_model`.
 
     Parameters
     ----------
     results
         One a sample, in their order; taken one by one and not held.
-    samples, tasks, aggregation, replicates, level, progress
-        As for `evaluate_model`.
     rule, false_alarm_rate
         How volumes are judged; by default with the rule of a model that was not calibrated.
     map_threshold
@@ -154,86 +148,71 @@ def evaluate_results(
     InputError
         Samples without label; of one kind only where image metrics are wanted; without mask or box where those are not
         wanted; too few that could be read.
+    ConfigError
+        An aggregation that is not known.
     """
-    _check(samples, tasks)
-    labels = np.array([sample.label for sample in samples])
+    aggregated_share(aggregation)
+    located = bool({"pixel", "box"} & set(tasks)) and any(s.label == 1 and has_mask(s) for s in samples)
+    labels = _labels(samples, ranked="image" in tasks, located=located)
     whose = np.unique([sample.patient for sample in samples], return_inverse=True)[1]
     volumes = volumes_of(samples)
     # Candidates are measured by `anomed froc`, in mm.
     judge = VolumeJudge(replace(rule or VolumeRule(), threshold=None), false_alarm_rate, volumes)
     with TemporaryDirectory(prefix="anomed-maps-") as folder:
-        maps = MapStatistics(Path(folder), samples, tasks, map_threshold) if _located(samples, tasks) else None
-        seen = _seen(results, samples, maps, judge)
-        scored = seen.results
-        kept = np.array([i for i, result in enumerate(scored) if result.ok], int)
-        scores = np.array([scored[i].score for i in kept])
-        decided = all(scored[i].flagged is not None for i in kept)
-        flagged = np.array([bool(scored[i].flagged) for i in kept]) if decided else None
-        statistics = [] if maps is None else maps.statistics(progress)
-    if "image" in tasks and len(np.unique(labels[kept])) == 2:
-        images = image_statistics(labels[kept], scores, flagged, whose[kept], kept, None if volumes else aggregation)
-        scans = volume_statistics(samples, volumes, seen.volumes, judge.patients()) if volumes else []
-        statistics = images + scans + statistics
+        maps = MapStatistics(Path(folder), samples, tasks, map_threshold) if located else None
+        scored, judged, seconds = _passed(results, maps, judge)
+        statistics = maps.statistics(progress) if maps else []
+    kept = np.array([i for i, result in enumerate(scored) if result.ok], int)
+    flags = [scored[i].flagged for i in kept]
+    flagged = None if None in flags else np.array(flags, bool)
+    images = Cases(labels[kept], np.array([scored[i].score for i in kept]), flagged, whose[kept], kept)
     failures = {result.id: result.status for result in scored if not result.ok}
-    if not statistics or ("image" in tasks and len(np.unique(labels[kept])) < 2):
+    if "image" in tasks and images.kinds == 2:
+        scans = volume_statistics(samples, volumes, judged, judge.patients())
+        statistics = [*image_statistics(images, None if volumes else aggregation), *scans, *statistics]
+    elif "image" in tasks or not statistics:
         raise InputError(f"too few images could be read to evaluate, first: {next(iter(failures.values()), '')}")
     return Evaluation(
         [samples[i].id for i in kept],
-        labels[kept],
-        whose[kept],
-        scores,
+        images.labels,
+        images.patients,
+        images.scores,
         flagged,
-        seen.volumes,
+        judged,
         judge.patients(),
         replicated(labels, whose, statistics, replicates, level),
-        failures | seen.unmasked,
-        seen.seconds,
+        failures | (maps.failures if maps else {}),
+        seconds,
     )
 
 
-def _check(samples: Sequence[Sample], tasks: Sequence[str]) -> None:
+def _labels(samples: Sequence[Sample], *, ranked: bool, located: bool) -> np.ndarray:
+    """The labels ``(N,)`` of images with which something can be measured."""
+    labels = [sample.label for sample in samples]
     unlabelled = [sample.id for sample in samples if sample.label not in (0, 1)]
     if unlabelled:
         raise InputError(f"{len(unlabelled)} images have no label, first {unlabelled[0]}: label them 0 or 1")
-    if "image" in tasks and len({sample.label for sample in samples}) < 2:
+    if ranked and len(set(labels)) < 2:
         raise InputError("normal and abnormal images are needed to evaluate: give some of both")
-    if "image" not in tasks and not _located(samples, tasks):
+    if not (ranked or located):
         raise InputError("no abnormal image has a mask or a box: without these there is nothing to measure")
+    return np.array(labels)
 
 
-def _located(samples: Sequence[Sample], tasks: Sequence[str]) -> bool:
-    return bool({"pixel", "box"} & set(tasks)) and any(s.label == 1 and has_mask(s) for s in samples)
-
-
-@dataclass
-class _Seen:
-    """What is kept of a pass over the results: they without their maps, the volumes, and masks that cannot be read."""
-
-    results: list[Result] = field(default_factory=list)
-    volumes: list[VolumeResult] = field(default_factory=list)
-    unmasked: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0  # of scoring
-
-
-def _seen(
-    results: Iterable[Result], samples: Sequence[Sample], maps: MapStatistics | None, judge: VolumeJudge
-) -> _Seen:
-    """Go through the results once; their maps are given to `maps` and forgotten."""
-    seen = _Seen()
+def _passed(
+    results: Iterable[Result], maps: MapStatistics | None, judge: VolumeJudge
+) -> tuple[list[Result], list[VolumeResult], float]:
+    """Results without their maps, the volumes, and the seconds of scoring; the maps are given to `maps`."""
+    scored, judged, seconds = [], [], 0.0
     start = time.perf_counter()
     for index, result in enumerate(results):
         map = result.anomaly_map() if result.ok and result.grid is not None else None
-        seen.seconds += time.perf_counter() - start
+        seconds += time.perf_counter() - start
         if maps is not None and map is not None:
-            try:
-                mask = read_mask(samples[index], (map.shape[0], map.shape[1]))
-                if mask is not None:
-                    maps.add(index, result, map, mask)
-            except ReadError as error:
-                seen.unmasked[samples[index].id] = f"left out of the metrics of maps: {error}"
-        seen.results.append(replace(result, grid=None, geometry=None))  # the map would be held for nothing
+            maps.add(index, result, map)
+        scored.append(replace(result, grid=None, geometry=None))  # the map would be held for nothing
         volume = judge.add(result)
         if volume is not None:
-            seen.volumes.append(volume)
+            judged.append(volume)
         start = time.perf_counter()
-    return seen
+    return scored, judged, seconds

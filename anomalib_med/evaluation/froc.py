@@ -13,13 +13,14 @@ In both a lesion hit twice counts once, with its higher score, and the second de
 detections are counted on all images, normal ones included.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from anomalib_med.evaluation.curves import Floats
+from anomalib_med.evaluation.intervals import Statistic
 from anomalib_med.records import Box
 
 FALSE_DETECTIONS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -51,9 +52,11 @@ class Found:
         chosen = (self.sizes >= low) & (self.sizes < high)
         return Found(self.lesions[chosen], self.sizes[chosen], self.false)
 
-    def relative_to(self, pixels: int) -> "Found":
-        """The same with sizes as shares of an image of so many pixels."""
-        return Found(self.lesions, self.sizes / pixels, self.false)
+    @classmethod
+    def of(cls, scores: np.ndarray, inside: np.ndarray, sizes: np.ndarray) -> "Found":
+        """From the scores of detections ``(n,)`` and which of them hit which lesion, bool ``(n, L)``."""
+        best = np.where(inside, scores[:, None], MISSED).max(axis=0, initial=MISSED)
+        return cls(best, sizes, scores[~inside.any(axis=1)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +73,9 @@ class FrocCurve:
 
     sensitivity: Floats
     false_per_image: Floats
+
+
+FrocMetric = Callable[[FrocCurve], Floats]
 
 
 def peaks(map: np.ndarray, radius: int = RADIUS) -> tuple[np.ndarray, np.ndarray]:
@@ -109,11 +115,11 @@ def found_by_peaks(map: np.ndarray, lesions: np.ndarray | Sequence[Box], radius:
     if isinstance(lesions, np.ndarray):
         labels, stats = _regions(lesions)
         inside = labels[at[:, 0], at[:, 1]][:, None] == np.arange(1, len(stats) + 1)
-        return _found(scores, inside, stats[:, 4])
+        return Found.of(scores, inside, stats[:, 4])
     b = np.array(lesions, float).reshape(-1, 4)
     y, x = at[:, :1], at[:, 1:]
     inside = (x >= b[:, 0]) & (x < b[:, 0] + b[:, 2]) & (y >= b[:, 1]) & (y < b[:, 1] + b[:, 3])
-    return _found(scores, inside, b[:, 2] * b[:, 3])
+    return Found.of(scores, inside, b[:, 2] * b[:, 3])
 
 
 def found_by_overlap(map: np.ndarray, lesions: np.ndarray | Sequence[Box], threshold: float) -> Found:
@@ -129,7 +135,7 @@ def found_by_overlap(map: np.ndarray, lesions: np.ndarray | Sequence[Box], thres
     else:
         truth = np.array(lesions, float).reshape(-1, 4)
         sizes = truth[:, 2] * truth[:, 3]
-    return _found(scores, _overlaps(np.array(boxes, float).reshape(-1, 4), truth) > LEAST_OVERLAP, sizes)
+    return Found.of(scores, _overlaps(np.array(boxes, float).reshape(-1, 4), truth) > LEAST_OVERLAP, sizes)
 
 
 def froc_curve(images: Sequence[Found], weights: np.ndarray | None = None) -> FrocCurve:
@@ -168,15 +174,22 @@ def cpm(curve: FrocCurve, points: Sequence[float] = FALSE_DETECTIONS) -> Floats:
     return np.asarray(np.mean([sensitivity_at(curve, point) for point in points], axis=0))
 
 
+def lesion_statistic(
+    images: Sequence[Found], at: np.ndarray, metrics: Mapping[str, FrocMetric], cases: int
+) -> Statistic:
+    """Metrics of the curve of images in the places `at` ``(n,)`` among all; `cases` are the patients behind them."""
+
+    def values(rows: Floats) -> Mapping[str, Floats]:
+        curve = froc_curve(images, rows[:, at])
+        return {name: metric(curve) for name, metric in metrics.items()}
+
+    return Statistic(values, cases)
+
+
 def _regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels ``(H, W)`` of the 8-connected regions, and x, y, width, height, area of each ``(n, 5)``."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats((mask != 0).astype(np.uint8), connectivity=8)
     return labels, stats[1:].astype(float)
-
-
-def _found(scores: np.ndarray, inside: np.ndarray, sizes: np.ndarray) -> Found:
-    best = np.where(inside, scores[:, None], MISSED).max(axis=0, initial=MISSED)
-    return Found(best, sizes, scores[~inside.any(axis=1)])
 
 
 def _at_least(scores: np.ndarray, weights: Floats, thresholds: np.ndarray) -> Floats:

@@ -1,122 +1,119 @@
-"""Statistics of image-level scores: ranking, decisions, probabilities, patients."""
+"""Statistics of cases that are ranked and decided on: images, volumes or patients."""
 
 from collections.abc import Mapping
-from functools import partial
-from typing import TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 
-from anomalib_med.evaluation import patients
-from anomalib_med.evaluation.curves import RANKING_METRICS, Floats, curve_of, replicate_values, values_of
-from anomalib_med.evaluation.intervals import BRIER, ECE, Statistic, patient_counts
+from anomalib_med.evaluation.curves import RANKING_METRICS, Floats, Metric, curve_of, replicate_values, values_of
+from anomalib_med.evaluation.intervals import BRIER, ECE, Statistic, patient_counts, ratio
+from anomalib_med.evaluation.patients import aggregate, prevalence_weights
 from anomalib_med.evaluation.probabilities import ECE_BINS, cross_fitted, expected_calibration_error
 
-PTP_METRICS = ("ap", "f1_max (oracle)")
+PTP_METRICS = {name: RANKING_METRICS[name] for name in ("ap", "f1_max (oracle)")}
 """Metrics that depend on the prevalence, and are given at nine normal patients to one abnormal as well."""
 
-T = TypeVar("T")
 
-
-def image_statistics(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    flagged: np.ndarray | None,
-    whose: np.ndarray,
-    kept: np.ndarray,
-    aggregation: str | None,
-) -> list[Statistic]:
-    """What can be said of scores and labels.
+@dataclass(frozen=True, eq=False)
+class Cases:
+    """Images, volumes or patients, in arrays ``(n,)``.
 
     Parameters
     ----------
-    labels, scores, flagged, whose
-        Arrays ``(n,)`` of the images that were scored; `flagged` is None without calibration.
-    kept
-        Places of these images among all images, for which the weights are drawn.
-    aggregation
-        How scores of images become one of a patient, see :func:`.patients.aggregate`; None for no numbers of patients.
+    labels, scores
+        0 or 1, and finite.
+    flagged
+        Decisions; None without calibration.
+    patients
+        Patient of each case.
+    at
+        Place of each case, or of its first image, among all images, for which the weights are drawn.
+    prefix
+        What stands before the names of the metrics.
     """
-    counts = patient_counts(labels, whose)
-    rarer = min(counts)
-    statistics = [ranked(labels, scores, kept, rarer)]
-    if flagged is not None:
-        statistics += decided(labels.astype(float), flagged.astype(float), kept, counts)
-    probabilities = cross_fitted(labels, scores, whose, np.ones((1, len(labels))))
-    if probabilities is not None:
-        statistics.append(_calibrated(labels, scores, whose, kept, probabilities[0], rarer))
-    numbers, first = np.unique(whose, return_index=True)
-    if aggregation is not None and len(numbers) < len(whose):
-        abnormal, highest = patients.aggregate(labels, scores, whose, aggregation)
-        if len(np.unique(abnormal)) == 2:
-            statistics.append(of_patients(abnormal, highest, kept[first], rarer))
-    return statistics
 
+    labels: np.ndarray
+    scores: np.ndarray
+    flagged: np.ndarray | None
+    patients: np.ndarray
+    at: np.ndarray
+    prefix: str = ""
 
-def ranked(labels: np.ndarray, scores: np.ndarray, kept: np.ndarray, cases: int) -> Statistic:
-    """Numbers of a ranking of images."""
+    @property
+    def kinds(self) -> int:
+        """2 where there are normal and abnormal cases."""
+        return len(np.unique(self.labels))
 
-    def values(rows: Floats) -> Mapping[str, Floats]:
-        return replicate_values(RANKING_METRICS, curve_of(labels, scores, rows[:, kept]))
+    @property
+    def rarer(self) -> int:
+        """Patients of the rarer kind."""
+        return min(patient_counts(self.labels, self.patients))
 
-    return Statistic(values, cases, values_of(RANKING_METRICS, curve_of(labels, scores)))
+    def ranking(self) -> list[Statistic]:
+        """Metrics of a ranking; none of cases of one kind."""
+        return self._ranked(RANKING_METRICS, self.prefix, np.ones(len(self.labels))) if self.kinds == 2 else []
 
+    def ranking_ptp(self) -> list[Statistic]:
+        """Metrics of patients at nine normal ones to one abnormal; none of patients of one kind."""
+        return self._ranked(PTP_METRICS, "ptp_", prevalence_weights(self.labels)) if self.kinds == 2 else []
 
-def decided(y: Floats, f: Floats, kept: np.ndarray, counts: list[int]) -> list[Statistic]:
-    """Numbers of decisions at a threshold that was fixed beforehand."""
-
-    def overall(rows: Floats) -> Mapping[str, Floats]:
-        w = rows[:, kept]
-        tp, fp, positives, cases = w @ (y * f), w @ ((1 - y) * f), w @ y, w.sum(axis=1)
-        return {
-            "accuracy": (tp + cases - positives - fp) / cases,
-            "f1": 2 * tp / (tp + fp + positives),
-            "flagged_rate": (tp + fp) / cases,
+    def decisions(self) -> list[Statistic]:
+        """Numbers of the decisions that the kinds of cases at hand allow; none without calibration."""
+        if self.flagged is None or not len(self.labels):
+            return []
+        y, f, each = self.labels.astype(float), self.flagged.astype(float), np.ones(len(self.labels))
+        counts, rarer = patient_counts(self.labels, self.patients), self.rarer
+        parts: dict[str, tuple[Floats, Floats, int]] = {
+            "sensitivity": (y * f, y, counts[-1]),
+            "false_alarm_rate": ((1 - y) * f, 1 - y, counts[0]),
+            "accuracy": (1 - np.abs(y - f), each, rarer),
+            "f1": (2 * y * f, y + f, rarer),
+            "flagged_rate": (f, each, rarer),
         }
+        names = list(parts) if self.kinds == 2 else ["sensitivity" if y.any() else "false_alarm_rate"]
+        return [ratio(self.prefix + name, self.at, *parts[name]) for name in names]
 
-    def share(name: str, kind: Floats, rows: Floats) -> Mapping[str, Floats]:
-        return {name: rows[:, kept] @ (kind * f) / (rows[:, kept] @ kind)}
+    def probabilities(self) -> list[Statistic]:
+        """How well cross-fitted probabilities are calibrated; none with fewer than two patients of a kind.
 
-    return [
-        Statistic(partial(share, "sensitivity", y), counts[-1]),
-        Statistic(partial(share, "false_alarm_rate", 1 - y), counts[0]),
-        Statistic(overall, min(counts)),
-    ]
+        Each replicate fits them anew, since other patients would have given another curve.
+        """
+        fitted = cross_fitted(self.labels, self.scores, self.patients, np.ones((1, len(self.labels))))
+        if fitted is None:
+            return []
+        off = fitted[0] - self.labels
+        member = np.eye(ECE_BINS)[np.minimum((fitted[0] * ECE_BINS).astype(int), ECE_BINS - 1)]
+        gaps = off @ member / len(off)
 
+        def values(rows: Floats) -> Mapping[str, Floats]:
+            w = rows[:, self.at]
+            again = cross_fitted(self.labels, self.scores, self.patients, w)
+            assert again is not None  # as for the cases at hand
+            share, off = w / w.sum(axis=1, keepdims=True), again - self.labels
+            return {ECE: np.abs((share * off) @ member - gaps).sum(axis=1), BRIER: (share * off**2).sum(axis=1)}
 
-def _calibrated(
-    labels: np.ndarray, scores: np.ndarray, whose: np.ndarray, kept: np.ndarray, probabilities: Floats, cases: int
-) -> Statistic:
-    """Numbers of probabilities: each replicate fits them anew, since other patients would have given another curve."""
-    bins = np.minimum((probabilities * ECE_BINS).astype(int), ECE_BINS - 1)
-    member = np.zeros((len(bins), ECE_BINS))
-    member[np.arange(len(bins)), bins] = 1
-    gaps = (probabilities - labels) @ member / len(bins)
+        brier = float(np.mean(off**2))  # scikit-learn's `brier_score_loss`; Brier 1950
+        return [Statistic(values, self.rarer, {ECE: expected_calibration_error(self.labels, fitted[0]), BRIER: brier})]
 
-    def values(rows: Floats) -> Mapping[str, Floats]:
-        w = rows[:, kept]
-        fitted = cross_fitted(labels, scores, whose, w)
-        assert fitted is not None  # as for the images at hand
-        share, off = w / w.sum(axis=1, keepdims=True), fitted - labels
-        noise = np.abs((share * off) @ member - gaps).sum(axis=1)
-        return {ECE: noise, BRIER: (share * off**2).sum(axis=1)}
+    def _ranked(self, metrics: Mapping[str, Metric], prefix: str, weights: Floats) -> list[Statistic]:
+        def values(rows: Floats) -> Mapping[str, Floats]:
+            drawn = replicate_values(metrics, curve_of(self.labels, self.scores, rows[:, self.at] * weights))
+            return {prefix + name: value for name, value in drawn.items()}
 
-    brier = float(np.mean((probabilities - labels) ** 2))  # scikit-learn's `brier_score_loss`; Brier 1950
-    return Statistic(values, cases, {ECE: expected_calibration_error(labels, probabilities), BRIER: brier})
-
-
-def of_patients(labels: np.ndarray, scores: np.ndarray, kept: np.ndarray, cases: int) -> Statistic:
-    """Numbers of a ranking of patients, as they are and at nine normal ones to one abnormal."""
-    ptp_weights = patients.prevalence_weights(labels)
-    ptp_metrics = {name: RANKING_METRICS[name] for name in PTP_METRICS}
-
-    def values(rows: Floats) -> Mapping[str, Floats]:
-        plain = replicate_values(RANKING_METRICS, curve_of(labels, scores, rows[:, kept]))
-        ptp = replicate_values(ptp_metrics, curve_of(labels, scores, rows[:, kept] * ptp_weights))
-        return _prefixed(plain, ptp)
-
-    plain, ptp = (curve_of(labels, scores, w) for w in (None, ptp_weights))
-    return Statistic(values, cases, _prefixed(values_of(RANKING_METRICS, plain), values_of(ptp_metrics, ptp)))
+        exact = values_of(metrics, curve_of(self.labels, self.scores, weights))
+        return [Statistic(values, self.rarer, {prefix + name: value for name, value in exact.items()})]
 
 
-def _prefixed(plain: Mapping[str, T], ptp: Mapping[str, T]) -> dict[str, T]:
-    return {f"patient_{name}": v for name, v in plain.items()} | {f"ptp_{name}": v for name, v in ptp.items()}
+def image_statistics(images: Cases, aggregation: str | None) -> list[Statistic]:
+    """What can be said of images, and of patients with several of them.
+
+    `aggregation` makes one score of the scores of a patient's images, see :func:`.patients.aggregate`; without it there
+    are no numbers of patients.
+    """
+    statistics = [*images.ranking(), *images.decisions(), *images.probabilities()]
+    patients, first = np.unique(images.patients, return_index=True)
+    if aggregation is not None and len(patients) < len(images.patients):
+        labels, scores = aggregate(images.labels, images.scores, images.patients, aggregation)
+        whole = Cases(labels, scores, None, patients, images.at[first], "patient_")
+        statistics += [*whole.ranking(), *whole.ranking_ptp()]
+    return statistics

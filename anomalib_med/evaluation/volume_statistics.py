@@ -1,12 +1,12 @@
 """Statistics of the decisions on scans: volumes and patients as the model's own volume rule judges them."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from anomalib_med.evaluation.curves import Floats
-from anomalib_med.evaluation.image_statistics import decided, of_patients, ranked
-from anomalib_med.evaluation.intervals import Statistic, patient_counts
+from anomalib_med.evaluation.image_statistics import Cases
+from anomalib_med.evaluation.intervals import Statistic
 from anomalib_med.records import PatientResult, Sample, Volume, VolumeResult
 
 
@@ -25,48 +25,30 @@ def volume_statistics(
     volumes, judged, patients
         The volumes among the samples, and what became of them and of their patients.
     """
+    of_patient: dict[str, list[Volume]] = defaultdict(list)
+    for volume in volumes:
+        of_patient[volume.patient].append(volume)
     place = {sample.id: i for i, sample in enumerate(samples)}
-    label = {v.id: any(sample.label == 1 for sample in v.samples) for v in volumes}
-    first = {v.id: place[v.samples[0].id] for v in volumes}
-    known = [result for result in judged if np.isfinite(result.score)]
-    y = np.array([label[result.id] for result in known], int)
-    at = np.array([first[result.id] for result in known], int)
-    counts = patient_counts(y, [result.patient for result in known])
-    scores = np.array([result.score for result in known])
-    statistics = [ranked(y, scores, at, min(counts))] if len(counts) == 2 else []
-    statistics += _decided(y, [result.flagged for result in known], at, counts)
-    return [_named("volume_", statistic) for statistic in statistics] + _of_patients(volumes, patients, label, first)
+    each = _cases(judged, {v.id: [v] for v in volumes}, [r.id for r in judged], place, "volume_")
+    whole = _cases(patients, of_patient, [r.patient for r in patients], place, "patient_")
+    return [*each.ranking(), *each.decisions(), *whole.ranking(), *whole.ranking_ptp(), *whole.decisions()]
 
 
-def _of_patients(
-    volumes: Sequence[Volume], patients: Sequence[PatientResult], label: Mapping[str, bool], first: Mapping[str, int]
-) -> list[Statistic]:
-    known = [result for result in patients if np.isfinite(result.score)]
-    own = {result.patient: [v.id for v in volumes if v.patient == result.patient] for result in known}
-    y = np.array([any(label[id] for id in ids) for ids in own.values()], int)
-    at = np.array([first[ids[0]] for ids in own.values()], int)
-    counts = patient_counts(y)
-    scores = np.array([result.score for result in known])
-    statistics = [of_patients(y, scores, at, min(counts))] if len(counts) == 2 else []
-    decisions = _decided(y, [result.flagged for result in known], at, counts)
-    return statistics + [_named("patient_", statistic) for statistic in decisions]
-
-
-def _decided(labels: np.ndarray, flags: Sequence[bool | None], at: np.ndarray, counts: list[int]) -> list[Statistic]:
-    """Numbers of the decisions that the kinds of cases at hand allow; none without calibration."""
-    if None in flags or not flags:
-        return []
-    sensitivity, false_alarms, overall = decided(labels.astype(float), np.array(flags, float), at, counts)
-    return (
-        [sensitivity] * bool(labels.any()) + [false_alarms] * bool((labels == 0).any()) + [overall] * (len(counts) == 2)
+def _cases(
+    results: Sequence[VolumeResult | PatientResult],
+    volumes: Mapping[str, Sequence[Volume]],
+    keys: Sequence[str],
+    place: Mapping[str, int],
+    prefix: str,
+) -> Cases:
+    """The results with a score; `keys` name the volumes behind each."""
+    known = [(result, volumes[key]) for result, key in zip(results, keys, strict=True) if np.isfinite(result.score)]
+    flags = [result.flagged for result, _ in known]
+    return Cases(
+        np.array([any(s.label == 1 for v in own for s in v.samples) for _, own in known], int),
+        np.array([result.score for result, _ in known]),
+        None if None in flags else np.array(flags, bool),
+        np.array([result.patient for result, _ in known]),
+        np.array([place[own[0].samples[0].id] for _, own in known], int),
+        prefix,
     )
-
-
-def _named(prefix: str, statistic: Statistic) -> Statistic:
-    """The same numbers under longer names."""
-
-    def values(rows: Floats) -> Mapping[str, Floats]:
-        return {prefix + name: value for name, value in statistic.values(rows).items()}
-
-    exact = statistic.exact and {prefix + name: value for name, value in statistic.exact.items()}
-    return Statistic(values, statistic.cases, exact)
