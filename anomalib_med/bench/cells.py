@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from anomalib_med.errors import OutputError
+from anomalib_med.evaluation.curves import Floats
 from anomalib_med.evaluation.intervals import Interval, Measured
 from anomalib_med.files import output_errors, write_atomic
 
@@ -79,8 +80,8 @@ def examples_folder(out: Path, dataset: str, method: str) -> Path:
     return cell_path(out, dataset, method, 0).parent / "examples"
 
 
-def write_cell(path: Path, cell: Cell) -> None:
-    """Write a cell, whole or not at all.
+def write_cell(out: Path, cell: Cell) -> None:
+    """Write a cell to its place in the folder of the bench, whole or not at all.
 
     Raises
     ------
@@ -99,8 +100,9 @@ def write_cell(path: Path, cell: Cell) -> None:
         },
         "replicates": {name: _finite(m.replicates.round(6)) for name, m in cell.measured.items()},
         "cases": {name: m.cases for name, m in cell.measured.items()},
-        "expected": dict(zip(cell.measured, _finite([m.expected for m in cell.measured.values()]), strict=True)),
+        "expected": dict(zip(cell.measured, _finite(m.expected for m in cell.measured.values()), strict=True)),
     }
+    path = cell_path(out, cell.dataset, cell.method, cell.seed)
     with output_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(content).encode())
@@ -118,22 +120,17 @@ def read_cell(path: Path) -> Cell:
         d = json.loads(path.read_text(encoding="utf-8"))
         if d["format"] != FORMAT:
             raise OutputError(f"{path}: of format {d['format']}, this version reads {FORMAT}: choose another folder")
-        images = d["images"]
         measured = {
-            name: Measured(
-                Interval(*np.array(ends, float).tolist()),  # null becomes NaN
-                np.array(d["replicates"][name], float),
-                int(d["cases"][name]),
-                float(np.array(d["expected"][name], float)),
-            )
-            for name, ends in d["metrics"].items()
+            name: Measured(Interval(*_numbers(ends)), _numbers(d["replicates"][name]), int(d["cases"][name]), centre)
+            for (name, ends), centre in zip(d["metrics"].items(), _numbers(d["expected"].values()), strict=True)
         }
+        images = d["images"]
         return Cell(
             **{name: d[name] for name in KEPT},
             ids=tuple(images["id"]),
             labels=np.array(images["label"], int),
             patients=np.array(images["patient"], int),
-            scores=np.array(images["score"], float),
+            scores=_numbers(images["score"]),
             measured=measured,
         )
     except OSError as error:
@@ -148,6 +145,11 @@ def _name(text: str) -> str:
     return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _finite(values: Sequence[float] | np.ndarray) -> list[JsonValue]:
+def _finite(values: Iterable[float]) -> list[JsonValue]:
     """Numbers for JSON, which has no NaN."""
     return [v if isfinite(v) else None for v in map(float, values)]
+
+
+def _numbers(values: Iterable[float | None]) -> Floats:
+    """Numbers from JSON, where null is NaN."""
+    return np.array(list(values), float)

@@ -23,10 +23,7 @@ EXAMPLES = 4  # test images whose maps are drawn for every method
 
 @dataclass(frozen=True)
 class Method:
-    """A detector, by its name in the registry, and its settings, under a label that is unique within a bench.
-
-    `size` is the side of its input in pixels; None for that of the bench.
-    """
+    """A detector of the registry with settings and the side of its input, under a label that is unique in a bench."""
 
     label: str
     detector: str
@@ -40,14 +37,10 @@ class Plan:
 
     Parameters
     ----------
-    root
-        Folder with the data sets.
-    out
-        Folder for the results.
-    datasets
-        Names of data sets, see `anomed datasets`.
-    methods
-        Detectors and their settings.
+    root, out
+        Folder with the data sets, and that for the results.
+    datasets, methods
+        Names of data sets, see `anomed datasets`, and detectors with their settings.
     seeds
         Number of seeds, counted from 0.
     preprocessing
@@ -100,8 +93,7 @@ class Plan:
 
     def preprocessing_of(self, method: Method) -> Preprocessing:
         """The preprocessing, with the size that the method asks for."""
-        sized = {} if method.size is None else {"size": method.size}
-        return self.preprocessing.model_copy(update=sized)
+        return self.preprocessing.model_copy(update={"size": method.size or self.preprocessing.size})
 
 
 def untrained() -> tuple[str, ...]:
@@ -126,12 +118,9 @@ def methods_of(texts: Sequence[str], shared: Mapping[str, JsonValue]) -> tuple[M
     for text in texts:
         name, *words = text.split()
         detector = detector_class(name)
-        own: dict[str, JsonValue] = {}
-        for word in words:
-            key, equals, value = word.partition("=")
-            if not equals:
-                raise InputError(f'method "{text}": write settings as key=value, for example "{name} pooling=max"')
-            own[key] = value
+        if not all("=" in word for word in words):
+            raise InputError(f'method "{text}": write settings as key=value, for example "{name} pooling=max"')
+        own: dict[str, JsonValue] = {key: value for key, _, value in (word.partition("=") for word in words)}
         size = parse_config(Preprocessing, {"size": own.pop("size")}, text).size if "size" in own else None
         settings = {k: v for k, v in shared.items() if k in detector.Config.model_fields} | own
         checked = detector(**settings).config.model_dump(mode="json", include=set(settings))

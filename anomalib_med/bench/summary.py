@@ -123,27 +123,19 @@ def compare(rows: Sequence[Row]) -> list[Comparison]:
     return comparisons
 
 
-def best_of(rows: Sequence[Row], comparisons: Sequence[Comparison], dataset: str, metric: str = "auroc") -> set[str]:
-    """The method with the highest value on a data set, and those that are not significantly worse."""
-    judged = [r for r in rows if r.dataset == dataset and not r.baseline and metric in r.numbers]
-    known = {r.method: r.numbers[metric].interval.value for r in judged}
-    if not known:
-        return set()
-    best = max(known, key=lambda method: known[method])
-    worse = {
-        method
-        for c in comparisons
-        if (c.dataset, c.metric) == (dataset, metric) and best in (c.first, c.second) and c.adjusted <= ALPHA
-        for method in (c.first, c.second)
-    }
-    return set(known) - worse | {best}
+def best_of(rows: Sequence[Row], differences: Sequence[Comparison], metric: str) -> set[str]:
+    """The method with the highest value on one data set, and those that are not among its significant `differences`."""
+    known = {r.method: r.numbers[metric].interval.value for r in rows if not r.baseline and metric in r.numbers}
+    best = max(known, key=lambda method: known[method], default="")
+    pairs = [{c.first, c.second} for c in differences if c.metric == metric]
+    return set(known).difference(*(pair - {best} for pair in pairs if best in pair))
 
 
-def given_away(rows: Sequence[Row], dataset: str) -> Row | None:
-    """The trivial baseline that scores on a data set, the best where several do; None where none does."""
-    trivial = [r for r in rows if r.dataset == dataset and r.baseline and "auroc" in r.numbers]
-    scoring = [r for r in trivial if r.numbers["auroc"].interval.low > SCORES_FROM]
-    return max(scoring, key=lambda r: r.numbers["auroc"].interval.value) if scoring else None
+def given_away(rows: Sequence[Row]) -> Row | None:
+    """The trivial baseline that scores on one data set, the best where several do; None where none does."""
+    trivial = [(r.numbers["auroc"].interval, r) for r in rows if r.baseline and "auroc" in r.numbers]
+    scoring = [(interval.value, r) for interval, r in trivial if interval.low > SCORES_FROM]
+    return max(scoring, key=lambda pair: pair[0])[1] if scoring else None
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> Floats:

@@ -62,10 +62,7 @@ def delong_covariance(
 
 
 def delong_contrast(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    contrast: np.ndarray,
-    patients: Sequence[str] | np.ndarray | None = None,
+    labels: np.ndarray, scores: np.ndarray, contrast: np.ndarray, patients: Sequence[str] | np.ndarray | None = None
 ) -> tuple[Interval, float]:
     """Any weighted sum of AUROCs, such as the difference of two methods' means over seeds, and its p-value against 0.
 
