@@ -37,11 +37,8 @@ class Lesion:
 def read_lesions(path: Path) -> list[Lesion]:
     """Lesions from a CSV table.
 
-    Parameters
-    ----------
-    path
-        With the columns volume, x_mm, y_mm, z_mm (RAS, as in candidates.csv) and diameter_mm; or those of LUNA16's
-        annotations.csv: seriesuid, coordX, coordY, coordZ (LPS) and diameter_mm.
+    It has the columns volume, x_mm, y_mm, z_mm (RAS, as in candidates.csv) and diameter_mm, or those of LUNA16's
+    annotations.csv: seriesuid, coordX, coordY, coordZ (LPS) and diameter_mm.
 
     Raises
     ------

@@ -2,8 +2,7 @@
 
 What is measured follows from what is known: image metrics where images are labelled normal and abnormal; decisions
 where the model is calibrated; volumes and their patients where images are slices of scans, else patients where one has
-several images; pixels and lesions where masks or boxes are there. All intervals come from the same draws of patients,
-so replicates of two models on the same images are paired.
+several images; pixels and lesions where masks or boxes are there.
 """
 
 import time
@@ -82,8 +81,6 @@ def evaluate_model(
 
     Parameters
     ----------
-    model
-        A fitted model.
     samples
         Labelled 0 or 1; those without a label are refused. Slices of a scan are judged together under the volume rule
         of the model; the scan is what is given of it.
@@ -96,8 +93,6 @@ def evaluate_model(
         How the scores of images that are no slices become that of a patient, see :func:`.patients.aggregate`.
     replicates, level
         Number of draws behind the intervals, and their coverage.
-    progress
-        Called with stage, done and total.
 
     Raises
     ------

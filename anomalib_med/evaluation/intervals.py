@@ -135,10 +135,9 @@ def draws(
 ) -> Iterator[Floats]:
     """Rows of weights ``(r, n)``, `replicates` in all: how much the patient of each image counts.
 
-    Rubin, "The Bayesian bootstrap", 1981: exponential weights of mean 1, those of the patients with an abnormal image
-    and of the others scaled to as many as there are. Drawing patients with replacement has the same mean and nearly
-    the same variance, but leaves out more than a third of them each time: with few patients the highest normal, or the
-    only lesion of a size, is then missing from many replicates. The same seed gives the same rows.
+    Rubin, "The Bayesian bootstrap", 1981: exponential weights of mean 1, scaled among the patients with an abnormal
+    image and among the others. Drawing patients with replacement has the same mean and nearly the same variance, but
+    leaves out a third of them each time, among them the highest normal or the only lesion of a size.
     """
     y = np.asarray(labels, bool)
     _, whose = np.unique(np.arange(len(y)) if patients is None else np.asarray(patients), return_inverse=True)
@@ -190,13 +189,11 @@ def score_interval(
     level
         Coverage.
     expected
-        The number at weights of one, computed as the replicates are; `value` by default. A smoothed replicate scatters
-        about another number than the one reported.
+        What the replicates scatter about: the number at weights of one, computed as they are; `value` by default.
     optimistic
-        The number is the best over thresholds that were chosen on the same cases, so it is above what it estimates,
-        and a replicate above it by about as much again: the bootstrap estimate of bias, Efron and Tibshirani, An
-        Introduction to the Bootstrap, 1993, chapter 10. The interval is moved down by that excess, and widened by it,
-        since the excess is itself an estimate.
+        The number is the best over thresholds chosen on the same cases, so it is above what it estimates, and a
+        replicate above it by about as much again (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter
+        10). The interval is moved down by that excess, and widened by it, since the excess is itself an estimate.
     """
     kept = _kept(value, replicates, cases)
     if kept is None:
@@ -212,14 +209,11 @@ def score_interval(
 
 
 def noise_interval(value: float, noise: Floats, cases: int, level: float = LEVEL) -> Interval:
-    """Interval of a sum of absolute gaps, such as the calibration error, whose bias is larger than its spread.
+    """Interval of a sum of absolute gaps in [0, 1], such as the calibration error, whose bias exceeds its spread.
 
     By the triangle inequality such a sum is off its truth by no more than the sum of absolute errors of the gaps. So
-    the interval reaches as far on either side as that noise does in all but 1 - `level` of the replicates: it holds the
-    truth about that often where all true gaps are 0, and more often where they are not.
-
-    `value` is the sum, from 0 to 1, and `noise` ``(r,)`` the sum of the absolute differences of the gaps of each
-    replicate from those of the cases at hand; `cases` and `level` as for `score_interval`.
+    the interval reaches as far on either side as that `noise` ``(r,)`` does in all but 1 - `level` of the replicates.
+    It holds the truth about that often where all true gaps are 0, and more often where they are not.
     """
     kept = _kept(value, noise, cases)
     if kept is None:
@@ -242,11 +236,8 @@ def _variance(replicates: Floats, cases: int, bias: float = 0.0) -> float:
 def difference_of(observed: float, replicates: Floats, cases: int) -> tuple[Interval, float]:
     """Interval of a difference of two methods, and the two-sided p-value of there being none.
 
-    Both are Student's t with the bootstrap variance: a p-value counted among the replicates could not be small enough
-    for a table of many comparisons.
-
-    `observed` is the difference and `replicates` ``(r,)`` that of the same draws of patients for both methods; `cases`
-    as for `score_interval`.
+    Both are Student's t with the variance of the `replicates` ``(r,)``, the differences in the same draws of patients:
+    a p-value counted among them could not be small enough for a table of many comparisons.
     """
     kept = _kept(observed, replicates, cases)
     if kept is None:

@@ -58,7 +58,7 @@ def aggregated_share(how: str) -> float:
     Raises
     ------
     ConfigError
-        For an aggregation that is not known.
+        The aggregation is not known.
     """
     if how in ("max", "mean", "noisy-or"):
         return 0.0 if how == "max" else 1.0
