@@ -21,10 +21,10 @@ from scipy.special import expit
 from shared import command_line
 
 from anomalib_med.evaluation import curves
+from anomalib_med.evaluation.case_statistics import Cases, image_statistics
 from anomalib_med.evaluation.curves import curve_of
 from anomalib_med.evaluation.delong import delong_contrast, delong_covariance
 from anomalib_med.evaluation.evaluate import evaluate_results
-from anomalib_med.evaluation.image_statistics import Cases, image_statistics
 from anomalib_med.evaluation.intervals import Interval, difference_of, draws, replicated
 from anomalib_med.records import Geometry, Result, Sample
 

@@ -25,28 +25,18 @@ KEPT = ("dataset", "method", "seed", "fingerprint", "error", "info")
 class Cell:
     """What came of one data set, method and seed; without images and metrics where it failed.
 
-    Parameters
-    ----------
-    dataset, method, seed
-        Which cell it is.
-    fingerprint
-        Hash of all that was asked for; the file of a cell with another one is not used.
-    error
-        Why it failed, or "".
-    info
-        Protocol, split hash, rules, versions, machine, seconds, memory: everything that is not a metric.
-    ids, labels, patients, scores
-        One value for each image that was scored.
-    measured
-        Every metric with its interval, its replicates and the patients behind it.
+    `ids`, `labels`, `patients` and `scores` have one value for each image that was scored.
     """
 
     dataset: str
     method: str
     seed: int
     fingerprint: str
+    """Hash of all that was asked for; the file of a cell with another one is not used."""
     error: str
+    """Why it failed, or ""."""
     info: Json
+    """Protocol, split hash, rules, versions, machine, seconds, memory: everything that is not a metric."""
     ids: tuple[str, ...] = ()
     labels: np.ndarray = field(default_factory=lambda: np.empty(0, int))
     patients: np.ndarray = field(default_factory=lambda: np.empty(0, int))

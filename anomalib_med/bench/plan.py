@@ -33,46 +33,30 @@ class Method:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run.
-
-    Parameters
-    ----------
-    root, out
-        Folder with the data sets, and that for the results.
-    datasets, methods
-        Names of data sets, see `anomed datasets`, and detectors with their settings.
-    seeds
-        Number of seeds, counted from 0.
-    preprocessing
-        The same for all methods, but for the size of those that have their own.
-    calibration
-        Share of the normals, by patient, that is held out for the threshold.
-    false_alarm_rate
-        False-alarm rate of the threshold.
-    max_train, max_test
-        Most images of either side, drawn by a hash of their id; None for all.
-    device, cache
-        The same as for :func:`anomalib_med.fit`; by default the cache lies in `out` and is deleted with it.
-    replicates
-        Number of draws of patients behind each interval.
-    overwrite
-        Replace cells that were measured with other settings.
-    """
+    """What to run: detectors on named data sets below `root`, with the results in `out`."""
 
     root: Path
     out: Path
     datasets: tuple[str, ...]
     methods: tuple[Method, ...]
     seeds: int = 3
+    """Number of seeds, counted from 0."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    """The same for all methods, but for the size of those that have their own."""
     calibration: float = 0.2
+    """Share of the normals, by patient, that is held out for the threshold."""
     false_alarm_rate: float = DEFAULT_RATE
+    """False-alarm rate of the threshold."""
     max_train: int | None = None
     max_test: int | None = None
+    """Most test images, as `max_train` those to fit on, drawn by a hash of their id; None for all."""
     device: str = "auto"
     cache: Path | None = None
+    """Folder of the backbone features, see :func:`anomalib_med.fit`; by default it lies in `out`."""
     replicates: int = REPLICATES
+    """Number of draws of patients behind each interval."""
     overwrite: bool = False
+    """Replace cells that were measured with other settings."""
 
     def check(self) -> None:
         """Refuse what would make every cell fail.

@@ -20,20 +20,12 @@ COMPARED = ("auroc", "ap", "pixel_auroc", "pixel_ap", "aupro@0.3")
 
 @dataclass(frozen=True)
 class Number:
-    """One number of a table: a metric over training seeds.
-
-    Parameters
-    ----------
-    interval
-        Mean over seeds, and where it may lie with other patients (the seeds as they are).
-    sd
-        Standard deviation over seeds (n - 1): what training varies by, not what another test set would; NaN for one.
-    seeds
-        Number of seeds.
-    """
+    """One number of a table: a metric over training seeds."""
 
     interval: Interval
+    """Mean over seeds, and where it may lie with other patients (the seeds as they are)."""
     sd: float
+    """Standard deviation over seeds (n - 1): what training varies by, not what another test set would; NaN for one."""
     seeds: int
 
     def __str__(self) -> str:
@@ -42,28 +34,18 @@ class Number:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One data set and method.
-
-    Parameters
-    ----------
-    dataset, method
-        Which row it is.
-    baseline
-        Whether it is a trivial baseline.
-    cells
-        Finished cells, by seed.
-    numbers
-        Numbers by name of the metric.
-    error
-        Why there is none, or which seeds failed and why; "" where nothing failed.
-    """
+    """One data set and method."""
 
     dataset: str
     method: str
     baseline: bool
+    """Whether it is a trivial baseline."""
     cells: tuple[Cell, ...]
+    """Finished cells, by seed."""
     numbers: dict[str, Number]
+    """Numbers by name of the metric."""
     error: str
+    """Why there is none, or which seeds failed and why; "" where nothing failed."""
 
     def mean_of(self, key: str) -> float:
         """Mean over seeds of a measured quantity such as ``fit_s``; NaN where it was not measured for every seed."""
@@ -73,26 +55,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Difference of two methods in one metric on one data set.
-
-    Parameters
-    ----------
-    dataset, metric, first, second
-        What is compared.
-    difference
-        First minus second, means over seeds, with its interval.
-    p_value, adjusted
-        Two-sided p-value by patient, from DeLong for the image AUROC and the paired bootstrap for the others; and the
-        same after Holm over all comparisons of the bench in that metric.
-    """
+    """Difference of two methods in one metric on one data set."""
 
     dataset: str
     metric: str
     first: str
     second: str
     difference: Interval
+    """First minus second, means over seeds, with its interval."""
     p_value: float
+    """Two-sided, by patient: from DeLong for the image AUROC, from the paired bootstrap for the others."""
     adjusted: float
+    """The p-value after Holm over all comparisons of the bench in that metric."""
 
 
 def rows_of(cells: Sequence[Cell]) -> list[Row]:
@@ -139,11 +113,9 @@ def given_away(rows: Sequence[Row]) -> Row | None:
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> Floats:
-    """Adjust p-values so that the chance of any false finding in the whole table stays below the level.
+    """Adjust p-values ``(k,)`` so that the chance of any false finding in the whole table stays below the level.
 
     Holm, "A simple sequentially rejective multiple test procedure", 1979.
-
-    Takes the p-values ``(k,)`` of all comparisons of the table, and returns the adjusted ones in the same order.
     """
     p = np.asarray(p_values, float)
     order = np.argsort(p, kind="stable")

@@ -20,19 +20,13 @@ Labels = Sequence[int] | Sequence[bool] | np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Cumulative counts from the highest score downwards.
-
-    Parameters
-    ----------
-    thresholds
-        float ``(T,)``, the distinct scores, descending. A case counts as positive where ``score >= threshold``.
-    tp, fp
-        float64 ``(..., T)``: abnormal and normal cases (or their weights) at or above each threshold, all in the last.
-    """
+    """Counts of abnormal (`tp`) and normal (`fp`) cases at or above each threshold, or of their weights."""
 
     thresholds: np.ndarray
+    """float ``(T,)``, the distinct scores, descending. A case counts as positive where ``score >= threshold``."""
     tp: Floats
     fp: Floats
+    """float64 ``(..., T)`` both; all cases in the last."""
 
     @property
     def positives(self) -> Floats:

@@ -17,11 +17,10 @@ from anomalib_med.calibration import VolumeJudge, VolumeRule
 from anomalib_med.datasets.masks import has_mask
 from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.errors import InputError
-from anomalib_med.evaluation.image_statistics import Cases, image_statistics
+from anomalib_med.evaluation.case_statistics import Cases, image_statistics, volume_statistics
 from anomalib_med.evaluation.intervals import LEVEL, Interval, Measured, replicated
 from anomalib_med.evaluation.map_statistics import MapStatistics
 from anomalib_med.evaluation.patients import aggregated_share
-from anomalib_med.evaluation.volume_statistics import volume_statistics
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel
 from anomalib_med.records import PatientResult, Progress, Result, Sample, VolumeResult, silent
 
@@ -31,34 +30,23 @@ TASKS = ("image", "pixel", "box")
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What was measured.
-
-    Parameters
-    ----------
-    ids, labels, patients, scores
-        Arrays ``(n,)`` of the images that could be scored; `patients` are numbers, only equality matters.
-    flagged
-        Decisions at the false-alarm rate, None without calibration.
-    volumes, volume_patients
-        The volumes among the images and their patients, as the judge of ``anomed score`` decides on them.
-    measured
-        Every metric with its interval, its replicates and the patients behind it.
-    failures
-        Images that could not be scored, and why.
-    seconds
-        Spent on scoring, reading included and metrics left out.
-    """
+    """What was measured; `ids`, `labels`, `patients` and `scores` ``(n,)`` are those of the images that were scored."""
 
     ids: list[str]
     labels: np.ndarray
     patients: np.ndarray
+    """Numbers, of which only equality matters."""
     scores: np.ndarray
     flagged: np.ndarray | None
+    """Decisions at the false-alarm rate, None without calibration."""
     volumes: list[VolumeResult]
+    """The volumes among the images, as ``anomed score`` decides on them."""
     volume_patients: list[PatientResult]
     measured: dict[str, Measured]
     failures: dict[str, str]
+    """Images that could not be scored, and why."""
     seconds: float
+    """Spent on scoring, reading included and metrics left out."""
 
     @property
     def metrics(self) -> dict[str, Interval]:

@@ -44,22 +44,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Statistic:
-    """Some numbers of a set of images.
-
-    Parameters
-    ----------
-    values
-        Function from image weights ``(r, N)`` to values ``(r,)`` by name of the metric; for `ECE` to its noise, see
-        `noise_interval`.
-    cases
-        Patients behind the numbers, of the rarer kind where both count.
-    exact
-        The numbers themselves, where `values` at weights of one only comes near them.
-    """
+    """Some numbers of a set of images."""
 
     values: Callable[[Floats], Mapping[str, Floats]]
+    """Turns image weights ``(r, N)`` into values ``(r,)`` by metric; for `ECE` into the noise of `noise_interval`."""
     cases: int
+    """Patients behind the numbers, of the rarer kind where both count."""
     exact: Mapping[str, float] = field(default_factory=dict)
+    """The numbers themselves, where `values` at weights of one only comes near them."""
 
 
 def ratio(name: str, at: np.ndarray, part: Floats, whole: Floats, cases: int) -> Statistic:
@@ -74,24 +66,14 @@ def ratio(name: str, at: np.ndarray, part: Floats, whole: Floats, cases: int) ->
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A number with its interval, and what that came from.
-
-    Parameters
-    ----------
-    interval
-        Value and interval.
-    replicates
-        Values ``(R,)`` for the same draws of patients for every method on the same samples.
-    cases
-        Patients behind the number.
-    expected
-        What the replicates scatter about: the value at weights of one.
-    """
+    """A number with its interval, and what that came from."""
 
     interval: Interval
     replicates: Floats
+    """Values ``(R,)`` for the same draws of patients for every method on the same samples."""
     cases: int
     expected: float
+    """What the replicates scatter about: the value at weights of one."""
 
 
 def replicated(

@@ -27,18 +27,12 @@ Histogram = np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class PixelCurve(Curve):
-    """Counts of pixels above each threshold, and the overlap with regions.
-
-    Parameters
-    ----------
-    overlap
-        float64 ``(..., T)``: sum over regions of the part of each that lies at or above the threshold.
-    dropped_bits
-        Low bits of the float32 scores that were not told apart; 0 where all values are exact.
-    """
+    """Counts of pixels above each threshold, and the overlap with regions."""
 
     overlap: Floats
+    """float64 ``(..., T)``: sum over regions of the part of each that lies at or above the threshold."""
     dropped_bits: int = 0
+    """Low bits of the float32 scores that were not told apart; 0 where all values are exact."""
 
     @property
     def regions(self) -> Floats:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, recall_score
 
+from anomalib_med.evaluation.case_statistics import Cases, image_statistics
 from anomalib_med.evaluation.curves import RANKING_METRICS
-from anomalib_med.evaluation.image_statistics import Cases, image_statistics
 from anomalib_med.evaluation.intervals import draws, replicated
 from anomalib_med.evaluation.probabilities import cross_fitted, expected_calibration_error
 

@@ -1,6 +1,7 @@
 """Statistics of cases that are ranked and decided on: images, volumes or patients."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from anomalib_med.evaluation.curves import RANKING_METRICS, Floats, Metric, curv
 from anomalib_med.evaluation.intervals import BRIER, ECE, Statistic, patient_counts, ratio
 from anomalib_med.evaluation.patients import aggregate, prevalence_weights
 from anomalib_med.evaluation.probabilities import ECE_BINS, cross_fitted, expected_calibration_error
+from anomalib_med.records import PatientResult, Sample, Volume, VolumeResult
 
 PTP_METRICS = {name: RANKING_METRICS[name] for name in ("ap", "f1_max (oracle)")}
 """Metrics that depend on the prevalence, and are given at nine normal patients to one abnormal as well."""
@@ -16,28 +18,17 @@ PTP_METRICS = {name: RANKING_METRICS[name] for name in ("ap", "f1_max (oracle)")
 
 @dataclass(frozen=True, eq=False)
 class Cases:
-    """Images, volumes or patients, in arrays ``(n,)``.
-
-    Parameters
-    ----------
-    labels, scores
-        0 or 1, and finite.
-    flagged
-        Decisions; None without calibration.
-    patients
-        Patient of each case.
-    at
-        Place of each case, or of its first image, among all images, for which the weights are drawn.
-    prefix
-        What stands before the names of the metrics.
-    """
+    """Images, volumes or patients, in arrays ``(n,)``, with labels of 0 or 1 and finite scores."""
 
     labels: np.ndarray
     scores: np.ndarray
     flagged: np.ndarray | None
+    """Decisions; None without calibration."""
     patients: np.ndarray
     at: np.ndarray
+    """Place of each case, or of its first image, among all images, for which the weights are drawn."""
     prefix: str = ""
+    """What stands before the names of the metrics."""
 
     @property
     def kinds(self) -> int:
@@ -117,3 +108,47 @@ def image_statistics(images: Cases, aggregation: str | None) -> list[Statistic]:
         whole = Cases(labels, scores, None, patients, images.at[first], "patient_")
         statistics += [*whole.ranking(), *whole.ranking_ptp()]
     return statistics
+
+
+def volume_statistics(
+    samples: Sequence[Sample],
+    volumes: Sequence[Volume],
+    judged: Sequence[VolumeResult],
+    patients: Sequence[PatientResult],
+) -> list[Statistic]:
+    """Metrics of volumes and of patients; those of a ranking where both kinds are there.
+
+    Parameters
+    ----------
+    samples
+        All labelled images. A volume is abnormal if one of its slices is, a patient if one of the volumes is.
+    volumes, judged, patients
+        The volumes among the samples, and what became of them and of their patients.
+    """
+    of_patient: dict[str, list[Volume]] = defaultdict(list)
+    for volume in volumes:
+        of_patient[volume.patient].append(volume)
+    place = {sample.id: i for i, sample in enumerate(samples)}
+    each = _cases(judged, {v.id: [v] for v in volumes}, [r.id for r in judged], place, "volume_")
+    whole = _cases(patients, of_patient, [r.patient for r in patients], place, "patient_")
+    return [*each.ranking(), *each.decisions(), *whole.ranking(), *whole.ranking_ptp(), *whole.decisions()]
+
+
+def _cases(
+    results: Sequence[VolumeResult | PatientResult],
+    volumes: Mapping[str, Sequence[Volume]],
+    keys: Sequence[str],
+    place: Mapping[str, int],
+    prefix: str,
+) -> Cases:
+    """The results with a score; `keys` name the volumes behind each."""
+    known = [(result, volumes[key]) for result, key in zip(results, keys, strict=True) if np.isfinite(result.score)]
+    flags = [result.flagged for result, _ in known]
+    return Cases(
+        np.array([any(s.label == 1 for v in own for s in v.samples) for _, own in known], int),
+        np.array([result.score for result, _ in known]),
+        None if None in flags else np.array(flags, bool),
+        np.array([result.patient for result, _ in known]),
+        np.array([place[own[0].samples[0].id] for _, own in known], int),
+        prefix,
+    )
