@@ -21,10 +21,10 @@ from scipy.special import expit
 from shared import command_line
 
 from anomalib_med.evaluation import curves
+from anomalib_med.evaluation.case_statistics import Cases, image_statistics
 from anomalib_med.evaluation.curves import curve_of
 from anomalib_med.evaluation.delong import delong_contrast, delong_covariance
 from anomalib_med.evaluation.evaluate import evaluate_results
-from anomalib_med.evaluation.image_statistics import image_statistics
 from anomalib_med.evaluation.intervals import Interval, difference_of, draws, replicated
 from anomalib_med.records import Geometry, Result, Sample
 
@@ -58,9 +58,8 @@ def images(rng: np.random.Generator, patients: int, each: int) -> tuple[np.ndarr
 
 def measured(labels: np.ndarray, scores: np.ndarray, whose: np.ndarray, replicates: int) -> Intervals:
     """As `anomed evaluate` does it."""
-    kept = np.arange(len(labels))
-    statistics = image_statistics(labels, scores, scores > THRESHOLD, whose, kept, "max")
-    return replicated(labels, whose, statistics, replicates).metrics
+    statistics = image_statistics(Cases(labels, scores, scores > THRESHOLD, whose, np.arange(len(labels))), "max")
+    return {name: m.interval for name, m in replicated(labels, whose, statistics, replicates).items()}
 
 
 def pixels(rng: np.random.Generator, each: int) -> Iterator[tuple[Sample, Result]]:

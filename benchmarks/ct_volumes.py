@@ -138,7 +138,7 @@ def fitted(root: Path, name: str, setting: Setting, bank_size: int, cache: Path)
     return fit(detector, train, calibration=0, preprocessing=preprocessing, device="cpu", cache=cache)
 
 
-def slices_of(model: FittedModel, root: Path, name: str) -> Measured:
+def slices_of(model: FittedModel, root: Path, name: str) -> dict[str, Measured]:
     """Metrics of the normal slices of a patient against those with a nodule; slices are the unit of resampling."""
     normal = [replace(s, label=0, patient=s.id) for s in discover(root / "normal" / f"{name}_normal.nii.gz")]
     scan, mask = root / "planted" / f"{name}_planted.nii.gz", root / "mask" / f"{name}_mask.nii.gz"
@@ -156,10 +156,10 @@ def candidates_of(model: FittedModel, root: Path, name: str, lesions: list[Lesio
     return found_candidates(read_volumes(root / "out"), lesions)
 
 
-def over_patients(measured: list[Measured], metric: str) -> str:
+def over_patients(measured: list[dict[str, Measured]], metric: str) -> str:
     """Mean over the patients, and the interval of the mean of their replicates."""
-    value = np.mean([m.metrics[metric].value for m in measured])
-    low, high = np.nanpercentile(np.mean([m.replicates[metric] for m in measured], axis=0), (2.5, 97.5))
+    value = np.mean([m[metric].interval.value for m in measured])
+    low, high = np.nanpercentile(np.mean([m[metric].replicates for m in measured], axis=0), (2.5, 97.5))
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 

@@ -4,56 +4,49 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
 from pydantic import JsonValue
 
 from anomalib_med.errors import OutputError
+from anomalib_med.evaluation.curves import Floats
 from anomalib_med.evaluation.intervals import Interval, Measured
 from anomalib_med.files import output_errors, write_atomic
 
 Json = dict[str, JsonValue]
 FORMAT = 3
 HEADLINES = ("auroc", "pixel_ap", "froc_cpm")
+KEPT = ("dataset", "method", "seed", "fingerprint", "error", "info")
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
     """What came of one data set, method and seed; without images and metrics where it failed.
 
-    Parameters
-    ----------
-    dataset, method, seed
-        Which cell it is.
-    fingerprint
-        Hash of all that was asked for; the file of a cell with another one is not used.
-    error
-        Why it failed, or "".
-    info
-        Protocol, split hash, rules, versions, machine, seconds, memory: everything that is not a metric.
-    ids, labels, patients, scores
-        One value for each image that was scored.
-    measured
-        Every metric with its interval, its replicates and the patients behind it.
+    `ids`, `labels`, `patients` and `scores` have one value for each image that was scored.
     """
 
     dataset: str
     method: str
     seed: int
     fingerprint: str
+    """Hash of all that was asked for; the file of a cell with another one is not used."""
     error: str
+    """Why it failed, or ""."""
     info: Json
+    """Protocol, split hash, rules, versions, machine, seconds, memory: everything that is not a metric."""
     ids: tuple[str, ...] = ()
     labels: np.ndarray = field(default_factory=lambda: np.empty(0, int))
     patients: np.ndarray = field(default_factory=lambda: np.empty(0, int))
     scores: np.ndarray = field(default_factory=lambda: np.empty(0))
-    measured: Measured = field(default_factory=lambda: Measured({}, {}, {}, {}))
+    measured: dict[str, Measured] = field(default_factory=dict)
 
     @property
     def metrics(self) -> dict[str, Interval]:
         """Value and interval of each metric by name."""
-        return self.measured.metrics
+        return {name: m.interval for name, m in self.measured.items()}
 
 
 def headline(metrics: Iterable[str]) -> str:
@@ -77,8 +70,8 @@ def examples_folder(out: Path, dataset: str, method: str) -> Path:
     return cell_path(out, dataset, method, 0).parent / "examples"
 
 
-def write_cell(path: Path, cell: Cell) -> None:
-    """Write a cell, whole or not at all.
+def write_cell(out: Path, cell: Cell) -> None:
+    """Write a cell to its place in the folder of the bench, whole or not at all.
 
     Raises
     ------
@@ -87,23 +80,19 @@ def write_cell(path: Path, cell: Cell) -> None:
     """
     content: Json = {
         "format": FORMAT,
-        "dataset": cell.dataset,
-        "method": cell.method,
-        "seed": cell.seed,
-        "fingerprint": cell.fingerprint,
-        "error": cell.error,
-        "info": cell.info,
-        "metrics": {name: list(m.known()) for name, m in cell.metrics.items()},
+        **{name: getattr(cell, name) for name in KEPT},
+        "metrics": {name: list(m.interval.known().values()) for name, m in cell.measured.items()},
         "images": {
             "id": list(cell.ids),
             "label": cell.labels.tolist(),
             "patient": cell.patients.tolist(),
             "score": cell.scores.tolist(),
         },
-        "replicates": {n: [_null(round(float(v), 6)) for v in r] for n, r in cell.measured.replicates.items()},
-        "cases": dict(cell.measured.cases),
-        "expected": {name: _null(v) for name, v in cell.measured.expected.items()},
+        "replicates": {name: _finite(m.replicates.round(6)) for name, m in cell.measured.items()},
+        "cases": {name: m.cases for name, m in cell.measured.items()},
+        "expected": dict(zip(cell.measured, _finite(m.expected for m in cell.measured.values()), strict=True)),
     }
+    path = cell_path(out, cell.dataset, cell.method, cell.seed)
     with output_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(content).encode())
@@ -121,19 +110,17 @@ def read_cell(path: Path) -> Cell:
         d = json.loads(path.read_text(encoding="utf-8"))
         if d["format"] != FORMAT:
             raise OutputError(f"{path}: of format {d['format']}, this version reads {FORMAT}: choose another folder")
+        measured = {
+            name: Measured(Interval(*_numbers(ends)), _numbers(d["replicates"][name]), int(d["cases"][name]), centre)
+            for (name, ends), centre in zip(d["metrics"].items(), _numbers(d["expected"].values()), strict=True)
+        }
         images = d["images"]
-        measured = Measured(
-            {name: Interval(*map(_nan, values)) for name, values in d["metrics"].items()},
-            {name: np.array([_nan(v) for v in values]) for name, values in d["replicates"].items()},
-            {name: int(v) for name, v in d["cases"].items()},
-            {name: _nan(v) for name, v in d["expected"].items()},
-        )
         return Cell(
-            **{name: d[name] for name in ("dataset", "method", "seed", "fingerprint", "error", "info")},
+            **{name: d[name] for name in KEPT},
             ids=tuple(images["id"]),
             labels=np.array(images["label"], int),
             patients=np.array(images["patient"], int),
-            scores=np.array(images["score"], float),
+            scores=_numbers(images["score"]),
             measured=measured,
         )
     except OSError as error:
@@ -148,9 +135,11 @@ def _name(text: str) -> str:
     return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _null(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _finite(values: Iterable[float]) -> list[JsonValue]:
+    """Numbers for JSON, which has no NaN."""
+    return [v if isfinite(v) else None for v in map(float, values)]
 
 
-def _nan(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
+def _numbers(values: Iterable[float | None]) -> Floats:
+    """Numbers from JSON, where null is NaN."""
+    return np.array(list(values), float)

@@ -17,7 +17,7 @@ def machine() -> dict[str, str | int | float]:
     """Processor, cores, memory, GPU and threads; no host name."""
     info: dict[str, str | int | float] = {
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": _line("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
@@ -29,11 +29,11 @@ def machine() -> dict[str, str | int | float]:
 
 def package_versions() -> dict[str, str]:
     """Versions of what a score depends on."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
 def reset_peak_memory() -> None:
@@ -47,15 +47,16 @@ def reset_peak_memory() -> None:
 def peak_memory_mb() -> tuple[float, float]:
     """Peak of the process since `reset_peak_memory` in MiB, and of the GPU's tensors (0 without one)."""
     gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024, gpu
+    if known := _line("/proc/self/status", "VmHWM"):
+        return int(known.split()[0]) / 1024, gpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 1024), gpu
 
 
-def _processor() -> str:
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def _line(path: str, key: str) -> str:
+    """What a file of Linux says of a key; "" elsewhere."""
+    with contextlib.suppress(OSError):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(key):
+                return line.partition(":")[2].strip()
+    return ""

@@ -23,10 +23,7 @@ EXAMPLES = 4  # test images whose maps are drawn for every method
 
 @dataclass(frozen=True)
 class Method:
-    """A detector, by its name in the registry, and its settings, under a label that is unique within a bench.
-
-    `size` is the side of its input in pixels; None for that of the bench.
-    """
+    """A detector of the registry with settings and the side of its input, under a label that is unique in a bench."""
 
     label: str
     detector: str
@@ -36,50 +33,30 @@ class Method:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run.
-
-    Parameters
-    ----------
-    root
-        Folder with the data sets.
-    out
-        Folder for the results.
-    datasets
-        Names of data sets, see `anomed datasets`.
-    methods
-        Detectors and their settings.
-    seeds
-        Number of seeds, counted from 0.
-    preprocessing
-        The same for all methods, but for the size of those that have their own.
-    calibration
-        Share of the normals, by patient, that is held out for the threshold.
-    false_alarm_rate
-        False-alarm rate of the threshold.
-    max_train, max_test
-        Most images of either side, drawn by a hash of their id; None for all.
-    device, cache
-        The same as for :func:`anomalib_med.fit`; by default the cache lies in `out` and is deleted with it.
-    replicates
-        Number of draws of patients behind each interval.
-    overwrite
-        Replace cells that were measured with other settings.
-    """
+    """What to run: detectors on named data sets below `root`, with the results in `out`."""
 
     root: Path
     out: Path
     datasets: tuple[str, ...]
     methods: tuple[Method, ...]
     seeds: int = 3
+    """Number of seeds, counted from 0."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    """The same for all methods, but for the size of those that have their own."""
     calibration: float = 0.2
+    """Share of the normals, by patient, that is held out for the threshold."""
     false_alarm_rate: float = DEFAULT_RATE
+    """False-alarm rate of the threshold."""
     max_train: int | None = None
     max_test: int | None = None
+    """Most test images, as `max_train` those to fit on, drawn by a hash of their id; None for all."""
     device: str = "auto"
     cache: Path | None = None
+    """Folder of the backbone features, see :func:`anomalib_med.fit`; by default it lies in `out`."""
     replicates: int = REPLICATES
+    """Number of draws of patients behind each interval."""
     overwrite: bool = False
+    """Replace cells that were measured with other settings."""
 
     def check(self) -> None:
         """Refuse what would make every cell fail.
@@ -100,8 +77,7 @@ class Plan:
 
     def preprocessing_of(self, method: Method) -> Preprocessing:
         """The preprocessing, with the size that the method asks for."""
-        sized = {} if method.size is None else {"size": method.size}
-        return self.preprocessing.model_copy(update=sized)
+        return self.preprocessing.model_copy(update={"size": method.size or self.preprocessing.size})
 
 
 def untrained() -> tuple[str, ...]:
@@ -126,12 +102,9 @@ def methods_of(texts: Sequence[str], shared: Mapping[str, JsonValue]) -> tuple[M
     for text in texts:
         name, *words = text.split()
         detector = detector_class(name)
-        own: dict[str, JsonValue] = {}
-        for word in words:
-            key, equals, value = word.partition("=")
-            if not equals:
-                raise InputError(f'method "{text}": write settings as key=value, for example "{name} pooling=max"')
-            own[key] = value
+        if not all("=" in word for word in words):
+            raise InputError(f'method "{text}": write settings as key=value, for example "{name} pooling=max"')
+        own: dict[str, JsonValue] = {key: value for key, _, value in (word.partition("=") for word in words)}
         size = parse_config(Preprocessing, {"size": own.pop("size")}, text).size if "size" in own else None
         settings = {k: v for k, v in shared.items() if k in detector.Config.model_fields} | own
         checked = detector(**settings).config.model_dump(mode="json", include=set(settings))

@@ -79,21 +79,22 @@ def throughput_figure(rows: Sequence[Row], title: str) -> Figure:
     return figure
 
 
-def figures(rows: Sequence[Row], dataset: str) -> dict[str, Figure]:
-    """The pictures of one data set by the ending of their file name; without a method measured there are none."""
-    chosen = [row for row in rows if row.dataset == dataset]
+def figures(rows: Sequence[Row], dataset: str) -> dict[str, bytes]:
+    """The pictures of one data set as PNG by the ending of their file name; without a method measured there are none.
+
+    `rows` are those of the data set.
+    """
     drawn = {}
-    if any("auroc" in row.numbers for row in chosen):
-        drawn["roc"] = roc_figure(chosen, f"{dataset}: ROC")
-    if any(row.numbers and not row.baseline for row in chosen):
-        drawn["speed"] = throughput_figure(chosen, f"{dataset}: accuracy and speed")
+    if any("auroc" in row.numbers for row in rows):
+        drawn["roc"] = _png(roc_figure(rows, f"{dataset}: ROC"))
+    if any(row.numbers and not row.baseline for row in rows):
+        drawn["speed"] = _png(throughput_figure(rows, f"{dataset}: accuracy and speed"))
     return drawn
 
 
-def png(figure: Figure, dpi: int = 110) -> bytes:
-    """The picture as a PNG file."""
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 

@@ -9,10 +9,9 @@ import pyarrow.parquet as pq
 
 from anomalib_med.bench.cells import Cell
 from anomalib_med.bench.page import bench_page
-from anomalib_med.bench.plots import figures, png
-from anomalib_med.bench.sheet import markdown
+from anomalib_med.bench.plots import figures
+from anomalib_med.bench.sheet import markdown, sheets_of
 from anomalib_med.bench.summary import Row, compare, rows_of
-from anomalib_med.evaluation.intervals import Interval
 from anomalib_med.files import output_errors, replacing, write_atomic
 from anomalib_med.outputs.tables import Value, csv_record
 
@@ -23,6 +22,13 @@ COLUMNS = (
     "anomalib_med", "torch", "processor", "gpu", "date", "error",
 )  # fmt: skip
 COSTS = ("fit_s", "score_s", "images_per_s", "peak_mb", "peak_gpu_mb", "features_extracted")
+NESTED = {
+    "torch": ("packages", "torch"),
+    "weights_sha256": ("backbone", "sha256"),
+    "processor": ("machine", "processor"),
+    "gpu": ("machine", "gpu"),
+}
+"""Columns that stand one level down in what is known of a cell."""
 REAL = ("value", "low", "high", "sd", *COSTS)
 WHOLE = ("seeds", "train", "test_normal", "test_abnormal", "test_patients")
 ALL_SEEDS = "all"
@@ -40,6 +46,7 @@ def write_outputs(out: Path, cells: Sequence[Cell]) -> list[Path]:
     """
     rows = rows_of(cells)
     comparisons = compare(rows)
+    sheets = sheets_of(rows, comparisons)
     with output_errors(out):
         (out / "plots").mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
@@ -56,18 +63,16 @@ def write_outputs(out: Path, cells: Sequence[Cell]) -> list[Path]:
         pq.write_table(table, temporary)
     header = ("dataset", "first", "second", "metric", "difference", "low", "high", "p_value", "p_holm")
     pairs = [
-        (c.dataset, c.first, c.second, c.metric, d.value, d.low, d.high, c.p_value, c.adjusted)
-        for c, d in ((c, c.difference) for c in comparisons)
+        (c.dataset, c.first, c.second, c.metric, *vars(c.difference).values(), c.p_value, c.adjusted)
+        for c in comparisons
     ]
     write("comparisons.csv", csv_record(header), *map(csv_record, pairs))
-    write("results.md", markdown(rows, comparisons).encode())
-    pictures: dict[str, list[bytes]] = {}
-    for dataset in dict.fromkeys(row.dataset for row in rows):
-        drawn = {kind: png(figure) for kind, figure in figures(rows, dataset).items()}
-        pictures[dataset] = list(drawn.values())
+    write("results.md", markdown(sheets).encode())
+    pictures = {sheet.dataset: figures(sheet.rows, sheet.dataset) for sheet in sheets}
+    for dataset, drawn in pictures.items():
         for kind, picture in drawn.items():
             write(f"plots/{dataset}-{kind}.png", picture)
-    write("bench.html", bench_page(out, rows, comparisons, pictures).encode())
+    write("bench.html", bench_page(out, sheets, {name: [*drawn.values()] for name, drawn in pictures.items()}).encode())
     return written
 
 
@@ -77,14 +82,14 @@ def tidy(rows: Sequence[Row]) -> list[dict[str, Value]]:
     for row in rows:
         for cell in row.cells:
             about = _about(cell) | {"seed": str(cell.seed), "seeds": 1}
-            records += [about | {"metric": name} | _numbers(m) for name, m in cell.metrics.items()]
-        costs: dict[str, Value] = {key: _real(row.mean_of(key)) for key in COSTS}
+            records += [{**about, "metric": name, **interval.known()} for name, interval in cell.metrics.items()]
+        costs = {key: _real(row.mean_of(key)) for key in COSTS}
         for name, number in row.numbers.items():
-            over: dict[str, Value] = {"metric": name, "sd": _real(number.sd), "seeds": number.seeds}
-            records.append(_about(row.cells[0]) | {"seed": ALL_SEEDS} | over | _numbers(number.interval) | costs)
+            over = {"seed": ALL_SEEDS, "metric": name, "sd": _real(number.sd), "seeds": number.seeds}
+            records.append({**_about(row.cells[0]), **over, **number.interval.known(), **costs})
         if row.error:
-            failed: dict[str, Value] = {"dataset": row.dataset, "method": row.method, "error": row.error}
-            records.append(dict.fromkeys(COLUMNS) | failed)
+            blank: dict[str, Value] = dict.fromkeys(COLUMNS)
+            records.append(blank | {"dataset": row.dataset, "method": row.method, "error": row.error})
     return records
 
 
@@ -94,17 +99,9 @@ def _about(cell: Cell) -> dict[str, Value]:
     record: dict[str, Value] = dict.fromkeys(COLUMNS)
     record |= {key: value for key, value in i.items() if key in COLUMNS and isinstance(value, str | int | float)}
     record |= {"dataset": cell.dataset, "method": cell.method, "baseline": bool(i.get("baseline"))}
-    settings = i.get("settings")
-    record["settings"] = " ".join(f"{k}={v}" for k, v in settings.items()) if isinstance(settings, dict) else ""
-    places = (("torch", "packages", "torch"), ("weights_sha256", "backbone", "sha256"))
-    for column, key, part in (*places, ("processor", "machine", "processor"), ("gpu", "machine", "gpu")):
-        known = i.get(key)
-        record[column] = str(known.get(part, "")) if isinstance(known, dict) else ""
-    return record
-
-
-def _numbers(interval: Interval) -> dict[str, Value]:
-    return dict(zip(("value", "low", "high"), interval.known(), strict=True))
+    nested = {key: value for key, value in i.items() if isinstance(value, dict)}
+    record["settings"] = " ".join(f"{k}={v}" for k, v in nested.get("settings", {}).items())
+    return record | {column: str(nested.get(key, {}).get(part, "")) for column, (key, part) in NESTED.items()}
 
 
 def _real(value: float) -> float | None:

@@ -70,8 +70,8 @@ class _Opened:
 
     def cell(self, method: Method, seed: int) -> Cell:
         """One cell, from its file or from a run."""
-        plan, name = self.plan, self.benchmark.name
-        asked = self._asked() | {
+        plan = self.plan
+        asked: Json = {
             "detector": method.detector,
             "settings": dict(method.settings),
             "seed": seed,
@@ -79,13 +79,11 @@ class _Opened:
             "calibration": plan.calibration,
             "false_alarm_rate": plan.false_alarm_rate,
         }
-        where = f"{name} / {method.label} / seed {seed}"
-        path, fingerprint = cells.cell_path(plan.out, name, method.label, seed), cells.fingerprint_of(asked)
-        found = self._finished(path, fingerprint)
-        if found is not None:
+        where = f"{self.benchmark.name} / {method.label} / seed {seed}"
+        cell = self._begun(method.label, seed, asked)
+        if cell.measured:
             self.say(f"{where}: done before")
-            return found
-        cell = Cell(name, method.label, seed, fingerprint, "", self._info(asked))
+            return cell
         try:
             measured = self._measured(cell, method)
             key = cells.headline(measured.metrics)
@@ -97,38 +95,55 @@ class _Opened:
         except Exception as error:  # whatever one method does, the others are measured
             reason = str(error) if isinstance(error, AnomedError) else f"{type(error).__name__}: {error}"
             cell, said = replace(cell, error=reason), f"failed: {reason}"
-        cells.write_cell(path, cell)
+        cells.write_cell(plan.out, cell)
         self.say(f"{where}: {said}")
         return cell
 
     def baselines(self) -> list[Cell]:
         """A cell for each trivial baseline; those without a map only where images are judged."""
-        plan, benchmark = self.plan, self.benchmark
-        asked = self._asked()
-        names = (*UNDIRECTED, MEAN_IMAGE) if "image" in benchmark.tasks else (MEAN_IMAGE,)
-        paths = {name: cells.cell_path(plan.out, benchmark.name, name, 0) for name in names}
-        fingerprint = cells.fingerprint_of(asked)
-        found = [cell for path in paths.values() if (cell := self._finished(path, fingerprint)) is not None]
-        if len(found) == len(names):
-            return found
-        results = baseline_results(benchmark.train, benchmark.test, progress=self.progress)
+        tasks, test = self.benchmark.tasks, self.benchmark.test
+        names = (*UNDIRECTED, MEAN_IMAGE) if "image" in tasks else (MEAN_IMAGE,)
+        begun = [self._begun(name, 0, {}) for name in names]
+        if all(cell.measured for cell in begun):
+            return begun
+        results = baseline_results(self.benchmark.train, test, progress=self.progress)
         made = []
-        for name, path in paths.items():
-            cell = Cell(benchmark.name, name, 0, fingerprint, "", self._info(asked) | {"baseline": True})
+        for cell in begun:
             try:
                 evaluation = evaluate_results(
-                    results[name],
-                    benchmark.test,
-                    tasks=benchmark.tasks,
-                    replicates=plan.replicates,
-                    progress=self.progress,
+                    results[cell.method], test, tasks=tasks, replicates=self.plan.replicates, progress=self.progress
                 )
-                cell = _filled(cell, evaluation)
+                made.append(_filled(cell, evaluation))
             except (InputError, ValueError) as error:
-                cell = replace(cell, error=str(error))
-            cells.write_cell(path, cell)
-            made.append(cell)
+                made.append(replace(cell, error=str(error)))
+            cells.write_cell(self.plan.out, made[-1])
         return made
+
+    def _begun(self, method: str, seed: int, asked: Json) -> Cell:
+        """The finished cell of a file; a cell without metrics where it is to be run.
+
+        `asked` is what was asked for beside what holds for all methods; nothing for a trivial baseline.
+        """
+        plan, benchmark = self.plan, self.benchmark
+        all_asked: Json = {
+            "protocol": benchmark.protocol,
+            "split_hash": benchmark.split_hash,
+            "max_train": plan.max_train,
+            "max_test": plan.max_test,
+            "replicates": plan.replicates,
+            **asked,
+        }
+        fingerprint = cells.fingerprint_of(all_asked)
+        path = cells.cell_path(plan.out, benchmark.name, method, seed)
+        if path.exists():
+            cell = cells.read_cell(path)
+            if cell.fingerprint == fingerprint and not cell.error:
+                return cell
+            if cell.fingerprint != fingerprint and not plan.overwrite:
+                raise OutputError(
+                    f"{path}: measured with other settings or on another split: choose another folder, or --overwrite"
+                )
+        return Cell(benchmark.name, method, seed, fingerprint, "", all_asked | self._about(asked))
 
     def _measured(self, cell: Cell, method: Method) -> Cell:
         """The cell with what a fitted detector makes of the test images."""
@@ -174,24 +189,13 @@ class _Opened:
             self._draw_examples(method, model)
         return _filled(replace(cell, info=cell.info | cost), evaluation)
 
-    def _asked(self) -> Json:
-        """What was asked for, whatever the method."""
-        return {
-            "protocol": self.benchmark.protocol,
-            "split_hash": self.benchmark.split_hash,
-            "max_train": self.plan.max_train,
-            "max_test": self.plan.max_test,
-            "replicates": self.plan.replicates,
-        }
-
-    def _info(self, asked: Json) -> Json:
-        """What was asked for, and where and on what it was measured."""
+    def _about(self, asked: Json) -> Json:
+        """Where, how and on what a cell is measured."""
         benchmark = self.benchmark
-        rate = asked.get("false_alarm_rate")
-        settings = cast(Json, asked.get("settings", {}))
+        rate, settings = asked.get("false_alarm_rate"), cast(Json, asked.get("settings", {}))
         if "weights" in settings:  # not the path: it is nobody's business, and the hash says which they are
             settings = settings | {"weights": Path(str(settings["weights"])).name}
-        return asked | {
+        return {
             "settings": settings,
             "title": benchmark.title,
             "tasks": list(benchmark.tasks),
@@ -207,21 +211,8 @@ class _Opened:
             "packages": dict(package_versions()),
             "machine": dict(machine()),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "baseline": False,
+            "baseline": not asked,
         }
-
-    def _finished(self, path: Path, fingerprint: str) -> Cell | None:
-        """The finished cell of a file; None where it is to be run."""
-        if not path.exists():
-            return None
-        cell = cells.read_cell(path)
-        if cell.fingerprint == fingerprint:
-            return None if cell.error else cell
-        if self.plan.overwrite:
-            return None
-        raise OutputError(
-            f"{path}: measured with other settings or on another split: choose another folder, or --overwrite"
-        )
 
     def _draw_examples(self, method: Method, model: FittedModel) -> None:
         folder = cells.examples_folder(self.plan.out, self.benchmark.name, method.label)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import isnan
 
 from anomalib_med.bench.cells import Json
-from anomalib_med.bench.summary import COMPARED, Comparison, Row, best_of, given_away
+from anomalib_med.bench.summary import ALPHA, COMPARED, Comparison, Row, best_of, given_away
 
 TITLES = {
     "auroc": "AUROC",
@@ -37,8 +37,8 @@ class Line:
     """One row as text: each number with whether it is among the best of its column, and the costs."""
 
     row: Row
-    numbers: tuple[tuple[str, bool], ...]
-    costs: tuple[str, ...]
+    numbers: list[tuple[str, bool]]
+    costs: list[str]
 
 
 @dataclass(frozen=True)
@@ -46,27 +46,41 @@ class Sheet:
     """One data set."""
 
     dataset: str
-    columns: tuple[str, ...]
+    columns: list[str]
     """Titles of the numbers and of the costs."""
-    lines: tuple[Line, ...]
+    lines: list[Line]
     """One for each method and trivial baseline."""
+    differences: list[Comparison]
+    """Those that are significant."""
     marked: str
     """What is said of a trivial baseline that scores on the set; "" where none does."""
     info: Json
     """Information of any finished cell; empty without one."""
-    notes: tuple[str, ...]
-    """Known traps of the data set."""
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows behind the lines."""
+        return [line.row for line in self.lines]
+
+    @property
+    def notes(self) -> list[str]:
+        """Known traps of the data set."""
+        notes = self.info.get("notes")
+        return list(map(str, notes)) if isinstance(notes, list) else []
 
 
 def sheets_of(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> list[Sheet]:
     """A sheet for each data set, in the order of the rows."""
-    return [_sheet(rows, comparisons, dataset) for dataset in dict.fromkeys(row.dataset for row in rows)]
+    return [
+        _sheet(dataset, [r for r in rows if r.dataset == dataset], [c for c in comparisons if c.dataset == dataset])
+        for dataset in dict.fromkeys(row.dataset for row in rows)
+    ]
 
 
-def markdown(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> str:
+def markdown(sheets: Sequence[Sheet]) -> str:
     """A table for each data set: every number with its interval, the best in bold, sets that are given away marked."""
     parts = []
-    for sheet in sheets_of(rows, comparisons):
+    for sheet in sheets:
         parts += [f"### {sheet.dataset}{' †' if sheet.marked else ''}", ""]
         if i := sheet.info:
             parts.append(
@@ -81,29 +95,23 @@ def markdown(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> str:
     return "\n".join([*parts, LEGEND, ""])
 
 
-def _sheet(rows: Sequence[Row], comparisons: Sequence[Comparison], dataset: str) -> Sheet:
-    chosen = [row for row in rows if row.dataset == dataset]
-    best = {metric: best_of(rows, comparisons, dataset, metric) for metric in COMPARED}
-    metrics = [metric for metric in TITLES if any(metric in row.numbers for row in chosen)]
-    trivial = given_away(rows, dataset)
-    info = next((cell.info for row in chosen for cell in row.cells), {})
-    notes = info.get("notes")
+def _sheet(dataset: str, rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Sheet:
+    differences = [c for c in comparisons if c.adjusted <= ALPHA]
+    best = {metric: best_of(rows, differences, metric) for metric in COMPARED}
+    metrics = [metric for metric in TITLES if any(metric in row.numbers for row in rows)]
     lines = [
         Line(
             row,
-            tuple((str(row.numbers.get(m, "-")), m in row.numbers and row.method in best.get(m, ())) for m in metrics),
-            tuple(_cost(row.mean_of(key), unit) for _, key, unit in COSTS),
+            [(str(row.numbers.get(m, "-")), m in row.numbers and row.method in best.get(m, ())) for m in metrics],
+            [_cost(row.mean_of(key), unit) for _, key, unit in COSTS],
         )
-        for row in chosen
+        for row in rows
     ]
-    return Sheet(
-        dataset,
-        (*(TITLES[metric] for metric in metrics), *(title for title, _, _ in COSTS)),
-        tuple(lines),
-        f"{trivial.method} alone has AUROC {trivial.numbers['auroc'].interval}" if trivial else "",
-        info,
-        tuple(map(str, notes)) if isinstance(notes, list) else (),
-    )
+    trivial = given_away(rows)
+    marked = f"{trivial.method} alone has AUROC {trivial.numbers['auroc'].interval}" if trivial else ""
+    columns = [*(TITLES[metric] for metric in metrics), *(title for title, _, _ in COSTS)]
+    info = next((cell.info for row in rows for cell in row.cells), {})
+    return Sheet(dataset, columns, lines, differences, marked, info)
 
 
 def _cost(value: float, unit: str) -> str:

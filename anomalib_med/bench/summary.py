@@ -20,20 +20,12 @@ COMPARED = ("auroc", "ap", "pixel_auroc", "pixel_ap", "aupro@0.3")
 
 @dataclass(frozen=True)
 class Number:
-    """One number of a table: a metric over training seeds.
-
-    Parameters
-    ----------
-    interval
-        Mean over seeds, and where it may lie with other patients (the seeds as they are).
-    sd
-        Standard deviation over seeds (n - 1): what training varies by, not what another test set would; NaN for one.
-    seeds
-        Number of seeds.
-    """
+    """One number of a table: a metric over training seeds."""
 
     interval: Interval
+    """Mean over seeds, and where it may lie with other patients (the seeds as they are)."""
     sd: float
+    """Standard deviation over seeds (n - 1): what training varies by, not what another test set would; NaN for one."""
     seeds: int
 
     def __str__(self) -> str:
@@ -42,28 +34,18 @@ class Number:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One data set and method.
-
-    Parameters
-    ----------
-    dataset, method
-        Which row it is.
-    baseline
-        Whether it is a trivial baseline.
-    cells
-        Finished cells, by seed.
-    numbers
-        Numbers by name of the metric.
-    error
-        Why there is none, or which seeds failed and why; "" where nothing failed.
-    """
+    """One data set and method."""
 
     dataset: str
     method: str
     baseline: bool
+    """Whether it is a trivial baseline."""
     cells: tuple[Cell, ...]
+    """Finished cells, by seed."""
     numbers: dict[str, Number]
+    """Numbers by name of the metric."""
     error: str
+    """Why there is none, or which seeds failed and why; "" where nothing failed."""
 
     def mean_of(self, key: str) -> float:
         """Mean over seeds of a measured quantity such as ``fit_s``; NaN where it was not measured for every seed."""
@@ -73,26 +55,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Difference of two methods in one metric on one data set.
-
-    Parameters
-    ----------
-    dataset, metric, first, second
-        What is compared.
-    difference
-        First minus second, means over seeds, with its interval.
-    p_value, adjusted
-        Two-sided p-value by patient, from DeLong for the image AUROC and the paired bootstrap for the others; and the
-        same after Holm over all comparisons of the bench in that metric.
-    """
+    """Difference of two methods in one metric on one data set."""
 
     dataset: str
     metric: str
     first: str
     second: str
     difference: Interval
+    """First minus second, means over seeds, with its interval."""
     p_value: float
+    """Two-sided, by patient: from DeLong for the image AUROC, from the paired bootstrap for the others."""
     adjusted: float
+    """The p-value after Holm over all comparisons of the bench in that metric."""
 
 
 def rows_of(cells: Sequence[Cell]) -> list[Row]:
@@ -123,35 +97,25 @@ def compare(rows: Sequence[Row]) -> list[Comparison]:
     return comparisons
 
 
-def best_of(rows: Sequence[Row], comparisons: Sequence[Comparison], dataset: str, metric: str = "auroc") -> set[str]:
-    """The method with the highest value on a data set, and those that are not significantly worse."""
-    judged = [r for r in rows if r.dataset == dataset and not r.baseline and metric in r.numbers]
-    known = {r.method: r.numbers[metric].interval.value for r in judged}
-    if not known:
-        return set()
-    best = max(known, key=lambda method: known[method])
-    worse = {
-        method
-        for c in comparisons
-        if (c.dataset, c.metric) == (dataset, metric) and best in (c.first, c.second) and c.adjusted <= ALPHA
-        for method in (c.first, c.second)
-    }
-    return set(known) - worse | {best}
+def best_of(rows: Sequence[Row], differences: Sequence[Comparison], metric: str) -> set[str]:
+    """The method with the highest value on one data set, and those that are not among its significant `differences`."""
+    known = {r.method: r.numbers[metric].interval.value for r in rows if not r.baseline and metric in r.numbers}
+    best = max(known, key=lambda method: known[method], default="")
+    pairs = [{c.first, c.second} for c in differences if c.metric == metric]
+    return set(known).difference(*(pair - {best} for pair in pairs if best in pair))
 
 
-def given_away(rows: Sequence[Row], dataset: str) -> Row | None:
-    """The trivial baseline that scores on a data set, the best where several do; None where none does."""
-    trivial = [r for r in rows if r.dataset == dataset and r.baseline and "auroc" in r.numbers]
-    scoring = [r for r in trivial if r.numbers["auroc"].interval.low > SCORES_FROM]
-    return max(scoring, key=lambda r: r.numbers["auroc"].interval.value) if scoring else None
+def given_away(rows: Sequence[Row]) -> Row | None:
+    """The trivial baseline that scores on one data set, the best where several do; None where none does."""
+    trivial = [(r.numbers["auroc"].interval, r) for r in rows if r.baseline and "auroc" in r.numbers]
+    scoring = [(interval.value, r) for interval, r in trivial if interval.low > SCORES_FROM]
+    return max(scoring, key=lambda pair: pair[0])[1] if scoring else None
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> Floats:
-    """Adjust p-values so that the chance of any false finding in the whole table stays below the level.
+    """Adjust p-values ``(k,)`` so that the chance of any false finding in the whole table stays below the level.
 
     Holm, "A simple sequentially rejective multiple test procedure", 1979.
-
-    Takes the p-values ``(k,)`` of all comparisons of the table, and returns the adjusted ones in the same order.
     """
     p = np.asarray(p_values, float)
     order = np.argsort(p, kind="stable")
@@ -163,21 +127,21 @@ def holm(p_values: Sequence[float] | np.ndarray) -> Floats:
 def _row(dataset: str, method: str, group: Sequence[Cell]) -> Row:
     finished = tuple(c for c in group if not c.error)
     errors = "; ".join(dict.fromkeys(f"seed {c.seed}: {c.error}" for c in group if c.error))
-    names = [n for n in finished[0].metrics if all(n in c.metrics for c in finished)] if finished else []
+    names = [n for n in finished[0].measured if all(n in c.measured for c in finished)] if finished else []
     baseline = any(bool(c.info.get("baseline")) for c in group)
     return Row(dataset, method, baseline, finished, {n: _number(n, finished) for n in names}, errors)
 
 
 def _number(name: str, cells: Sequence[Cell]) -> Number:
     """One metric over the seeds."""
-    if len(cells) == 1:
-        return Number(cells[0].metrics[name], nan, 1)
-    values = np.array([c.metrics[name].value for c in cells])
+    measured = [cell.measured[name] for cell in cells]
+    if len(measured) == 1:
+        return Number(measured[0].interval, nan, 1)
+    values = np.array([m.interval.value for m in measured])
     # The draws of patients are the same for every seed, so the mean has replicates of its own.
-    drawn = np.mean([c.measured.replicates[name] for c in cells], axis=0)
-    cases = min(c.measured.cases[name] for c in cells)
-    expected = float(np.mean([c.measured.expected[name] for c in cells]))
-    interval = interval_of(name, float(values.mean()), drawn, cases, expected)
+    drawn = np.mean([m.replicates for m in measured], axis=0)
+    expected = float(np.mean([m.expected for m in measured]))
+    interval = interval_of(name, float(values.mean()), drawn, min(m.cases for m in measured), expected)
     return Number(interval, float(values.std(ddof=1)), len(cells))
 
 
@@ -185,8 +149,8 @@ def _difference(a: Row, b: Row, metric: str) -> tuple[Interval, float]:
     if metric == "auroc":
         return _delong(a, b)
     observed = a.numbers[metric].interval.value - b.numbers[metric].interval.value
-    first, second = (np.mean([c.measured.replicates[metric] for c in row.cells], axis=0) for row in (a, b))
-    cases = min(c.measured.cases[metric] for c in (*a.cells, *b.cells))
+    first, second = (np.mean([c.measured[metric].replicates for c in row.cells], axis=0) for row in (a, b))
+    cases = min(c.measured[metric].cases for c in (*a.cells, *b.cells))
     return difference_of(observed, first - second, cases)
 
 

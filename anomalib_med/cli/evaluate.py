@@ -9,7 +9,7 @@ import click
 from anomalib_med.cli.main import EXIT_FAILED_IMAGES
 from anomalib_med.cli.options import EXISTING_OR_GLOB, FOLDER, data_root, device_option, patient_option
 from anomalib_med.cli.progress import ProgressDisplay
-from anomalib_med.errors import ConfigError
+from anomalib_med.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from anomalib_med.evaluation.evaluate import Evaluation
@@ -65,9 +65,11 @@ def command(
     Intervals are at 95 %, resampled by patient. Metrics of maps need masks, FROC masks or boxes. Of scans the slices,
     the volumes and the patients are measured, these two as `anomed score` decides on them.
     """
-    from anomalib_med.evaluation.evaluate import evaluate_model
+    from anomalib_med.datasets.benchmarks import open_benchmark
+    from anomalib_med.datasets.folder import discover
+    from anomalib_med.datasets.labelled import labelled_folders
+    from anomalib_med.evaluation.evaluate import TASKS, evaluate_model
     from anomalib_med.evaluation.evaluation_tables import write_evaluation
-    from anomalib_med.evaluation.labelled import dataset_samples, folder_samples, table_samples
     from anomalib_med.fitted import load
 
     ways = [normal is not None or abnormal is not None, table is not None, dataset is not None]
@@ -75,30 +77,36 @@ def command(
         raise ConfigError("name the images in one way: --normal and --abnormal, --table, or -d")
     if masks is not None and not ways[0]:
         raise ConfigError("--masks goes with --normal and --abnormal: a table has a column mask, a data set its own")
+    tasks: Sequence[str] = TASKS
+    notes: list[str] = []
     if dataset is not None:
         if patient_pattern is not None:
             raise ConfigError("--patient-pattern is of no use with -d: the data set knows its patients")
-        labelled = dataset_samples(dataset, data_root(root))
+        benchmark = open_benchmark(dataset, data_root(root))
+        samples, tasks = list(benchmark.test), benchmark.tasks
+        notes = [f"protocol {benchmark.protocol}, split {benchmark.split_hash}", *benchmark.notes]
     elif table is not None:
-        labelled = table_samples(table, patient_pattern)
+        samples = discover(table, patient_pattern=patient_pattern)
+        if unlabelled := [s.id for s in samples if s.label not in (0, 1)]:
+            raise InputError(f"{table}: {unlabelled[0]} has no label: the column label says 0 (normal) or 1 (abnormal)")
     elif normal is not None and abnormal is not None:
-        labelled = folder_samples(normal, abnormal, masks, patient_pattern)
+        samples = labelled_folders(normal, abnormal, masks, patient_pattern)
     else:
         raise ConfigError("--normal and --abnormal: both are needed")
     model = load(model_dir, device=device)
     with ProgressDisplay() as progress:
         evaluation = evaluate_model(
             model,
-            labelled.samples,
-            tasks=labelled.tasks,
+            samples,
+            tasks=tasks,
             false_alarm_rate=false_alarm_rate,
             aggregation=aggregation,
             replicates=replicates,
             progress=progress,
         )
-    _print(evaluation, (*model.notes, *labelled.notes))
+    _print(evaluation, (*model.notes, *notes))
     if output is not None:
-        for path in write_evaluation(output, evaluation, model, labelled.samples):
+        for path in write_evaluation(output, evaluation, model, samples):
             click.echo(f"written: {path}")
     if evaluation.failures:
         first, reason = next(iter(evaluation.failures.items()))

@@ -7,16 +7,18 @@ candidate or without a lesion count as scans.
 
 import csv
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from anomalib_med.errors import InputError
-from anomalib_med.evaluation.froc import FALSE_DETECTIONS, MISSED, Found, cpm, froc_curve, sensitivity_at
-from anomalib_med.evaluation.intervals import LEVEL, REPLICATES, Interval, draws, patient_counts, score_interval
+from anomalib_med.evaluation.froc import FALSE_DETECTIONS, Found, cpm, lesion_statistic, sensitivity_at
+from anomalib_med.evaluation.intervals import LEVEL, REPLICATES, Interval, patient_counts, replicated
 from anomalib_med.records import VolumeResult
 
 _OURS = ("volume", "x_mm", "y_mm", "z_mm", "diameter_mm")
@@ -25,17 +27,7 @@ _LUNA16 = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
 
 @dataclass(frozen=True, slots=True)
 class Lesion:
-    """A ball.
-
-    Parameters
-    ----------
-    scan
-        Name as the table has it.
-    centre
-        mm (RAS).
-    diameter
-        mm.
-    """
+    """A ball in a scan, which has the name of the table; centre (RAS) and diameter in mm."""
 
     scan: str
     centre: tuple[float, float, float]
@@ -45,11 +37,8 @@ class Lesion:
 def read_lesions(path: Path) -> list[Lesion]:
     """Lesions from a CSV table.
 
-    Parameters
-    ----------
-    path
-        With the columns volume, x_mm, y_mm, z_mm (RAS, as in candidates.csv) and diameter_mm; or those of LUNA16's
-        annotations.csv: seriesuid, coordX, coordY, coordZ (LPS) and diameter_mm.
+    It has the columns volume, x_mm, y_mm, z_mm (RAS, as in candidates.csv) and diameter_mm, or those of LUNA16's
+    annotations.csv: seriesuid, coordX, coordY, coordZ (LPS) and diameter_mm.
 
     Raises
     ------
@@ -100,7 +89,8 @@ def found_candidates(volumes: Sequence[VolumeResult], lesions: Sequence[Lesion])
     named = {name: volume.id for volume in volumes for name in _names(volume.id)}
     truth: dict[str, list[Lesion]] = defaultdict(list)
     for lesion in lesions:
-        id = named.get(lesion.scan) or named.get(_pseudonym(lesion.scan))
+        pseudonym = f"series-{hashlib.sha256(lesion.scan.encode()).hexdigest()[:12]}"
+        id = named.get(lesion.scan) or named.get(pseudonym)
         if id is None:
             raise InputError(f"{lesion.scan}: has a lesion and is no volume that was scored: leave it out")
         truth[id].append(lesion)
@@ -119,21 +109,11 @@ def candidate_froc(
     """
     if not sum(len(f.lesions) for f in found):
         raise InputError("FROC needs lesions: the table has none in the scans that were scored")
-    labels = np.array([len(f.lesions) > 0 for f in found])
-    cases = min(patient_counts(labels, patients))
-    values = _values(found, np.ones((1, len(found))))
-    drawn = [_values(found, rows) for rows in draws(labels, patients, replicates=replicates, seed=0)]
-    return {
-        name: score_interval(float(value[0]), np.concatenate([part[name] for part in drawn]), cases, level)
-        for name, value in values.items()
-    }
-
-
-def _values(found: Sequence[Found], rows: np.ndarray) -> dict[str, np.ndarray]:
-    """CPM and sensitivities ``(r,)`` of weights ``(r, n)`` of the scans."""
-    curve = froc_curve(found, rows)
-    points = {f"sensitivity@{point:g}fp/scan": sensitivity_at(curve, point) for point in FALSE_DETECTIONS}
-    return {name: np.asarray(value) for name, value in {"froc_cpm": cpm(curve), **points}.items()}
+    labels, whose = np.array([len(f.lesions) > 0 for f in found]), np.asarray(patients)
+    points = {f"sensitivity@{n:g}fp/scan": partial(sensitivity_at, false_per_image=n) for n in FALSE_DETECTIONS}
+    cases = min(patient_counts(labels, whose))
+    statistic = lesion_statistic(found, np.arange(len(found)), {"froc_cpm": cpm, **points}, cases)
+    return {name: m.interval for name, m in replicated(labels, whose, [statistic], replicates, level).items()}
 
 
 def _found(volume: VolumeResult, lesions: Sequence[Lesion]) -> Found:
@@ -144,17 +124,9 @@ def _found(volume: VolumeResult, lesions: Sequence[Lesion]) -> Found:
     centres = np.array([lesion.centre for lesion in lesions], float).reshape(-1, 3)
     radii = np.array([lesion.diameter / 2 for lesion in lesions])
     inside = np.linalg.norm(candidates[:, None] - centres, axis=2) <= radii
-    best = np.where(inside, peaks[:, None], MISSED).max(axis=0, initial=MISSED)
-    return Found(best, 4 / 3 * np.pi * radii**3, peaks[~inside.any(axis=1)])
+    return Found.of(peaks, inside, 4 / 3 * np.pi * radii**3)
 
 
 def _names(id: str) -> set[str]:
     last = PurePosixPath(id).name
-    stem = last
-    for suffix in (".gz", ".nii", ".mhd", ".mha"):
-        stem = stem.removesuffix(suffix)
-    return {id, last, stem}
-
-
-def _pseudonym(uid: str) -> str:
-    return f"series-{hashlib.sha256(uid.encode()).hexdigest()[:12]}"
+    return {id, last, re.sub(r"\.(nii|nii\.gz|mhd|mha)$", "", last)}

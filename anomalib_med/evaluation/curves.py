@@ -1,8 +1,7 @@
 """Curve: how many abnormal and normal cases lie above each threshold, and the metrics that follow from those counts.
 
-Every ranking metric of images, patients and pixels is a pure function of these counts. They may have leading
-dimensions, one for each bootstrap replicate, so that an interval costs one call. "Oracle" marks metrics that choose a
-threshold on the very cases they are judged on: they describe a ranking and promise nothing.
+Counts may have leading dimensions, one for each bootstrap replicate. "Oracle" marks metrics that choose a threshold on
+the very cases they are judged on: they describe a ranking and promise nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,19 +20,13 @@ Labels = Sequence[int] | Sequence[bool] | np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Cumulative counts from the highest score downwards.
-
-    Parameters
-    ----------
-    thresholds
-        float ``(T,)``, the distinct scores, descending. A case counts as positive where ``score >= threshold``.
-    tp, fp
-        float64 ``(..., T)``: abnormal and normal cases (or their weights) at or above each threshold, all in the last.
-    """
+    """Counts of abnormal (`tp`) and normal (`fp`) cases at or above each threshold, or of their weights."""
 
     thresholds: np.ndarray
+    """float ``(T,)``, the distinct scores, descending. A case counts as positive where ``score >= threshold``."""
     tp: Floats
     fp: Floats
+    """float64 ``(..., T)`` both; all cases in the last."""
 
     @property
     def positives(self) -> Floats:
@@ -63,10 +56,8 @@ def curve_of(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None 
 
     Parameters
     ----------
-    labels
-        0 or 1, ``(n,)``.
-    scores
-        ``(n,)``, finite; higher is more anomalous.
+    labels, scores
+        0 or 1, and finite, ``(n,)``; a higher score is more anomalous.
     weights
         ``(..., n)``: how much each case counts, one row for each bootstrap replicate; 1 by default.
 
@@ -86,13 +77,12 @@ def curve_of(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None 
 
 
 def smoothed(curve: Curve) -> Curve:
-    """Each normal case spread over the scores between its own and that of the next higher normal case.
+    """Each normal case spread evenly over the ranks between its score and that of the next higher normal case.
 
-    Above the highest of n normal scores lies on average 1 / (n + 1) of all normal cases, where the counts say none: a
-    precision there would be certain however few the normals. For draws of :func:`.intervals.draws` this is the
-    smoothed Bayesian bootstrap (Banks, "Histospline smoothing the Bayesian bootstrap", Biometrika 75, 1988; for ROC
-    curves Gu, Ghosal and Roy, Statistics in Medicine 27, 2008), with the mass of a gap even over the ranks in it. A
-    threshold that has normal cases in one row of `curve` must have some in all.
+    Above the highest of n normal scores lies on average 1 / (n + 1) of all normal cases, where the counts say none and
+    make the precision certain. For draws of :func:`.intervals.draws` this is the smoothed Bayesian bootstrap (Banks,
+    Biometrika 75, 1988; for ROC curves Gu, Ghosal and Roy, Statistics in Medicine 27, 2008). A threshold that has
+    normal cases in one row of `curve` must have some in all.
     """
     normal = np.diff(curve.fp.reshape(-1, curve.fp.shape[-1])[0], prepend=0.0) > 0
     knots = np.concatenate([[-1], np.flatnonzero(normal)])
@@ -114,10 +104,9 @@ def check(labels: np.ndarray, scores: np.ndarray) -> tuple[npt.NDArray[np.bool_]
         raise ValueError("labels must be 0 (normal) or 1 (abnormal)")
     if len(np.unique(y)) < 2:
         raise ValueError("AUROC needs normal and abnormal images, and so does every metric of a ranking")
-    if np.isnan(s).any():
-        raise ValueError("a score is NaN: leave out the images that could not be scored, and say how many")
     if not np.isfinite(s).all():
-        raise ValueError("a score is infinite: leave out the images that could not be scored, and say how many")
+        what = "NaN" if np.isnan(s).any() else "infinite"
+        raise ValueError(f"a score is {what}: leave out the images that could not be scored, and say how many")
     return y.astype(bool), s
 
 
@@ -164,8 +153,7 @@ def accuracy_max(curve: Curve) -> Floats:
 def sensitivity_at_specificity(curve: Curve, specificity: float) -> Floats:
     """Highest sensitivity among the thresholds whose specificity is at least the one asked for.
 
-    A point of the ROC curve as it is, not interpolated (torchmetrics' `binary_sensitivity_at_specificity`). It
-    describes the ranking: a threshold for use is taken from held-out normals.
+    A point of the ROC curve as it is, not interpolated (torchmetrics' `binary_sensitivity_at_specificity`).
     """
     allowed = curve.fpr <= 1 - specificity + 1e-12
     return np.asarray(np.max(np.where(allowed, curve.tpr, 0.0), axis=-1))
@@ -219,14 +207,7 @@ def replicate_values(metrics: Mapping[str, Metric], curve: Curve) -> dict[str, F
 
 
 def image_auroc(labels: Labels, scores: Numbers) -> float:
-    """Area under the ROC curve of images, ties counted half (scikit-learn's `roc_auc_score`).
-
-    Parameters
-    ----------
-    labels
-        0 normal, 1 abnormal.
-    scores
-        Higher is more anomalous.
+    """Area under the ROC curve of images, 0 normal and 1 abnormal; a higher score is more anomalous.
 
     Raises
     ------

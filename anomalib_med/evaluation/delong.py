@@ -1,9 +1,8 @@
 """DeLong: variance of an AUROC and the test of correlated ones, without resampling.
 
-DeLong, DeLong and Clarke-Pearson, "Comparing the areas under two or more correlated receiver operating characteristic
-curves", Biometrics 1988, in the O(n log n) form of Sun and Xu, "Fast implementation of DeLong's algorithm", 2014. With
-patients given, images of one patient count as one cluster: Obuchowski, "Nonparametric analysis of clustered ROC curve
-data", Biometrics 1997, which is DeLong's where every patient has one image.
+DeLong, DeLong and Clarke-Pearson, Biometrics 1988, in the O(n log n) form of Sun and Xu, "Fast implementation of
+DeLong's algorithm", 2014. Images of one patient count as one cluster: Obuchowski, "Nonparametric analysis of clustered
+ROC curve data", Biometrics 1997, which is DeLong's where every patient has one image.
 """
 
 from collections.abc import Sequence
@@ -24,12 +23,10 @@ def delong_covariance(
 
     Parameters
     ----------
-    labels
-        0 or 1, ``(n,)``.
+    labels, patients
+        0 or 1, and the patient of each image, ``(n,)``; by default each image has its own.
     scores
         Finite scores ``(m, n)``, one row a method.
-    patients
-        Patient of each image, ``(n,)``; by default each image has its own.
 
     Returns
     -------
@@ -62,15 +59,12 @@ def delong_covariance(
 
 
 def delong_contrast(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    contrast: np.ndarray,
-    patients: Sequence[str] | np.ndarray | None = None,
+    labels: np.ndarray, scores: np.ndarray, contrast: np.ndarray, patients: Sequence[str] | np.ndarray | None = None
 ) -> tuple[Interval, float]:
-    """Any weighted sum of AUROCs, such as the difference of two methods' means over seeds, and its p-value against 0.
+    """A weighted sum of AUROCs, such as the difference of two methods, and its two-sided p-value against 0.
 
-    `contrast` ``(m,)`` are the weights of the rows of `scores`: 1 and -1 for the difference of two methods. The rest is
-    as for `delong_covariance`. The p-value is two-sided, 1 for methods that rank alike.
+    `contrast` ``(m,)`` are the weights of the rows of `scores`: 1 and -1 for a difference. The rest is as for
+    `delong_covariance`.
     """
     areas, covariance = delong_covariance(labels, scores, patients)
     value, sd = float(contrast @ areas), sqrt(max(0.0, float(contrast @ covariance @ contrast)))

@@ -12,16 +12,10 @@ from anomalib_med.records import Sample
 
 
 class AUCp:
-    """Keeps the epoch with the highest AUCp between the training normals and unlabelled images.
+    """Keeps the epoch with the highest AUCp between the training normals and unlabelled images, healthy and not.
 
     Both are scored after each epoch. Labels are not used, yet this is transductive, and noted in the model.
-
-    Parameters
-    ----------
-    unlabelled
-        Images, healthy and not, as for :func:`anomalib_med.fit`.
-    patient_pattern
-        Regular expression with one group that finds the patient in a path.
+    `unlabelled` and `patient_pattern` are as for :func:`anomalib_med.fit`.
     """
 
     name = "AUCp"
@@ -42,7 +36,6 @@ class AUCp:
             for s in (normals, self.images)
         )
         if not unlabelled:
-            raise InputError(
-                f"none of the {len(self.images)} unlabelled images could be read: the epoch is chosen by them"
-            )
+            number = len(self.images)
+            raise InputError(f"none of the {number} unlabelled images could be read: the epoch is chosen by them")
         return aucp(normal, unlabelled)

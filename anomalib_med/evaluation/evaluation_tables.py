@@ -29,23 +29,23 @@ def write_evaluation(out: Path, evaluation: Evaluation, model: FittedModel, samp
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     numbers = {name: interval.known() for name, interval in evaluation.metrics.items()}
-    table, described, scores = out / "metrics.csv", out / "metrics.json", out / "scores.csv"
-    write_atomic(
-        table,
-        csv_record(("metric", "value", "low", "high")),
-        *(csv_record((name, *values)) for name, values in numbers.items()),
-    )
     content = {
         "model": model.fingerprint(),
         "images_sha256": ids_hash(samples),
         "normal": int((evaluation.labels == 0).sum()),
         "abnormal": int((evaluation.labels == 1).sum()),
         "patients": len(np.unique(evaluation.patients)),
-        "metrics": {name: dict(zip(("value", "low", "high"), v, strict=True)) for name, v in numbers.items()},
+        "metrics": numbers,
         "failures": evaluation.failures,
         "seconds": round(evaluation.seconds, 3),
     }
-    write_atomic(described, json.dumps(content, indent=1).encode())
-    rows = zip(evaluation.ids, evaluation.labels.tolist(), evaluation.scores.tolist(), strict=True)
-    write_atomic(scores, csv_record(("id", "label", "score")), *(csv_record(row) for row in rows))
-    return [table, described, scores]
+    metrics = [("metric", "value", "low", "high"), *((name, *ends.values()) for name, ends in numbers.items())]
+    images = zip(evaluation.ids, evaluation.labels.tolist(), evaluation.scores.tolist(), strict=True)
+    files = {
+        out / "metrics.csv": map(csv_record, metrics),
+        out / "metrics.json": [json.dumps(content, indent=1).encode()],
+        out / "scores.csv": map(csv_record, [("id", "label", "score"), *images]),
+    }
+    for path, parts in files.items():
+        write_atomic(path, *parts)
+    return list(files)

@@ -13,13 +13,14 @@ In both a lesion hit twice counts once, with its higher score, and the second de
 detections are counted on all images, normal ones included.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from anomalib_med.evaluation.curves import Floats
+from anomalib_med.evaluation.intervals import Statistic
 from anomalib_med.records import Box
 
 FALSE_DETECTIONS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -30,46 +31,36 @@ RADIUS = 5
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What was found in one image.
-
-    Parameters
-    ----------
-    lesions
-        float64 ``(L,)``: score of the best detection that hits each lesion, minus infinity where none does.
-    sizes
-        float64 ``(L,)``: pixels of each lesion (of a box its area), or its share of the image.
-    false
-        float64 ``(F,)``: scores of the detections that hit no lesion.
-    """
+    """What was found in one image, in float64 arrays."""
 
     lesions: np.ndarray
+    """Score of the best detection that hits each lesion ``(L,)``, minus infinity where none does."""
     sizes: np.ndarray
+    """Pixels of each lesion ``(L,)`` (of a box its area), or its share of the image."""
     false: np.ndarray
+    """Scores of the detections that hit no lesion ``(F,)``."""
 
     def of_size(self, low: float, high: float) -> "Found":
         """Only the lesions of a size from `low` to below `high`, with the false detections of the whole image."""
         chosen = (self.sizes >= low) & (self.sizes < high)
         return Found(self.lesions[chosen], self.sizes[chosen], self.false)
 
-    def relative_to(self, pixels: int) -> "Found":
-        """The same with sizes as shares of an image of so many pixels."""
-        return Found(self.lesions, self.sizes / pixels, self.false)
+    @classmethod
+    def of(cls, scores: np.ndarray, inside: np.ndarray, sizes: np.ndarray) -> "Found":
+        """From the scores of detections ``(n,)`` and which of them hit which lesion, bool ``(n, L)``."""
+        best = np.where(inside, scores[:, None], MISSED).max(axis=0, initial=MISSED)
+        return cls(best, sizes, scores[~inside.any(axis=1)])
 
 
 @dataclass(frozen=True, eq=False)
 class FrocCurve:
-    """Sensitivity against false detections an image, from the strictest threshold to the loosest.
-
-    Parameters
-    ----------
-    sensitivity
-        Share of lesions found, float64 ``(..., T)`` in [0, 1]; the first is 0, where nothing is detected.
-    false_per_image
-        float64 ``(..., T)``, ascending from 0.
-    """
+    """Sensitivity in [0, 1] against false detections an image, ``(..., T)``, ascending; the first are 0."""
 
     sensitivity: Floats
     false_per_image: Floats
+
+
+FrocMetric = Callable[[FrocCurve], Floats]
 
 
 def peaks(map: np.ndarray, radius: int = RADIUS) -> tuple[np.ndarray, np.ndarray]:
@@ -82,20 +73,19 @@ def peaks(map: np.ndarray, radius: int = RADIUS) -> tuple[np.ndarray, np.ndarray
     highest = cv2.dilate(values, np.ones((2 * radius + 1,) * 2, np.uint8), borderType=cv2.BORDER_REPLICATE)
     candidates = (values == highest).astype(np.uint8)
     _, labels = cv2.connectedComponents(candidates, connectivity=8)
-    flat = np.flatnonzero(candidates)
-    _, first = np.unique(labels.ravel()[flat], return_index=True)
-    rows, columns = np.unravel_index(flat[first], values.shape)
-    scores = values[rows, columns].astype(float)
+    at = np.argwhere(candidates)
+    at = at[np.unique(labels[candidates > 0], return_index=True)[1]]
+    scores = values[tuple(at.T)].astype(float)
     order = np.argsort(-scores, kind="stable")
-    return scores[order], np.stack([rows, columns], axis=1)[order]
+    return scores[order], at[order]
 
 
-def components(map: np.ndarray, threshold: float) -> tuple[np.ndarray, list[Box]]:
-    """8-connected components of ``map > threshold``: the maximum inside each ``(n,)``, and its box."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((map > threshold).astype(np.uint8), connectivity=8)
-    highest = np.full(count, -np.inf)
+def components(map: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """8-connected components of ``map > threshold``: the maximum inside each ``(n,)``, and its box ``(n, 4)``."""
+    labels, boxes, _ = _regions(map > threshold)
+    assert labels is not None
+    highest = np.full(len(boxes) + 1, -np.inf)
     np.maximum.at(highest, labels.ravel().astype(np.intp), np.asarray(map, float).ravel())
-    boxes = [(float(x), float(y), float(w), float(h)) for x, y, w, h, _ in stats[1:].tolist()]
     return highest[1:], boxes
 
 
@@ -106,14 +96,13 @@ def found_by_peaks(map: np.ndarray, lesions: np.ndarray | Sequence[Box], radius:
     may overlap: a peak hits every box it lies in. For `radius` see `peaks`.
     """
     scores, at = peaks(map, radius)
-    if isinstance(lesions, np.ndarray):
-        labels, stats = _regions(lesions)
-        inside = labels[at[:, 0], at[:, 1]][:, None] == np.arange(1, len(stats) + 1)
-        return _found(scores, inside, stats[:, 4])
-    b = np.array(lesions, float).reshape(-1, 4)
-    y, x = at[:, :1], at[:, 1:]
-    inside = (x >= b[:, 0]) & (x < b[:, 0] + b[:, 2]) & (y >= b[:, 1]) & (y < b[:, 1] + b[:, 3])
-    return _found(scores, inside, b[:, 2] * b[:, 3])
+    labels, boxes, sizes = _regions(lesions)
+    if labels is not None:
+        inside = labels[tuple(at.T)][:, None] == np.arange(1, len(sizes) + 1)
+    else:
+        place = at[:, None, ::-1]
+        inside = ((place >= boxes[:, :2]) & (place < boxes[:, :2] + boxes[:, 2:])).all(axis=2)
+    return Found.of(scores, inside, sizes)
 
 
 def found_by_overlap(map: np.ndarray, lesions: np.ndarray | Sequence[Box], threshold: float) -> Found:
@@ -123,13 +112,8 @@ def found_by_overlap(map: np.ndarray, lesions: np.ndarray | Sequence[Box], thres
     ``map > threshold``, with the detector's threshold from held-out normals.
     """
     scores, boxes = components(map, threshold)
-    if isinstance(lesions, np.ndarray):
-        stats = _regions(lesions)[1]
-        truth, sizes = stats[:, :4], stats[:, 4]
-    else:
-        truth = np.array(lesions, float).reshape(-1, 4)
-        sizes = truth[:, 2] * truth[:, 3]
-    return _found(scores, _overlaps(np.array(boxes, float).reshape(-1, 4), truth) > LEAST_OVERLAP, sizes)
+    _, truth, sizes = _regions(lesions)
+    return Found.of(scores, _overlaps(boxes, truth) > LEAST_OVERLAP, sizes)
 
 
 def froc_curve(images: Sequence[Found], weights: np.ndarray | None = None) -> FrocCurve:
@@ -168,15 +152,25 @@ def cpm(curve: FrocCurve, points: Sequence[float] = FALSE_DETECTIONS) -> Floats:
     return np.asarray(np.mean([sensitivity_at(curve, point) for point in points], axis=0))
 
 
-def _regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels ``(H, W)`` of the 8-connected regions, and x, y, width, height, area of each ``(n, 5)``."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats((mask != 0).astype(np.uint8), connectivity=8)
-    return labels, stats[1:].astype(float)
+def lesion_statistic(
+    images: Sequence[Found], at: np.ndarray, metrics: Mapping[str, FrocMetric], cases: int
+) -> Statistic:
+    """Metrics of the curve of images in the places `at` ``(n,)`` among all; `cases` are the patients behind them."""
+
+    def values(rows: Floats) -> Mapping[str, Floats]:
+        curve = froc_curve(images, rows[:, at])
+        return {name: metric(curve) for name, metric in metrics.items()}
+
+    return Statistic(values, cases)
 
 
-def _found(scores: np.ndarray, inside: np.ndarray, sizes: np.ndarray) -> Found:
-    best = np.where(inside, scores[:, None], MISSED).max(axis=0, initial=MISSED)
-    return Found(best, sizes, scores[~inside.any(axis=1)])
+def _regions(lesions: np.ndarray | Sequence[Box]) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """Labels ``(H, W)`` of the 8-connected regions of a mask, the box of each ``(n, 4)`` and its area ``(n,)``."""
+    if isinstance(lesions, np.ndarray):
+        _, labels, stats, _ = cv2.connectedComponentsWithStats((lesions != 0).astype(np.uint8), connectivity=8)
+        return labels, stats[1:, :4].astype(float), stats[1:, 4].astype(float)
+    boxes = np.array(lesions, float).reshape(-1, 4)
+    return None, boxes, boxes[:, 2] * boxes[:, 3]
 
 
 def _at_least(scores: np.ndarray, weights: Floats, thresholds: np.ndarray) -> Floats:

@@ -1,13 +1,13 @@
 """Intervals: bootstrap over patients, stratified by label, for one method and for the difference of two.
 
-A replicate gives every patient a random weight, normal and abnormal ones apart, and all images of a patient the same:
-it is a row of weights, and every metric of :mod:`.curves` takes many rows at once. So one set of draws gives the
-interval of every number that follows from how often each image counts, see `replicated`. Mean and variance of the
-replicates give the interval, see `score_interval`. `benchmarks/coverage.py` measures how often it holds the truth.
+A replicate is a row of weights: a random one for every patient, and the same for all images of a patient. Every number
+that follows from how much each image counts gets its interval from the mean and variance of the same replicates.
+`benchmarks/coverage.py` measures how often the intervals hold the truth.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite, nan, sqrt
 
 import numpy as np
@@ -27,99 +27,77 @@ ECE, BRIER = "ece (cross-fitted)", "brier (cross-fitted)"
 
 @dataclass(frozen=True)
 class Interval:
-    """A number and where it may lie.
-
-    Parameters
-    ----------
-    value
-        The number from the cases at hand.
-    low, high
-        Ends of the confidence interval; NaN where there is none, as with a single patient.
-    """
+    """A number from the cases at hand, and the ends of its interval; NaN where there is none, as with one patient."""
 
     value: float
     low: float = nan
     high: float = nan
 
-    def known(self) -> tuple[float | None, float | None, float | None]:
+    def known(self) -> dict[str, float | None]:
         """Value, low and high for a file, None where one is NaN."""
-        value, low, high = (float(v) if isfinite(v) else None for v in (self.value, self.low, self.high))
-        return value, low, high
+        return {name: float(number) if isfinite(number) else None for name, number in vars(self).items()}
 
     def __str__(self) -> str:
-        if not isfinite(self.low):
-            return f"{self.value:.3f} [no interval]"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        ends = f"{self.low:.3f}, {self.high:.3f}" if isfinite(self.low) else "no interval"
+        return f"{self.value:.3f} [{ends}]"
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """Some numbers of a set of images.
-
-    Parameters
-    ----------
-    values
-        Function from image weights ``(r, N)`` to values ``(r,)`` by name of the metric; for `ECE` to its noise, see
-        `noise_interval`.
-    cases
-        Patients behind the numbers, of the rarer kind where both count.
-    exact
-        The numbers themselves, where `values` at weights of one only comes near them.
-    """
+    """Some numbers of a set of images."""
 
     values: Callable[[Floats], Mapping[str, Floats]]
+    """Turns image weights ``(r, N)`` into values ``(r,)`` by metric; for `ECE` into the noise of `noise_interval`."""
     cases: int
-    exact: Mapping[str, float] | None = None
+    """Patients behind the numbers, of the rarer kind where both count."""
+    exact: Mapping[str, float] = field(default_factory=dict)
+    """The numbers themselves, where `values` at weights of one only comes near them."""
+
+
+def ratio(name: str, at: np.ndarray, part: Floats, whole: Floats, cases: int) -> Statistic:
+    """Weighted sum of `part` over that of `whole`, both ``(n,)``, of the images in the places `at` ``(n,)``."""
+
+    def values(rows: Floats) -> Mapping[str, Floats]:
+        with np.errstate(invalid="ignore"):
+            return {name: rows[:, at] @ part / (rows[:, at] @ whole)}
+
+    return Statistic(values, cases)
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Numbers with their intervals, by name of the metric.
+    """A number with its interval, and what that came from."""
 
-    Parameters
-    ----------
-    metrics
-        Value and interval.
-    replicates
-        Replicates ``(R,)``: the same draws of patients for every method on the same samples.
-    cases
-        Patients behind the metric.
-    expected
-        What the replicates scatter about: the value at weights of one.
-    """
-
-    metrics: dict[str, Interval]
-    replicates: dict[str, Floats]
-    cases: dict[str, int]
-    expected: dict[str, float]
+    interval: Interval
+    replicates: Floats
+    """Values ``(R,)`` for the same draws of patients for every method on the same samples."""
+    cases: int
+    expected: float
+    """What the replicates scatter about: the value at weights of one."""
 
 
 def replicated(
     labels: np.ndarray, whose: np.ndarray, statistics: Sequence[Statistic], replicates: int, level: float = LEVEL
-) -> Measured:
-    """Every statistic of the images as they are, and of draws of patients.
+) -> dict[str, Measured]:
+    """Every statistic of the images as they are, and of draws of patients, by name of the metric.
 
     `labels` and `whose` are label and patient of each image ``(N,)``, those that could not be scored among them: so the
     draws depend on the samples alone. `replicates` is the number of draws, `level` the coverage of the intervals.
     """
-    values: dict[str, float] = {}
-    expected: dict[str, float] = {}
-    cases: dict[str, int] = {}
-    for statistic in statistics:
-        found = {name: float(v[0]) for name, v in statistic.values(np.ones((1, len(labels)))).items()}
-        expected |= found
-        values |= found | dict(statistic.exact or {})
-        cases |= dict.fromkeys(found, statistic.cases)
-    drawn: dict[str, list[Floats]] = {name: [] for name in values}
+    ones = np.ones((1, len(labels)))
+    expected = [{name: float(value[0]) for name, value in s.values(ones).items()} for s in statistics]
+    drawn: dict[str, list[Floats]] = defaultdict(list)
     for rows in draws(labels, whose, replicates=replicates, seed=0):
         for statistic in statistics:
             for name, value in statistic.values(rows).items():
-                drawn[name].append(np.asarray(value))
-    joined = {name: np.concatenate(parts) for name, parts in drawn.items()}
-    metrics = {
-        name: interval_of(name, values[name], joined[name], cases[name], expected[name], level) for name in values
-    }
-    return Measured(metrics, joined, cases, expected)
+                drawn[name].append(value)
+    measured = {}
+    for statistic, centres in zip(statistics, expected, strict=True):
+        for name, centre in centres.items():
+            values, cases = np.concatenate(drawn[name]), statistic.cases
+            interval = interval_of(name, statistic.exact.get(name, centre), values, cases, centre, level)
+            measured[name] = Measured(interval, values, cases, centre)
+    return measured
 
 
 def interval_of(
@@ -139,10 +117,9 @@ def draws(
 ) -> Iterator[Floats]:
     """Rows of weights ``(r, n)``, `replicates` in all: how much the patient of each image counts.
 
-    Rubin, "The Bayesian bootstrap", 1981: exponential weights of mean 1, those of the patients with an abnormal image
-    and of the others scaled to as many as there are. Drawing patients with replacement has the same mean and nearly
-    the same variance, but leaves out more than a third of them each time: with few patients the highest normal, or the
-    only lesion of a size, is then missing from many replicates. The same seed gives the same rows.
+    Rubin, "The Bayesian bootstrap", 1981: exponential weights of mean 1, scaled among the patients with an abnormal
+    image and among the others. Drawing patients with replacement has the same mean and nearly the same variance, but
+    leaves out a third of them each time, among them the highest normal or the only lesion of a size.
     """
     y = np.asarray(labels, bool)
     _, whose = np.unique(np.arange(len(y)) if patients is None else np.asarray(patients), return_inverse=True)
@@ -194,16 +171,14 @@ def score_interval(
     level
         Coverage.
     expected
-        The number at weights of one, computed as the replicates are; `value` by default. A smoothed replicate scatters
-        about another number than the one reported.
+        What the replicates scatter about: the number at weights of one, computed as they are; `value` by default.
     optimistic
-        The number is the best over thresholds that were chosen on the same cases, so it is above what it estimates,
-        and a replicate above it by about as much again: the bootstrap estimate of bias, Efron and Tibshirani, An
-        Introduction to the Bootstrap, 1993, chapter 10. The interval is moved down by that excess, and widened by it,
-        since the excess is itself an estimate.
+        The number is the best over thresholds chosen on the same cases, so it is above what it estimates, and a
+        replicate above it by about as much again (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter
+        10). The interval is moved down by that excess, and widened by it, since the excess is itself an estimate.
     """
-    kept = replicates[np.isfinite(replicates)]
-    if not (isfinite(value) and kept.size and cases > 1):
+    kept = _kept(value, replicates, cases)
+    if kept is None:
         return Interval(value)
     mean = float(kept.mean())
     excess = mean - (value if expected is None else expected) if optimistic else 0.0
@@ -216,20 +191,23 @@ def score_interval(
 
 
 def noise_interval(value: float, noise: Floats, cases: int, level: float = LEVEL) -> Interval:
-    """Interval of a sum of absolute gaps, such as the calibration error, whose bias is larger than its spread.
+    """Interval of a sum of absolute gaps in [0, 1], such as the calibration error, whose bias exceeds its spread.
 
     By the triangle inequality such a sum is off its truth by no more than the sum of absolute errors of the gaps. So
-    the interval reaches as far on either side as that noise does in all but 1 - `level` of the replicates: it holds the
-    truth about that often where all true gaps are 0, and more often where they are not.
-
-    `value` is the sum, from 0 to 1, and `noise` ``(r,)`` the sum of the absolute differences of the gaps of each
-    replicate from those of the cases at hand; `cases` and `level` as for `score_interval`.
+    the interval reaches as far on either side as that `noise` ``(r,)`` does in all but 1 - `level` of the replicates.
+    It holds the truth about that often where all true gaps are 0, and more often where they are not.
     """
-    kept = noise[np.isfinite(noise)]
-    if not (isfinite(value) and kept.size and cases > 1):
+    kept = _kept(value, noise, cases)
+    if kept is None:
         return Interval(value)
     reach = float(np.quantile(kept, level)) * sqrt((cases + 1) / (cases - 1))
     return Interval(value, max(0.0, value - reach), min(1.0, value + reach))
+
+
+def _kept(value: float, replicates: Floats, cases: int) -> Floats | None:
+    """Finite replicates; None where there can be no interval."""
+    kept: Floats = replicates[np.isfinite(replicates)]
+    return kept if isfinite(value) and kept.size and cases > 1 else None
 
 
 def _variance(replicates: Floats, cases: int, bias: float = 0.0) -> float:
@@ -240,14 +218,11 @@ def _variance(replicates: Floats, cases: int, bias: float = 0.0) -> float:
 def difference_of(observed: float, replicates: Floats, cases: int) -> tuple[Interval, float]:
     """Interval of a difference of two methods, and the two-sided p-value of there being none.
 
-    Both are Student's t with the bootstrap variance: a p-value counted among the replicates could not be small enough
-    for a table of many comparisons.
-
-    `observed` is the difference and `replicates` ``(r,)`` that of the same draws of patients for both methods; `cases`
-    as for `score_interval`.
+    Both are Student's t with the variance of the `replicates` ``(r,)``, the differences in the same draws of patients:
+    a p-value counted among them could not be small enough for a table of many comparisons.
     """
-    kept = replicates[np.isfinite(replicates)]
-    if not (isfinite(observed) and kept.size and cases > 1):
+    kept = _kept(observed, replicates, cases)
+    if kept is None:
         return Interval(observed), nan
     deviation = sqrt(_variance(kept, cases))
     half = float(stdtrit(cases - 1, (1 + LEVEL) / 2)) * deviation

@@ -1,14 +1,17 @@
 """Statistics of anomaly maps: pixels and lesions. Takes maps one by one; memory does not grow with their number."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from anomalib_med.datasets.masks import read_mask
+from anomalib_med.errors import ReadError
 from anomalib_med.evaluation import froc
 from anomalib_med.evaluation.curves import Floats, values_of
-from anomalib_med.evaluation.intervals import Statistic, patient_counts
+from anomalib_med.evaluation.intervals import Statistic, patient_counts, ratio
 from anomalib_med.evaluation.pixel_metrics import (
     PIXEL_METRICS,
     PixelMetrics,
@@ -46,15 +49,24 @@ class MapStatistics:
         self._dice: dict[int, float] = {}
         self._peaks: dict[int, froc.Found] = {}
         self._overlaps: dict[int, froc.Found] = {}
+        self.failures: dict[str, str] = {}
+        """Images whose mask cannot be read, by id, and why."""
 
-    def add(self, index: int, result: Result, map: np.ndarray, mask: np.ndarray) -> None:
-        """Take the map of sample number `index` and the mask of its lesions, both ``(H, W)``."""
-        boxes = self.samples[index].boxes
-        lesions = list(boxes) if boxes else mask
-        radius = max(2, round(_PEAK_RADIUS * max(map.shape)))
-        self._peaks[index] = froc.found_by_peaks(map, lesions, radius).relative_to(map.size)
+    def add(self, index: int, result: Result, map: np.ndarray) -> None:
+        """Take the map ``(H, W)`` of sample number `index`, if it is known where lesions are in it."""
+        sample = self.samples[index]
+        try:
+            mask = read_mask(sample, (map.shape[0], map.shape[1]))
+        except ReadError as error:
+            self.failures[sample.id] = f"left out of the metrics of maps: {error}"
+            return
+        if mask is None:
+            return
+        lesions = sample.boxes or mask
+        peaks = froc.found_by_peaks(map, lesions, max(2, round(_PEAK_RADIUS * max(map.shape))))
+        self._peaks[index] = replace(peaks, sizes=peaks.sizes / map.size)
         if self.threshold is not None:
-            self._overlaps[index] = froc.found_by_overlap(map, lesions, self.threshold).relative_to(map.size)
+            self._overlaps[index] = froc.found_by_overlap(map, lesions, self.threshold)
         if "pixel" in self.tasks:
             self._metrics.add(map, mask if mask.any() else None)
             if mask.any():
@@ -69,35 +81,22 @@ class MapStatistics:
         at_one = partial(froc.sensitivity_at, false_per_image=1.0)
         statistics = self._lesions(self._peaks, {"froc_cpm": froc.cpm, "sensitivity@1fp/image": at_one})
         for name, low, high in SIZES:
-            chosen = {i: found.of_size(low, high) for i, found in self._peaks.items()}
+            chosen = {i: image.of_size(low, high) for i, image in self._peaks.items()}
             statistics += self._lesions(chosen, {f"sensitivity@1fp/image (lesions {name})": at_one})
         statistics += self._lesions(self._overlaps, {"froc_cpm (overlap)": froc.cpm})
         if self._dice:
             statistics += [self._pooled(progress), self._best_dice()]
         return statistics
 
-    def _lesions(
-        self, images: Mapping[int, froc.Found], metrics: Mapping[str, Callable[[froc.FrocCurve], Floats]]
-    ) -> list[Statistic]:
+    def _lesions(self, images: Mapping[int, froc.Found], metrics: Mapping[str, froc.FrocMetric]) -> list[Statistic]:
         """Metrics of a FROC curve, where there is a lesion."""
-        cases = len({self.samples[i].patient for i, found in images.items() if len(found.lesions)})
+        cases = len({self.samples[i].patient for i, image in images.items() if len(image.lesions)})
         at = np.array(sorted(images), int)
-        found = [images[i] for i in at]
-
-        def values(rows: Floats) -> Mapping[str, Floats]:
-            curve = froc.froc_curve(found, rows[:, at])
-            return {name: metric(curve) for name, metric in metrics.items()}
-
-        return [Statistic(values, cases)] if cases else []
+        return [froc.lesion_statistic([images[i] for i in at], at, metrics, cases)] if cases else []
 
     def _best_dice(self) -> Statistic:
         at, dice = np.array(list(self._dice)), np.array(list(self._dice.values()))
-
-        def values(rows: Floats) -> Mapping[str, Floats]:
-            with np.errstate(invalid="ignore"):
-                return {"dice_img (oracle)": np.asarray((rows[:, at] @ dice) / rows[:, at].sum(axis=1))}
-
-        return Statistic(values, len({self.samples[i].patient for i in at}))
+        return ratio("dice_img (oracle)", at, dice, np.ones(len(at)), len({self.samples[i].patient for i in at}))
 
     def _pooled(self, progress: Progress) -> Statistic:
         curve = self._metrics.curve()

@@ -1,9 +1,8 @@
 """Metrics of anomaly maps against lesion masks, over all pixels of all images, in one pass and bounded memory.
 
-Definitions: all pixels of all images count together, those of normal images included. AUPRO as Bergmann et al.,
-"The MVTec anomaly detection dataset", IJCV 2021, in the form of anomalib: regions are 8-connected, the overlap is
-averaged over regions, the false-positive rate is that of the background pixels of all images, the curve is cut at the
-limit by linear interpolation and the area divided by the limit.
+All pixels of all images count together, those of normal images included. AUPRO as Bergmann et al., IJCV 2021, in the
+form of anomalib: regions are 8-connected, the overlap is averaged over regions, the false-positive rate is that of the
+background of all images, the curve is cut at the limit by linear interpolation and the area divided by the limit.
 
 For intervals, histograms of the maps, one an image, are resampled by patient. Their edges are quantiles of the pooled
 scores, half of normal and half of abnormal pixels, so that a few hundred bins follow every curve closely.
@@ -28,18 +27,12 @@ Histogram = np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class PixelCurve(Curve):
-    """Counts of pixels above each threshold, and the overlap with regions.
-
-    Parameters
-    ----------
-    overlap
-        float64 ``(..., T)``: sum over regions of the part of each that lies at or above the threshold.
-    dropped_bits
-        Low bits of the float32 scores that were not told apart; 0 where all values are exact.
-    """
+    """Counts of pixels above each threshold, and the overlap with regions."""
 
     overlap: Floats
+    """float64 ``(..., T)``: sum over regions of the part of each that lies at or above the threshold."""
     dropped_bits: int = 0
+    """Low bits of the float32 scores that were not told apart; 0 where all values are exact."""
 
     @property
     def regions(self) -> Floats:
@@ -62,11 +55,8 @@ class PixelCurve(Curve):
 class PixelMetrics:
     """Takes one map and its mask after the other; then gives the curve of all pixels.
 
-    Parameters
-    ----------
-    capacity
-        Distinct scores that are told apart. With up to that many all values are exact; beyond it memory stays where it
-        is and :meth:`PixelCurve.aupro_error` bounds what was lost.
+    With up to `capacity` distinct scores of a kind all values are exact; beyond that memory stays where it is, and
+    :meth:`PixelCurve.aupro_error` bounds what was lost.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
@@ -142,10 +132,9 @@ def region_weights(mask: np.ndarray) -> Floats:
 
 
 def best_dice_of_image(map: np.ndarray, mask: np.ndarray) -> float:
-    """Best Dice of one image over all thresholds: an oracle, chosen for this very image.
+    """Best Dice of one image over all thresholds, from its map and mask ``(H, W)``: an oracle.
 
-    Its mean over abnormal images is ``dice_img``, a higher and different number than the pooled best Dice. Map and mask
-    are ``(H, W)``.
+    Its mean over abnormal images is ``dice_img``, a higher and different number than the pooled best Dice.
 
     Raises
     ------
@@ -166,12 +155,7 @@ def best_dice_of_image(map: np.ndarray, mask: np.ndarray) -> float:
 def pixel_auroc(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray]) -> float:
     """Area under the ROC curve of all pixels of all images together, those of normal images included.
 
-    Parameters
-    ----------
-    masks
-        bool ``(H, W)`` each, True where abnormal.
-    maps
-        float ``(H, W)`` each, of the shape of its mask; compared as float32.
+    Masks are ``(H, W)``, non-zero where abnormal, and so are maps, which are compared as float32.
 
     Raises
     ------
@@ -203,11 +187,10 @@ def histogram(map: np.ndarray, mask: np.ndarray, edges: np.ndarray) -> Histogram
     place = len(edges) - 1 - place
     abnormal = mask.ravel() != 0
     counts = np.zeros((3, len(edges)), np.float32)
-    counts[0] = np.bincount(place[~abnormal], minlength=len(edges))
+    counts[0] = np.bincount(place[~abnormal], None, len(edges))
     if abnormal.any():
-        counts[1] = np.bincount(place[abnormal], minlength=len(edges))
-        weights = region_weights(mask).ravel()[abnormal]
-        counts[2] = np.bincount(place[abnormal], weights=weights, minlength=len(edges))
+        counts[1] = np.bincount(place[abnormal], None, len(edges))
+        counts[2] = np.bincount(place[abnormal], region_weights(mask).ravel()[abnormal], len(edges))
     return counts
 
 

@@ -1,11 +1,12 @@
 """Probabilities from scores, and how well they are calibrated.
 
-Platt, "Probabilistic outputs for support vector machines", 1999, with the corrections of Lin, Lin and Weng, "A note on
-Platt's probabilistic outputs", 2007: a logistic curve of the score, fitted to slightly softened labels. Scikit-learn's
-fits one curve at a time; here those of all draws of patients are fitted side by side.
+Platt, "Probabilistic outputs for support vector machines", 1999, as corrected by Lin, Lin and Weng, 2007: a logistic
+curve of the score, fitted to slightly softened labels. Scikit-learn's fits one curve at a time; here those of all draws
+of patients are fitted side by side.
 """
 
 import numpy as np
+from scipy.special import expit
 
 from anomalib_med.evaluation.curves import Floats
 from anomalib_med.evaluation.intervals import patient_counts
@@ -23,13 +24,11 @@ def cross_fitted(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, w
 
     Parameters
     ----------
-    labels, scores
-        ``(n,)``, 0 or 1, and finite.
-    patients
-        Patient of each image ``(n,)``: the images of a patient are in one of five folds, and the probabilities of a
-        fold come from the other four.
+    labels, scores, patients
+        0 or 1, finite scores, and the patient of each image ``(n,)``. The images of a patient are in one of five folds,
+        and the probabilities of a fold come from the other four.
     weights
-        Weights of the images ``(r, n)``, one row for each draw of patients: a curve is fitted to each row.
+        ``(r, n)``, one row for each draw of patients: a curve is fitted to each row.
 
     Returns
     -------
@@ -65,28 +64,28 @@ def _newton(labels: Floats, x: Floats, weights: Floats, start: Floats) -> Floats
     positives = weights @ labels
     low, high = 1 / (weights.sum(axis=1) - positives + 2), (positives + 1) / (positives + 2)
     softened = np.where(labels == 1, high[:, None], low[:, None])
-    squared, found = x * x, start
+    squared, line = x * x, start
     for _ in range(_STEPS):
-        p = _logistic(found[0] * x + found[1])
+        p = _logistic(line[0] * x + line[1])
         rest, curvature = weights * (softened - p), weights * p * (1 - p)
         a, b, c = curvature @ squared + 1e-9, curvature @ x, curvature.sum(axis=1) + 1e-9
         along, total = rest @ x, rest.sum(axis=1)
         step = np.stack([c * along - b * total, a * total - b * along]) / (a * c - b * b)
-        found = found + np.clip(step, -2, 2)[:, :, None]
+        line = line + np.clip(step, -2, 2)[:, :, None]
         if np.abs(step).max() < 1e-3:  # the error left is of the order of its square
             break
-    return found
+    return line
 
 
 def _logistic(x: Floats) -> Floats:
-    values: Floats = 0.5 * (1 + np.tanh(x / 2))
-    return np.clip(values, 1e-12, 1 - 1e-12)
+    probabilities: Floats = expit(x)
+    return np.clip(probabilities, 1e-12, 1 - 1e-12)
 
 
 def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = ECE_BINS) -> float:
     """Mean absolute gap between probability and frequency over bins of equal width, weighted by their cases.
 
-    Naeini et al. 2015; torchmetrics' `binary_calibration_error` with the l1 norm.
+    Naeini et al. 2015, as torchmetrics' `binary_calibration_error` with the l1 norm.
 
     Raises
     ------

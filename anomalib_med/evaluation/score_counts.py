@@ -73,10 +73,10 @@ class _Tally:
         if len(self.keys):
             # Places of both in the merged order, without sorting what is sorted already.
             at = np.searchsorted(self.keys, keys)
-            found = at < len(self.keys)
-            found[found] = self.keys[at[found]] == keys[found]
-            self.columns[:, at[found]] += columns[:, found]
-            keys, columns, at = keys[~found], columns[:, ~found], at[~found]
+            held = at < len(self.keys)
+            held[held] = self.keys[at[held]] == keys[held]
+            self.columns[:, at[held]] += columns[:, held]
+            keys, columns, at = keys[~held], columns[:, ~held], at[~held]
             self.keys = np.insert(self.keys, at, keys)
             self.columns = np.insert(self.columns, at, columns, axis=1)
         else:

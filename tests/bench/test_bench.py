@@ -17,7 +17,7 @@ from anomalib_med.bench.cells import Cell, cell_path, read_cell
 from anomalib_med.bench.plan import EXAMPLES, Plan, limited, methods_of
 from anomalib_med.bench.results import write_outputs
 from anomalib_med.bench.runner import run_bench
-from anomalib_med.bench.sheet import markdown
+from anomalib_med.bench.sheet import markdown, sheets_of
 from anomalib_med.bench.summary import COMPARED, compare, given_away, rows_of
 from anomalib_med.datasets.benchmarks import open_benchmark
 from anomalib_med.errors import ConfigError, InputError, OutputError
@@ -251,7 +251,7 @@ def test_tables_plots_and_page_are_written(finished: Plan) -> None:
 
 def test_every_number_of_the_markdown_table_has_its_interval(finished: Plan) -> None:
     rows = rows_of(run_bench(finished))
-    text = markdown(rows, compare(rows))
+    text = markdown(sheets_of(rows, compare(rows)))
     lines = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line][1:]
     assert len(lines) == 7
     for line in lines:
@@ -262,10 +262,10 @@ def test_every_number_of_the_markdown_table_has_its_interval(finished: Plan) -> 
 
 def test_a_set_that_a_trivial_baseline_solves_is_marked(finished: Plan) -> None:
     rows = rows_of(run_bench(finished))
-    trivial = given_away(rows, "folder")
+    trivial = given_away(rows)
     scores = {r.method: r.numbers["auroc"].interval for r in rows if r.baseline}
     assert (trivial is not None) == any(i.low > 0.6 for i in scores.values())
-    assert ("†" in markdown(rows, compare(rows)).partition("\n")[0]) == (trivial is not None)
+    assert ("†" in markdown(sheets_of(rows, compare(rows))).partition("\n")[0]) == (trivial is not None)
 
 
 def test_comparisons_are_paired_and_adjusted(finished: Plan) -> None:

@@ -29,7 +29,7 @@ def test_holm_rejects_what_the_step_down_rule_rejects(p_values: list[float]) -> 
 def test_seeds_have_a_mean_and_a_sample_deviation() -> None:
     def cell(seed: int, value: float) -> Cell:
         interval = Interval(value, value - 0.1, value + 0.1)
-        measured = Measured({"auroc": interval}, {"auroc": np.linspace(0.7, 1, 9)}, {"auroc": 20}, {"auroc": value})
+        measured = {"auroc": Measured(interval, np.linspace(0.7, 1, 9), 20, value)}
         return Cell("set", "method", seed, "", "", {}, measured=measured)
 
     cells = [cell(seed, value) for seed, value in enumerate((0.8, 0.9, 1.0))]

@@ -57,7 +57,7 @@ def test_intervals_hold_their_values(small_model: FittedModel, samples: list[Sam
 def test_replicates_of_pooled_pixels_follow_the_exact_value(small_model: FittedModel, samples: list[Sample]) -> None:
     evaluation = evaluate_model(small_model, samples, replicates=200)
     for name in PIXEL_METRICS:
-        drawn, value = evaluation.measured.replicates[name], evaluation.metrics[name].value
+        drawn, value = evaluation.measured[name].replicates, evaluation.metrics[name].value
         assert abs(np.median(drawn) - value) < 0.05 + 2 * drawn.std(), name
 
 

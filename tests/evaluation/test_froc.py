@@ -61,7 +61,7 @@ def test_overlap_needs_more_than_a_tenth_of_the_union() -> None:
     map[12, 12] = 0.9
     scores, boxes = components(map, 0.5)
     assert scores == pytest.approx([0.9])
-    assert boxes == [(10, 10, 10, 10)]
+    assert boxes.tolist() == [[10, 10, 10, 10]]
     assert found_by_overlap(map, [(10, 10, 10, 10)], 0.5).lesions == pytest.approx([0.9])
     near = found_by_overlap(map, [(18, 18, 10, 10)], 0.5)  # 4 of 196 pixels
     assert near.lesions.tolist() == [MISSED]

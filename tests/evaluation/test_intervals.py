@@ -49,7 +49,7 @@ def measured(
         min(patient_counts(labels, whose)),
         curves.values_of(metrics, whole),
     )
-    return replicated(labels, whose, [statistic], replicates).metrics
+    return {name: m.interval for name, m in replicated(labels, whose, [statistic], replicates).items()}
 
 
 def slow_delong(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, recall_score
 
+from anomalib_med.evaluation.case_statistics import Cases, image_statistics
 from anomalib_med.evaluation.curves import RANKING_METRICS
-from anomalib_med.evaluation.image_statistics import image_statistics
 from anomalib_med.evaluation.intervals import draws, replicated
 from anomalib_med.evaluation.probabilities import cross_fitted, expected_calibration_error
 
@@ -18,8 +18,8 @@ PAIRS = st.lists(st.tuples(st.integers(0, 1), st.floats(0, 1)), min_size=1, max_
 def values(labels: np.ndarray, scores: np.ndarray, flagged: np.ndarray) -> dict[str, float]:
     """Every number of images that are patients of their own."""
     whose = np.arange(len(labels))
-    statistics = image_statistics(labels, scores, flagged, whose, whose, "max")
-    return {name: m.value for name, m in replicated(labels, whose, statistics, replicates=2).metrics.items()}
+    statistics = image_statistics(Cases(labels, scores, flagged, whose, whose), "max")
+    return {name: m.interval.value for name, m in replicated(labels, whose, statistics, replicates=2).items()}
 
 
 @given(PAIRS, st.floats(0, 1))
