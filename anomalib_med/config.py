@@ -1,6 +1,5 @@
 """Settings: one frozen, validated class each, whose fields are described where they are written, and nowhere else."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from types import UnionType
 from typing import Annotated, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
@@ -8,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple, TypeVar, Union, get_args, get
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from anomalib_med.errors import ConfigError
+from anomalib_med.errors import ConfigError, nearest
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -75,9 +74,7 @@ def parse_config(config: type[C], settings: Mapping[str, object], owner: str) ->
     """
     for key in settings:
         if key not in config.model_fields:
-            close = difflib.get_close_matches(key, config.model_fields, 1)
-            hint = f'did you mean "{close[0]}"?' if close else f"it has {', '.join(config.model_fields)}"
-            raise ConfigError(f'{owner} has no option "{key}": {hint}')
+            raise ConfigError(f'{owner} has no option "{key}": {nearest(key, config.model_fields, "it has")}')
     try:
         return config(**{key: _listed(config.model_fields[key], value) for key, value in settings.items()})
     except ValidationError as error:

@@ -23,8 +23,7 @@ from anomalib_med.features.cache import FirstFeatures
 from anomalib_med.fitted import FittedModel
 from anomalib_med.models.base import Detector
 from anomalib_med.models.registry import detector_class, detectors
-from anomalib_med.models.training.run import EpochChoice, Selection, TrainingRun
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import EpochChoice, Selection, TrainedDetector, TrainingRun
 from anomalib_med.preprocessing import Frames, Preprocessing
 from anomalib_med.records import Image, Progress, Sample, silent
 from anomalib_med.training_record import notes_on, training_record

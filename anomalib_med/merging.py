@@ -21,7 +21,7 @@ from anomalib_med.errors import ConfigError
 from anomalib_med.fitted import FittedModel
 from anomalib_med.fitting import check_share, find_normals, fit_detector
 from anomalib_med.models.base import Detector
-from anomalib_med.models.training.trainer import NO_RUN
+from anomalib_med.models.training import NO_RUN
 from anomalib_med.records import Json, Progress, Sample, silent
 from anomalib_med.training_record import notes_on, training_record
 

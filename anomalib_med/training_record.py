@@ -10,8 +10,7 @@ from anomalib_med.datasets.splits import ids_hash
 from anomalib_med.features import RANDOM_WARNING
 from anomalib_med.features.backbones import RANDOM
 from anomalib_med.models.base import Detector
-from anomalib_med.models.training.run import EpochChoice
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import EpochChoice, TrainedDetector
 from anomalib_med.records import Json, Sample
 
 NOTED_RATE = 0.05  # a note says so where too few patients are held out for this false-alarm rate

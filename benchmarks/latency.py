@@ -14,7 +14,7 @@ from shared import Images, command_line, detector_from, show
 from torch import nn
 
 from anomalib_med.device import choose_device
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import TrainedDetector
 
 
 class Parts:

@@ -15,7 +15,7 @@ from anomalib_med import FittedModel, Preprocessing, fit
 from anomalib_med.datasets.benchmarks import Benchmark, open_benchmark
 from anomalib_med.evaluation.evaluate import evaluate_model
 from anomalib_med.models.base import Detector
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import TrainedDetector
 
 SHOWN = ("auroc", "ap", "pixel_auroc", "pixel_ap", "aupro@0.3")
 

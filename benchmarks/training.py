@@ -21,9 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_med.cli.memory import keep_freed_memory
 from anomalib_med.models.registry import detector_class
-from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.run import TrainingRun
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import StepBatch, TrainedDetector, TrainingRun
 
 Seconds = tuple[float, float]  # of the clock, and of all processors
 

@@ -14,7 +14,7 @@ from anomalib_med.evaluation.evaluate import REPLICATES
 from anomalib_med.fitted import DEFAULT_RATE, check_rate
 from anomalib_med.fitting import check_share
 from anomalib_med.models.registry import detector_class, detectors
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import TrainedDetector
 from anomalib_med.preprocessing import Preprocessing
 from anomalib_med.records import Sample
 

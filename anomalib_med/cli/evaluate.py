@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from anomalib_med.cli.main import EXIT_FAILED_IMAGES
-from anomalib_med.cli.options import EXISTING_OR_GLOB, FOLDER, data_root, device_option, patient_option
-from anomalib_med.cli.progress import ProgressDisplay
+from anomalib_med.cli.options import EXISTING_OR_GLOB, FOLDER, data_root, shared
+from anomalib_med.cli.outcome import aligned, say_failed
+from anomalib_med.cli.progress import with_progress
 from anomalib_med.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ Examples:
   anomed evaluate model/ --table test.csv -o out/
   anomed evaluate model/ -d nih_rsna --root /data -o out/
 """
+AGGREGATION = "How images that are no slices make the score of a patient: max, mean, top<q>% or noisy-or."
 
 
 @click.command(epilog=EPILOG)
@@ -33,18 +34,10 @@ Examples:
 @click.option("-d", "--dataset", metavar="NAME", help="Instead: the test side of a named data set.")
 @click.option("--root", type=FOLDER, help="Folder with the data sets.  [default: ANOMED_TEST_DATA]")
 @click.option("-o", "--output", type=FOLDER, help="Folder for metrics.csv, metrics.json and scores.csv.")
-@click.option("--false-alarm-rate", type=float, default=0.05, show_default=True, help="Rate of the decisions.")
-@click.option(
-    "--aggregation",
-    default="max",
-    show_default=True,
-    help="From images that are no slices to patients: max, mean, top<q>% or noisy-or.",
-)
-@click.option(
-    "--replicates", type=click.IntRange(100), default=1000, show_default=True, help="Draws for the intervals."
-)
-@patient_option
-@device_option
+@shared(false_alarm_rate="Rate of the decisions.")
+@click.option("--aggregation", default="max", help=AGGREGATION)
+@click.option("--replicates", type=click.IntRange(100), default=1000, help="Draws for the intervals.")
+@shared("patient_pattern", "device")
 def command(
     model_dir: Path,
     normal: str | None,
@@ -54,11 +47,9 @@ def command(
     dataset: str | None,
     root: Path | None,
     output: Path | None,
-    false_alarm_rate: float,
-    aggregation: str,
-    replicates: int,
     patient_pattern: str | None,
     device: str,
+    **options: object,
 ) -> int:
     """Measure the model of `anomed fit` on labelled images that it has not seen.
 
@@ -94,25 +85,13 @@ def command(
     else:
         raise ConfigError("--normal and --abnormal: both are needed")
     model = load(model_dir, device=device)
-    with ProgressDisplay() as progress:
-        evaluation = evaluate_model(
-            model,
-            samples,
-            tasks=tasks,
-            false_alarm_rate=false_alarm_rate,
-            aggregation=aggregation,
-            replicates=replicates,
-            progress=progress,
-        )
+    evaluation = with_progress(evaluate_model, model, samples, tasks=tasks, **options)
     _print(evaluation, (*model.notes, *notes))
     if output is not None:
         for path in write_evaluation(output, evaluation, model, samples):
             click.echo(f"written: {path}")
-    if evaluation.failures:
-        first, reason = next(iter(evaluation.failures.items()))
-        click.echo(f"anomed: {len(evaluation.failures)} images left out, first {first}: {reason}", err=True)
-        return EXIT_FAILED_IMAGES
-    return 0
+    left_out = [f"{name}: {reason}" for name, reason in evaluation.failures.items()]
+    return say_failed(*[f"{len(left_out)} images left out, first {text}" for text in left_out[:1]])
 
 
 def _print(evaluation: "Evaluation", notes: Sequence[str]) -> None:
@@ -124,8 +103,6 @@ def _print(evaluation: "Evaluation", notes: Sequence[str]) -> None:
     if evaluation.volumes:
         count = len(evaluation.volumes)
         click.echo(f"{count} volumes of {len(evaluation.volume_patients)} patients, judged as anomed score does")
-    width = max(map(len, evaluation.metrics))
-    for name, interval in evaluation.metrics.items():
-        click.echo(f"  {name:<{width}}  {interval}")
+    click.echo(aligned(evaluation.metrics))
     for note in notes:
         click.echo(f"note: {note}")

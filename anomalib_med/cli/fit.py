@@ -120,7 +120,7 @@ def command(
     from anomalib_med.model_file import check_writable
     from anomalib_med.models.recipes import FitTable
     from anomalib_med.models.registry import detector_class
-    from anomalib_med.models.training.trainer import TrainedDetector
+    from anomalib_med.models.training import TrainedDetector
     from anomalib_med.preprocessing import Preprocessing
 
     planned = read_recipe(recipe) if recipe else {}

@@ -40,9 +40,6 @@ def shared(*names: str, **helps: str) -> Callable[[Verb], Verb]:
     return decorate
 
 
-device_option, patient_option = shared("device"), shared("patient_pattern")
-
-
 def parse_settings(pairs: tuple[str, ...]) -> dict[str, JsonValue]:
     """``("bank_size=4000", "pooling=max")`` to a dictionary of text; the detector turns it into numbers.
 

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from anomalib_med.datasets.layout.card import Card, Published, card_paths, read_card
@@ -12,7 +11,7 @@ from anomalib_med.datasets.layout.samples import card_samples
 from anomalib_med.datasets.layout.tree import Tree
 from anomalib_med.datasets.masks import has_mask
 from anomalib_med.datasets.readers import read
-from anomalib_med.errors import ConfigError, InputError, ReadError
+from anomalib_med.errors import ConfigError, InputError, ReadError, nearest
 from anomalib_med.records import Sample
 
 
@@ -71,9 +70,7 @@ def benchmark_card(name: str) -> Card:
     """The description of one data set; raises ConfigError where there is none of this name, or it is wrong."""
     paths = card_paths()
     if name not in paths:
-        near = get_close_matches(name, paths, 1)
-        hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(paths)}"
-        raise ConfigError(f'data set "{name}" is not known: {hint}')
+        raise ConfigError(f'data set "{name}" is not known: {nearest(name, paths)}')
     return read_card(paths[name])
 
 

@@ -1,13 +1,12 @@
 """Every detector by name. A detector is known once its class is defined, in this package or by its user."""
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterator
 from functools import cache
 
 from anomalib_med import models
-from anomalib_med.errors import ConfigError
+from anomalib_med.errors import ConfigError, nearest
 from anomalib_med.models.base import Detector
 
 
@@ -28,9 +27,7 @@ def detector_class(name: str) -> type[Detector]:
     """The detector of that name; a ConfigError with the nearest name where there is none."""
     known = detectors()
     if name not in known:
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f'did you mean "{close[0]}"?' if close else f"there are {', '.join(known)}"
-        raise ConfigError(f'detector "{name}" is not known: {hint}')
+        raise ConfigError(f'detector "{name}" is not known: {nearest(name, known)}')
     return known[name]
 
 

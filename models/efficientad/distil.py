@@ -24,10 +24,7 @@ from anomalib_med.datasets.readers import read
 from anomalib_med.device import choose_device
 from anomalib_med.models.standard import Standard
 from anomalib_med.models.student_teacher.pdn import PDN, Network, normalised, on_pdn_grid
-from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.run import TrainingRun
-from anomalib_med.models.training.schedule import FeatureTrainingConfig
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import FeatureTrainingConfig, StepBatch, TrainedDetector, TrainingRun
 from anomalib_med.preprocessing import Frames, Preprocessing
 
 LOOKED_AT = 16  # images that the window is chosen from

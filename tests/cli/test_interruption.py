@@ -18,8 +18,7 @@ import torch
 
 from anomalib_med import load
 from anomalib_med.models.reconstruction.autoencoder import Autoencoder
-from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.run import TrainingRun
+from anomalib_med.models.training import StepBatch, TrainingRun
 from anomalib_med.outputs.tables import read_scores
 from anomalib_med.outputs.writer import ResultWriter
 from anomalib_med.records import Result

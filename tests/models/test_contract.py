@@ -9,7 +9,7 @@ import torch
 from anomalib_med import Detector, FittedModel, Preprocessing, detectors, fit, load
 from anomalib_med.errors import ConfigError
 from anomalib_med.evaluation import image_auroc, pixel_auroc
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import TrainedDetector
 from anomalib_med.phantoms import add_lesion, chest_phantom
 from tests.conftest import abnormal_picture, normal_picture
 

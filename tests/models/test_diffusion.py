@@ -23,8 +23,7 @@ from anomalib_med.models.inpainting.diffusion import (
 from anomalib_med.models.inpainting.holes import block_holes, seeded
 from anomalib_med.models.inpainting.noise import GRADIENTS, REPEAT, octaves_of_noise, simplex
 from anomalib_med.models.inpainting.pddpm import PatchedDiffusion
-from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import StepBatch, TrainedDetector
 from anomalib_med.preprocessing import Preprocessing
 from tests.conftest import normal_picture
 

@@ -8,7 +8,7 @@ import torch
 
 from anomalib_med import FittedModel, Preprocessing, load
 from anomalib_med.datasets import discover
-from anomalib_med.models.training.normals import Normals
+from anomalib_med.models.training import Normals
 from anomalib_med.preprocessing import Frames
 from tests.conftest import normal_picture
 from tests.models.test_contract import ABNORMALS, NAMES, NORMALS, fitted

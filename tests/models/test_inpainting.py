@@ -27,8 +27,7 @@ from anomalib_med.models.inpainting.residuals import NormalResiduals, gradient_e
 from anomalib_med.models.inpainting.riad import Riad
 from anomalib_med.models.inpainting.squid import Squid
 from anomalib_med.models.inpainting.squid_parts import Discriminator, Generated, Memory, SquidNetwork, cut, join
-from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import StepBatch, TrainedDetector
 from anomalib_med.preprocessing import Frames, Preprocessing
 from tests.conftest import normal_picture
 

@@ -10,7 +10,7 @@ from anomalib_med.cli.fit import OWN_OPTION, PREPROCESSING, described
 from anomalib_med.config import settings_of
 from anomalib_med.models.base import DetectorConfig
 from anomalib_med.models.recipes import recipe
-from anomalib_med.models.training.schedule import TrainingConfig
+from anomalib_med.models.training import TrainingConfig
 
 CARDS = Path(__file__).parents[2] / "models"
 NAMES = [name for name, kind in detectors().items() if kind.__module__.startswith("anomalib_med.")]

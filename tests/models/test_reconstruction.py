@@ -10,8 +10,7 @@ from anomalib_med.evaluation import pixel_auroc
 from anomalib_med.features import FeatureExtractor
 from anomalib_med.models.reconstruction.autoencoder import Autoencoder
 from anomalib_med.models.reconstruction.fae import FeatureAutoencoder
-from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import StepBatch, TrainedDetector
 from anomalib_med.preprocessing import Preprocessing
 from tests.conftest import abnormal_picture, normal_picture
 

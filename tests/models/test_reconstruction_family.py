@@ -22,8 +22,7 @@ from anomalib_med.models.reconstruction.ganomaly import Ganomaly
 from anomalib_med.models.reconstruction.memae import Memory, MemoryAutoencoder
 from anomalib_med.models.reconstruction.vae import VariationalAutoencoder
 from anomalib_med.models.registry import detector_class
-from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import StepBatch, TrainedDetector
 from tests.conftest import abnormal_picture, normal_picture
 from tests.models.test_contract import SMALL
 from tests.models.training.test_trainer import Killed, alike, every_step, kill_after, trained

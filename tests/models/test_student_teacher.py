@@ -30,8 +30,7 @@ from anomalib_med.models.student_teacher.teaching import (
     teacher_layers,
     unfold,
 )
-from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import StepBatch, TrainedDetector
 from tests.conftest import abnormal_picture, normal_picture
 from tests.models.made_up_frames import frames_of
 

@@ -17,7 +17,7 @@ from anomalib_med.models.filters import mean_filter
 from anomalib_med.models.inpainting.holes import inpaint_everywhere, lattice_holes, shape_holes, smooth_fill
 from anomalib_med.models.inpainting.residuals import HoleFiller, ResidualConfig, grow
 from anomalib_med.models.losses import absolute_error
-from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training import StepBatch
 
 WINDOW = 5  # pixels over which a residual is averaged
 MOST = 0.25  # of an image that may be marked

@@ -18,7 +18,7 @@ from torch import nn
 from anomalib_med.models.blocks import norm_layer
 from anomalib_med.models.inpainting.noise import octaves_of_noise
 from anomalib_med.models.inpainting.residuals import ResidualConfig, ResidualDetector
-from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training import StepBatch
 
 TIMES = 1000
 HEADS = 4

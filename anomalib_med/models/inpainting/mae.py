@@ -16,8 +16,7 @@ from anomalib_med.models.filters import mean_filter
 from anomalib_med.models.inpainting.holes import cell_holes, inpaint_everywhere, seeded, smooth_fill
 from anomalib_med.models.inpainting.residuals import HoleFiller, ResidualConfig, Window
 from anomalib_med.models.losses import PixelError, pixel_error, squared_error
-from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.schedule import Schedule
+from anomalib_med.models.training import Schedule, StepBatch
 
 
 class MaskedAutoencoder(HoleFiller):

@@ -10,9 +10,7 @@ from pydantic import AfterValidator, Field
 
 from anomalib_med.models.filters import mean_filter
 from anomalib_med.models.standard import Standard, moments
-from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.schedule import TrainingConfig
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import StepBatch, TrainedDetector, TrainingConfig
 
 GMS_C = 0.0026  # Xue et al. 2014, for values between 0 and 1
 LEVELS = 4

@@ -16,7 +16,7 @@ from anomalib_med.models.filters import mean_filter
 from anomalib_med.models.inpainting.holes import cell_holes, inpaint_everywhere, seeded, smooth_fill
 from anomalib_med.models.inpainting.residuals import LEVELS, HoleFiller, ResidualConfig, Window, gradient_error
 from anomalib_med.models.losses import absolute_error, squared_error, ssim_error
-from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training import StepBatch
 
 WIDTHS = 1, 2, 4, 8, 8  # of the U-Net, as multiples of the first
 

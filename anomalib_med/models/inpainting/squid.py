@@ -17,8 +17,7 @@ from anomalib_med.models.inpainting.residuals import ResidualConfig, ResidualDet
 from anomalib_med.models.inpainting.squid_parts import Discriminator, Slots, SquidNetwork
 from anomalib_med.models.losses import absolute_error, squared_error
 from anomalib_med.models.standard import Standard
-from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.schedule import Schedule
+from anomalib_med.models.training import Schedule, StepBatch
 
 WINDOW = 5  # pixels over which the residual is averaged
 RECONSTRUCTION, TEACHER, ADVERSARIAL = 10.0, 0.01, 0.005  # weights of losses, official code

@@ -7,7 +7,7 @@ import torch
 from anomalib_med.models.blocks import DenseAutoencoder
 from anomalib_med.models.losses import squared_error
 from anomalib_med.models.reconstruction.base import CodeConfig, Reconstruction
-from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training import StepBatch
 
 BOUND = 10.0  # of a log-variance: where all normals are alike, such as black air, it would fall for ever
 

@@ -11,7 +11,7 @@ from anomalib_med.models.blocks import DenseAutoencoder
 from anomalib_med.models.losses import PixelError, perceptual_error, pixel_error, squared_error
 from anomalib_med.models.reconstruction.base import CodeConfig, Reconstruction
 from anomalib_med.models.standard import Standard
-from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training import StepBatch
 
 Error = Literal[PixelError, "perceptual"]
 

@@ -9,8 +9,7 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 
 from anomalib_med.models.losses import PixelError, pixel_error
-from anomalib_med.models.training.schedule import TrainingConfig
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import TrainedDetector, TrainingConfig
 
 
 class LatentConfig(TrainingConfig):

@@ -14,7 +14,7 @@ from anomalib_med.models.losses import absolute_error, squared_error
 from anomalib_med.models.pooling import pool
 from anomalib_med.models.reconstruction import latent
 from anomalib_med.models.reconstruction.base import CodeConfig, Reconstruction
-from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training import StepBatch
 
 SQUARES = 3  # hidden in an image, at most
 WINDOW, SIGMA = 7, 3.0  # of the Gaussian on a gradient, in pixels

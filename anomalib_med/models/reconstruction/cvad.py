@@ -16,7 +16,7 @@ from anomalib_med.models.losses import squared_error
 from anomalib_med.models.reconstruction import latent
 from anomalib_med.models.reconstruction.base import LatentConfig, Reconstruction
 from anomalib_med.models.standard import Standard
-from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training import StepBatch
 
 SHALLOW = 3  # halvings before the second stage takes over
 

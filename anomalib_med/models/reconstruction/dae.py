@@ -11,8 +11,7 @@ from anomalib_med.models.filters import mean_filter, median_filter
 from anomalib_med.models.losses import squared_error
 from anomalib_med.models.pooling import pool
 from anomalib_med.models.reconstruction.base import Reconstruction
-from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.schedule import Schedule, TrainingConfig
+from anomalib_med.models.training import Schedule, StepBatch, TrainingConfig
 
 WINDOW = 5  # of the median and of the erosion, in pixels, as in the official code
 ERODED = 0.95  # of a window must be valid

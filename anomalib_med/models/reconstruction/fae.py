@@ -11,9 +11,7 @@ from torch import nn
 
 from anomalib_med.models.blocks import Encoder, UpBlock
 from anomalib_med.models.losses import squared_error, ssim_error
-from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.schedule import FeatureTrainingConfig
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import FeatureTrainingConfig, StepBatch, TrainedDetector
 
 WINDOW = 5  # pixels of the grid, of SSIM
 

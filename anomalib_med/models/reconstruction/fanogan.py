@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from anomalib_med.models.blocks import ConvBlock, ResidualBlock, VectorEncoder, halved, leaky, norm_layer
 from anomalib_med.models.losses import squared_error
 from anomalib_med.models.reconstruction.base import LatentConfig, Reconstruction
-from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training import StepBatch
 
 ENCODER_EVERY = 10  # steps in which the GAN learns too
 

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from anomalib_med.models.blocks import DenseAutoencoder, dense_encoder
 from anomalib_med.models.losses import absolute_error, squared_error
 from anomalib_med.models.reconstruction.base import CodeConfig, Reconstruction
-from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training import StepBatch
 
 
 class Ganomaly(Reconstruction):

@@ -8,7 +8,7 @@ from torch import nn
 from anomalib_med.models.blocks import DenseAutoencoder
 from anomalib_med.models.losses import PixelError, pixel_error, pixel_loss
 from anomalib_med.models.reconstruction.base import CodeConfig, Reconstruction
-from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training import StepBatch
 
 EPS = 1e-12
 

@@ -9,7 +9,7 @@ from anomalib_med.models.blocks import DenseAutoencoder
 from anomalib_med.models.losses import PixelError, pixel_error, pixel_loss
 from anomalib_med.models.reconstruction import latent
 from anomalib_med.models.reconstruction.base import CodeConfig, Reconstruction
-from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training import StepBatch
 
 Score = Literal["reconstruction", "reconstruction_gradient", "kl_gradient", "elbo_gradient", "combined"]
 

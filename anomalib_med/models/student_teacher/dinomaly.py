@@ -12,8 +12,7 @@ from torch.optim import Optimizer
 
 from anomalib_med.errors import ConfigError
 from anomalib_med.models.student_teacher import teaching
-from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import StepBatch, TrainedDetector
 
 RAMP = 0.1  # share of the steps in which the mining hardens; the paper's 1000 of 10000
 MINED, EASY_WEIGHT = 0.9, 0.1  # share of the positions that are easy in the end, and what is left of their gradient

@@ -16,11 +16,15 @@ from torch import nn
 
 from anomalib_med.models.standard import Standard
 from anomalib_med.models.student_teacher import pdn
+from anomalib_med.models.training import (
+    Content,
+    FeatureTrainingConfig,
+    Schedule,
+    StepBatch,
+    TrainedDetector,
+    TrainingRun,
+)
 from anomalib_med.models.training.loop import named
-from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.run import TrainingRun
-from anomalib_med.models.training.schedule import FeatureTrainingConfig, Schedule
-from anomalib_med.models.training.trainer import Content, TrainedDetector
 
 BACKBONE = "backbone"
 LOW, HIGH = 0.9, 0.995  # quantiles of the maps of normals that become 0 and 0.1

@@ -14,8 +14,7 @@ from torch import nn
 from anomalib_med.models.losses import squared_error
 from anomalib_med.models.pooling import valid_cells
 from anomalib_med.models.student_teacher import teaching
-from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.schedule import Schedule
+from anomalib_med.models.training import Schedule, StepBatch
 
 MEAN, STD = 0.5, 0.25  # of the cloner's input
 Pair = tuple[list[torch.Tensor], list[torch.Tensor]]  # layers of the teacher and of the cloner

@@ -16,8 +16,7 @@ from torch.optim import Optimizer
 from anomalib_med.features.extractor import CPU_BATCH
 from anomalib_med.models.blocks import ConvBlock
 from anomalib_med.models.student_teacher import teaching
-from anomalib_med.models.training.normals import StepBatch
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import StepBatch, TrainedDetector
 
 BETAS = (0.5, 0.999)
 

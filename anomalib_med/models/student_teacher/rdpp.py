@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from anomalib_med.models.student_teacher.rd4ad import BETAS, ReverseConfig, ReverseDistillation
 from anomalib_med.models.student_teacher.teaching import flat_cosine_distance, summed, teacher_layers
-from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training import StepBatch
 
 RECONSTRUCTION, CONTRAST, TOTAL = 0.01, 0.1, 1.11  # weights of the projection losses, official code
 MARGIN = 0.5

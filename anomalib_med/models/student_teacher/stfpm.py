@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from anomalib_med.features.extractor import CPU_BATCH
 from anomalib_med.models.student_teacher import teaching
-from anomalib_med.models.training.normals import StepBatch
+from anomalib_med.models.training import StepBatch
 
 MOMENTUM = 0.9
 

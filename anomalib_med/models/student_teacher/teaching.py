@@ -13,8 +13,7 @@ from anomalib_med.features.backbones import create_untrained
 from anomalib_med.features.fusion import inference_copy
 from anomalib_med.features.grid import to_grid
 from anomalib_med.models.base import BackboneConfig
-from anomalib_med.models.training.schedule import Schedule, TrainingConfig
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import Schedule, TrainedDetector, TrainingConfig
 
 Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

@@ -9,8 +9,7 @@ import torch
 from anomalib_med import fit, load
 from anomalib_med.errors import ConfigError, InputError, OutputError
 from anomalib_med.evaluation import AUCp, aucp, image_auroc
-from anomalib_med.models.training.run import Selection
-from anomalib_med.models.training.trainer import TrainedDetector
+from anomalib_med.models.training import Selection, TrainedDetector
 from anomalib_med.records import Progress, silent
 from tests.conftest import abnormal_picture, normal_picture
 from tests.models.training.test_trainer import (

@@ -21,10 +21,17 @@ from anomalib_med import FittedModel, Preprocessing, Sample, fit, load
 from anomalib_med.checkpoints import CheckpointFile
 from anomalib_med.errors import ConfigError, FitError, OutputError
 from anomalib_med.models.blocks import Decoder, Encoder
-from anomalib_med.models.training.normals import Normals, StepBatch
-from anomalib_med.models.training.run import Selection, Training, TrainingRun
-from anomalib_med.models.training.schedule import TrainingConfig, rate
-from anomalib_med.models.training.trainer import NO_RUN, TrainedDetector
+from anomalib_med.models.training import (
+    NO_RUN,
+    Normals,
+    Selection,
+    StepBatch,
+    TrainedDetector,
+    Training,
+    TrainingConfig,
+    TrainingRun,
+    rate,
+)
 from anomalib_med.preprocessing import Frames
 from anomalib_med.records import Progress, silent
 from tests.conftest import normal_picture
