@@ -32,7 +32,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[Sample]]:
-    """The samples that each pass over images read, in order: first what is fitted on, then what calibrates."""
+    """The samples that each pass over images read, in order: first what is fitted on, then what calibrates.
+
+    The constructor is patched because a model holds no id of its normals on purpose: which ones were held out is told
+    nowhere.
+    """
     passes: list[list[Sample]] = []
     original = Frames.__init__
 
@@ -152,7 +156,7 @@ def test_without_calibration_no_image_goes_through_the_backbone_twice(
         return original(self, x)
 
     expected = small_fit(PICTURES, calibration=0).fingerprint()
-    monkeypatch.setattr(FeatureExtractor, "layers", counted)
+    monkeypatch.setattr(FeatureExtractor, "layers", counted)  # how often the backbone runs is told nowhere
     monkeypatch.setattr(fitting, "KEPT_MB", room)
     model = small_fit(PICTURES, calibration=0)
     assert sum(passed) == (10 if room else 20)
@@ -262,7 +266,7 @@ def test_a_cache_spares_the_backbone_and_gives_the_same_model_again(
     def fail(*_: object) -> None:
         raise AssertionError("the backbone ran")
 
-    monkeypatch.setattr(FeatureExtractor, "layers", fail)
+    monkeypatch.setattr(FeatureExtractor, "layers", fail)  # how often the backbone runs is told nowhere
     second = small_fit(folder, cache=tmp_path / "cache")
     assert second.score(folder).scores.tolist() == expected
     assert second.fingerprint() == first.fingerprint()
