@@ -136,7 +136,7 @@ def example_samples(benchmark: Benchmark) -> list[Sample]:
 
 
 def _drawn(samples: Sequence[Sample], most: int | None) -> tuple[Sample, ...]:
-    """At most so many samples, in their order."""
+    """So many samples in their order, all where there are no more."""
     kept = {s.id for s in _shuffled(samples)[:most]}
     return tuple(s for s in samples if s.id in kept)
 

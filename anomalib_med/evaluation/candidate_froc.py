@@ -18,7 +18,7 @@ import numpy as np
 
 from anomalib_med.errors import InputError
 from anomalib_med.evaluation.froc import FALSE_DETECTIONS, Found, cpm, lesion_statistic, sensitivity_at
-from anomalib_med.evaluation.intervals import LEVEL, REPLICATES, Interval, patient_counts, replicated
+from anomalib_med.evaluation.intervals import REPLICATES, Interval, patient_counts, replicated
 from anomalib_med.records import VolumeResult
 
 _OURS = ("volume", "x_mm", "y_mm", "z_mm", "diameter_mm")
@@ -98,7 +98,7 @@ def found_candidates(volumes: Sequence[VolumeResult], lesions: Sequence[Lesion])
 
 
 def candidate_froc(
-    found: Sequence[Found], patients: Sequence[str], *, replicates: int = REPLICATES, level: float = LEVEL
+    found: Sequence[Found], patients: Sequence[str], *, replicates: int = REPLICATES
 ) -> dict[str, Interval]:
     """Sensitivity at 1/8 to 8 false candidates a scan and their mean (CPM), resampled by patient.
 
@@ -113,7 +113,7 @@ def candidate_froc(
     points = {f"sensitivity@{n:g}fp/scan": partial(sensitivity_at, false_per_image=n) for n in FALSE_DETECTIONS}
     cases = min(patient_counts(labels, whose))
     statistic = lesion_statistic(found, np.arange(len(found)), {"froc_cpm": cpm, **points}, cases)
-    return {name: m.interval for name, m in replicated(labels, whose, [statistic], replicates, level).items()}
+    return {name: m.interval for name, m in replicated(labels, whose, [statistic], replicates).items()}
 
 
 def _found(volume: VolumeResult, lesions: Sequence[Lesion]) -> Found:

@@ -18,7 +18,7 @@ from anomalib_med.datasets.masks import has_mask
 from anomalib_med.datasets.scans import volumes_of
 from anomalib_med.errors import InputError
 from anomalib_med.evaluation.case_statistics import Cases, image_statistics, volume_statistics
-from anomalib_med.evaluation.intervals import LEVEL, Interval, Measured, replicated
+from anomalib_med.evaluation.intervals import Interval, Measured, replicated
 from anomalib_med.evaluation.map_statistics import MapStatistics
 from anomalib_med.evaluation.patients import aggregation_rule
 from anomalib_med.fitted import DEFAULT_RATE, FittedModel
@@ -62,7 +62,6 @@ def evaluate_model(
     false_alarm_rate: float = DEFAULT_RATE,
     aggregation: str = "max",
     replicates: int = REPLICATES,
-    level: float = LEVEL,
     progress: Progress = silent,
 ) -> Evaluation:
     """Score labelled images and measure.
@@ -79,8 +78,8 @@ def evaluate_model(
         Rate that decisions are made at, from the model's held-out normals.
     aggregation
         How the scores of images that are no slices become that of a patient, see :func:`.patients.aggregate`.
-    replicates, level
-        Number of draws behind the intervals, and their coverage.
+    replicates
+        Number of draws behind the 95 % intervals.
 
     Raises
     ------
@@ -97,7 +96,6 @@ def evaluate_model(
         map_threshold=model.normal_peak,
         aggregation=aggregation,
         replicates=replicates,
-        level=level,
         progress=progress,
     )
 
@@ -112,7 +110,6 @@ def evaluate_results(
     map_threshold: float | None = None,
     aggregation: str = "max",
     replicates: int = REPLICATES,
-    level: float = LEVEL,
     progress: Progress = silent,
 ) -> Evaluation:
     """Measure results from anywhere; parameters not named here are as for `evaluate_model`.
@@ -163,7 +160,7 @@ def evaluate_results(
         flagged,
         judged,
         judge.patients(),
-        replicated(labels, whose, statistics, replicates, level),
+        replicated(labels, whose, statistics, replicates),
         failures | (maps.failures if maps else {}),
         seconds,
     )

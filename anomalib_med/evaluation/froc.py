@@ -47,7 +47,7 @@ class Found:
 
     @classmethod
     def of(cls, scores: np.ndarray, inside: np.ndarray, sizes: np.ndarray) -> "Found":
-        """From the scores of detections ``(n,)`` and which of them hit which lesion, bool ``(n, L)``."""
+        """What comes of the scores of detections ``(n,)`` and of which hits which lesion, bool ``(n, L)``."""
         best = np.where(inside, scores[:, None], MISSED).max(axis=0, initial=MISSED)
         return cls(best, sizes, scores[~inside.any(axis=1)])
 

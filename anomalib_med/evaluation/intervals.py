@@ -16,7 +16,7 @@ from scipy.special import stdtr, stdtrit
 from anomalib_med.evaluation.curves import Floats
 
 REPLICATES = 2000
-LEVEL = 0.95
+LEVEL = 0.95  # coverage of all intervals
 _CHUNK = 4_000_000  # weights held at a time
 
 ORACLE = "(oracle)"
@@ -77,12 +77,12 @@ class Measured:
 
 
 def replicated(
-    labels: np.ndarray, whose: np.ndarray, statistics: Sequence[Statistic], replicates: int, level: float = LEVEL
+    labels: np.ndarray, whose: np.ndarray, statistics: Sequence[Statistic], replicates: int
 ) -> dict[str, Measured]:
     """Every statistic of the images as they are, and of draws of patients, by name of the metric.
 
     `labels` and `whose` are label and patient of each image ``(N,)``, those that could not be scored among them: so the
-    draws depend on the samples alone. `replicates` is the number of draws, `level` the coverage of the intervals.
+    draws depend on the samples alone. `replicates` is the number of draws.
     """
     ones = np.ones((1, len(labels)))
     expected = [{name: float(value[0]) for name, value in s.values(ones).items()} for s in statistics]
@@ -95,21 +95,19 @@ def replicated(
     for statistic, centres in zip(statistics, expected, strict=True):
         for name, centre in centres.items():
             values, cases = np.concatenate(drawn[name]), statistic.cases
-            interval = interval_of(name, statistic.exact.get(name, centre), values, cases, centre, level)
+            interval = interval_of(name, statistic.exact.get(name, centre), values, cases, centre)
             measured[name] = Measured(interval, values, cases, centre)
     return measured
 
 
-def interval_of(
-    name: str, value: float, replicates: Floats, cases: int, expected: float, level: float = LEVEL
-) -> Interval:
+def interval_of(name: str, value: float, replicates: Floats, cases: int, expected: float) -> Interval:
     """Interval of a metric by its name, which says whether it is an oracle or needs probabilities."""
     if name == ECE:
-        return noise_interval(value, replicates, cases, level)
+        return noise_interval(value, replicates, cases)
     if name == BRIER:
         # Probabilities fitted to a draw of the cases are worse than those fitted to all: only their spread is wanted.
         replicates = replicates - (np.nanmean(replicates) - expected)
-    return score_interval(value, replicates, cases, level, expected=expected, optimistic=ORACLE in name)
+    return score_interval(value, replicates, cases, expected=expected, optimistic=ORACLE in name)
 
 
 def draws(
@@ -149,7 +147,6 @@ def score_interval(
     value: float,
     replicates: Floats,
     cases: int,
-    level: float = LEVEL,
     *,
     expected: float | None = None,
     optimistic: bool = False,
@@ -168,8 +165,6 @@ def score_interval(
         ``(r,)``; those that are NaN are left out.
     cases
         Patients behind the number, of the rarer kind where both count. There is no interval with fewer than two.
-    level
-        Coverage.
     expected
         What the replicates scatter about: the number at weights of one, computed as they are; `value` by default.
     optimistic
@@ -186,21 +181,21 @@ def score_interval(
     variance = _variance(kept, cases, excess)
     spread = centre * (1 - centre) or mean * (1 - mean)
     effective = max(1.0, spread / variance) if variance > 1e-15 and spread > 0 else float(cases)
-    low, high = wilson(centre, effective, float(stdtrit(cases - 1, (1 + level) / 2)))
+    low, high = wilson(centre, effective, float(stdtrit(cases - 1, (1 + LEVEL) / 2)))
     return Interval(value, min(low, value), max(high, value))
 
 
-def noise_interval(value: float, noise: Floats, cases: int, level: float = LEVEL) -> Interval:
+def noise_interval(value: float, noise: Floats, cases: int) -> Interval:
     """Interval of a sum of absolute gaps in [0, 1], such as the calibration error, whose bias exceeds its spread.
 
     By the triangle inequality such a sum is off its truth by no more than the sum of absolute errors of the gaps. So
-    the interval reaches as far on either side as that `noise` ``(r,)`` does in all but 1 - `level` of the replicates.
+    the interval reaches as far on either side as that `noise` ``(r,)`` does in 95 % of the replicates.
     It holds the truth about that often where all true gaps are 0, and more often where they are not.
     """
     kept = _kept(value, noise, cases)
     if kept is None:
         return Interval(value)
-    reach = float(np.quantile(kept, level)) * sqrt((cases + 1) / (cases - 1))
+    reach = float(np.quantile(kept, LEVEL)) * sqrt((cases + 1) / (cases - 1))
     return Interval(value, max(0.0, value - reach), min(1.0, value + reach))
 
 

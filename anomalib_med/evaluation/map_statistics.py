@@ -1,5 +1,6 @@
 """Statistics of anomaly maps: pixels and lesions. Takes maps one by one; memory does not grow with their number."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -33,7 +34,7 @@ class MapStatistics:
     Parameters
     ----------
     folder
-        Empty folder; small copies of maps and masks are kept in it until `statistics`.
+        Empty folder; small copies of maps are kept in it until `statistics`.
     samples
         All images; only those that were taken count.
     tasks
@@ -45,7 +46,8 @@ class MapStatistics:
     def __init__(self, folder: Path, samples: Sequence[Sample], tasks: Sequence[str], threshold: float | None) -> None:
         self.folder, self.samples, self.tasks, self.threshold = folder, samples, tasks, threshold
         self._metrics = PixelMetrics()
-        self._kept: dict[int, tuple[Geometry, float]] = {}  # what brings the copy of a map back to its image
+        # What brings the copy of a map back to its image, and the mask, which takes a kilobyte when it is packed.
+        self._kept: dict[int, tuple[Geometry, float, bytes]] = {}
         self._dice: dict[int, float] = {}
         self._peaks: dict[int, froc.Found] = {}
         self._overlaps: dict[int, froc.Found] = {}
@@ -71,10 +73,9 @@ class MapStatistics:
             self._metrics.add(map, mask if mask.any() else None)
             if mask.any():
                 self._dice[index] = best_dice_of_image(map, mask)
-                np.savez_compressed(self.folder / f"{index}.npz", bits=np.packbits(mask))
             assert result.grid is not None and result.geometry is not None
             np.save(self.folder / f"{index}.npy", result.grid)
-            self._kept[index] = result.geometry, result.smoothing
+            self._kept[index] = result.geometry, result.smoothing, zlib.compress(np.packbits(mask).tobytes())
 
     def statistics(self, progress: Progress) -> list[Statistic]:
         """Statistics of the maps taken; empty where no lesion was among them."""
@@ -102,13 +103,10 @@ class MapStatistics:
         curve = self._metrics.curve()
         edges = choose_edges(curve)
         histograms = []
-        for done, (index, (geometry, smoothing)) in enumerate(self._kept.items(), 1):
+        for done, (index, (geometry, smoothing, packed)) in enumerate(self._kept.items(), 1):
             map = geometry.to_original(np.load(self.folder / f"{index}.npy", allow_pickle=False), smoothing)
-            mask = np.zeros(map.shape, np.uint8)
-            if index in self._dice:
-                with np.load(self.folder / f"{index}.npz", allow_pickle=False) as kept:
-                    mask = np.unpackbits(kept["bits"], count=map.size).reshape(map.shape)
-            histograms.append(histogram(map, mask, edges))
+            bits = np.frombuffer(zlib.decompress(packed), np.uint8)
+            histograms.append(histogram(map, np.unpackbits(bits, count=map.size).reshape(map.shape), edges))
             progress("intervals of maps", done, len(self._kept))
         at = np.array(list(self._kept))
         labels = np.array([self.samples[i].label for i in at])

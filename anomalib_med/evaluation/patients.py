@@ -1,4 +1,4 @@
-"""From scores of images to scores of patients, and weights for a stated prevalence.
+"""Scores of patients from those of their images, and weights for a stated prevalence.
 
 A patient is abnormal with an abnormal image. The score of a patient is the aggregation named in every table: "max",
 "mean", "top<q>%" (mean of the highest q % of the images, at least one) or "noisy-or" (1 - prod(1 - p), for

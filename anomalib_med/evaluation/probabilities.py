@@ -13,7 +13,7 @@ from anomalib_med.evaluation.intervals import patient_counts
 
 ECE_BINS = 15
 FOLDS = 5
-_STEPS = 50  # of Newton, far more than it takes
+_STEPS = 50  # Newton's method takes far fewer
 
 
 def cross_fitted(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, weights: Floats) -> Floats | None:
