@@ -1,13 +1,14 @@
 """Settings: one frozen, validated class each, whose fields are described where they are written, and nowhere else."""
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Collection, Iterable, Mapping
 from types import UnionType
 from typing import Annotated, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from anomalib_med.errors import ConfigError, nearest
+from anomalib_med.errors import ConfigError
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -87,3 +88,9 @@ def _listed(field: FieldInfo, value: object) -> object:
     if isinstance(value, str) and get_origin(field.annotation) is tuple:
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
+
+
+def nearest(name: str, known: Collection[str], otherwise: str = "there are") -> str:
+    """A hint for a name that is not known: the nearest known one, or all of them."""
+    close = difflib.get_close_matches(name, known, 1)
+    return f'did you mean "{close[0]}"?' if close else f"{otherwise} {', '.join(known)}"

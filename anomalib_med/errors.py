@@ -3,9 +3,6 @@
 On the command line they end a run with exit code 2 and without a traceback; in Python they are ordinary exceptions.
 """
 
-import difflib
-from collections.abc import Collection
-
 
 class AnomedError(Exception):
     """Base of every error the package raises on purpose."""
@@ -33,9 +30,3 @@ class ModelError(AnomedError):
 
 class OutputError(AnomedError):
     """A result cannot be written: folder not writable, disk full, results of another run in the way."""
-
-
-def nearest(name: str, known: Collection[str], otherwise: str = "there are") -> str:
-    """A hint for a name that is not known: the nearest known one, or all of them."""
-    close = difflib.get_close_matches(name, known, 1)
-    return f'did you mean "{close[0]}"?' if close else f"{otherwise} {', '.join(known)}"

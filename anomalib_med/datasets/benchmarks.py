@@ -5,13 +5,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from anomalib_med.config import nearest
 from anomalib_med.datasets.layout.card import Card, Published, card_paths, read_card
 from anomalib_med.datasets.layout.rows import Condition, fill
 from anomalib_med.datasets.layout.samples import card_samples
 from anomalib_med.datasets.layout.tree import Tree
 from anomalib_med.datasets.masks import has_mask
 from anomalib_med.datasets.readers import read
-from anomalib_med.errors import ConfigError, InputError, ReadError, nearest
+from anomalib_med.errors import ConfigError, InputError, ReadError
 from anomalib_med.records import Sample
 
 

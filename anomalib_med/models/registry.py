@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from functools import cache
 
 from anomalib_med import models
-from anomalib_med.errors import ConfigError, nearest
+from anomalib_med.config import nearest
+from anomalib_med.errors import ConfigError
 from anomalib_med.models.base import Detector
 
 
