@@ -53,9 +53,8 @@ def read_image_table(table: Path) -> list[Listed]:
         rows.fieldnames = known
         listed = [_row(row, table.parent, f"{table}, line {rows.line_num}") for row in rows]
     except csv.Error as error:
-        raise InputError(
-            f"{table}, line {rows.line_num}: not a row of a CSV table ({error}): check the quotes"
-        ) from error
+        where = f"{table}, line {rows.line_num}"
+        raise InputError(f"{where}: not a row of a CSV table ({error}): check the quotes") from error
     if not listed:
         raise InputError(f"{table}: the table has a header and no row: list at least one image")
     for what, all_files in (("file", [row.path for row, _ in listed]), ("mask", [row.mask for row, _ in listed])):

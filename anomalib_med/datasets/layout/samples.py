@@ -74,12 +74,8 @@ def _sample(row: Row, group: Group, tree: Tree) -> Sample:
 def _file_cells(name: str) -> Row:
     path = PurePosixPath(name)
     stem = path.name.removesuffix(".gz")
-    return {
-        "file.path": name,
-        "file.name": path.name,
-        "file.stem": stem.rpartition(".")[0] or stem,
-        "file.folder": path.parent.as_posix(),
-    }
+    cells = {"file.path": name, "file.name": path.name, "file.folder": path.parent.as_posix()}
+    return cells | {"file.stem": stem.rpartition(".")[0] or stem}
 
 
 def _with_pattern(row: Row, group: Group, tree: Tree) -> Row:

@@ -50,8 +50,7 @@ def read(sample: Sample, path: Path) -> Image:
         raise ReadError(f"{path}: holds {slices} axial slices, there is no frame {frame}: correct the frame asked for")
     at = frame if orientation[axis, 1] > 0 else slices - 1 - frame
     where = tuple(slice(at, at + 1) if i == axis else slice(None) for i in range(3))
-    block = _block(volume, path, where)
-    pixels = apply_orientation(block, orientation)[::-1, ::-1, 0].T
+    pixels = apply_orientation(_block(volume, path, where), orientation)[::-1, ::-1, 0].T
     zooms = volume.header.get_zooms()
     spacing = (float(zooms[front_back]), float(zooms[left_right]))
     return Image(pixels, sample, spacing=spacing if min(spacing) > 0 else None)
@@ -61,8 +60,7 @@ def read_volume(path: Path) -> np.ndarray:
     """All axial slices of a volume, ``(frames, H, W)``, each as `read` gives it; raises ReadError as `read` does."""
     volume = _open(path)
     canonical = apply_orientation(_block(volume, path, (slice(None),) * 3), _orientation(volume))
-    slices: np.ndarray = canonical[::-1, ::-1].transpose(2, 1, 0)
-    return slices
+    return np.asarray(canonical[::-1, ::-1].transpose(2, 1, 0))
 
 
 def slice_affine(path: Path) -> np.ndarray:
@@ -72,8 +70,7 @@ def slice_affine(path: Path) -> np.ndarray:
     canonical = volume.affine @ inv_ornt_aff(orientation, volume.shape[:3])
     shown = np.diag([-1.0, -1.0, 1.0, 1.0])
     shown[:2, 3] = [volume.shape[axis] - 1 for axis in _axes(orientation)[:2]]
-    affine: np.ndarray = canonical @ shown
-    return affine
+    return np.asarray(canonical @ shown)
 
 
 def write_slices(maps: np.ndarray, affine: np.ndarray, out: Path) -> None:
@@ -108,8 +105,7 @@ def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
         raise OutputError(f"{out}: a volume is written as .nii or .nii.gz: change the name")
     volume = _open(like)
     orientation = _orientation(volume)
-    canonical = maps.transpose(2, 1, 0)[::-1, ::-1]
-    data = apply_orientation(canonical, ornt_transform(_RAS, orientation))
+    data = apply_orientation(maps.transpose(2, 1, 0)[::-1, ::-1], ornt_transform(_RAS, orientation))
     if data.shape != volume.shape[:3]:
         raise OutputError(f"{out}: maps of shape {maps.shape} do not fit {like.name}, a volume of {volume.shape}")
     header = volume.header.copy()
