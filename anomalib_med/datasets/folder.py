@@ -221,8 +221,7 @@ def _check_unique(samples: list[Sample]) -> None:
     """No image twice: neither an id nor a frame of a file."""
     seen: set[object] = set()
     for sample in samples:
-        place = (os.path.normpath(sample.path), sample.frame, sample.crop) if sample.path else sample.id
-        keys = {sample.id, place}
+        keys = {sample.id, (os.path.normpath(sample.path), sample.frame, sample.crop) if sample.path else sample.id}
         if keys & seen:
             where = "" if sample.frame is None else f", frame {sample.frame}"
             raise InputError(f"{sample.path or sample.id}{where}: the image is listed twice: remove one of them")

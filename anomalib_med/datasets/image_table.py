@@ -100,8 +100,7 @@ def listed_row(cells: Mapping[str, str], root: Path, where: str) -> Listed:
 
 def _below(path: Path, root: Path) -> str:
     """The path below the root as posix text, or the whole path of a file that lies elsewhere."""
-    normal = Path(os.path.normpath(path))
-    folder = Path(os.path.normpath(root))
+    normal, folder = Path(os.path.normpath(path)), Path(os.path.normpath(root))
     return (normal.relative_to(folder) if normal.is_relative_to(folder) else normal).as_posix()
 
 

@@ -40,12 +40,11 @@ def manifest_samples(card: Card, tree: Tree) -> Iterator[tuple[str, Sample]]:
 def run_alone(*protocols: Callable[[Tree], Iterable[Row]]) -> None:
     """The command line of a script: write the table of one of its functions, by default the first."""
     names = {protocol.__name__: protocol for protocol in protocols}
+    new_file = click.Path(dir_okay=False, path_type=Path)
 
     @click.command(help="List the images of the data set in the folder ROOT in a table.")
     @click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path))
-    @click.option(
-        "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), default="manifest.csv", help="The table."
-    )
+    @click.option("-o", "--out", type=new_file, default="manifest.csv", help="The table.")
     @click.option("-p", "--protocol", type=click.Choice(list(names)), default=next(iter(names)), help="What is listed.")
     def command(root: Path, out: Path, protocol: str) -> None:
         tree = Tree(root)

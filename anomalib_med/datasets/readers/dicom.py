@@ -45,12 +45,6 @@ _IMAGE_TAGS = [
     *(f"{hue}PaletteColorLookupTable{part}" for hue in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
-# The transfer syntax of a file without file meta information, from how its tags could be parsed: implicit, little.
-_ASSUMED: dict[tuple[bool | None, bool | None], uid.UID] = {
-    (True, True): uid.ImplicitVRLittleEndian,
-    (False, True): uid.ExplicitVRLittleEndian,
-    (False, False): uid.ExplicitVRBigEndian,
-}
 _EXTRA = 'pip install "anomalib-med[dicom]"'
 
 
@@ -136,11 +130,10 @@ def read(sample: Sample, path: Path) -> Image:
 
 def _place(tags: Dataset, series: str) -> Place:
     """Where a slice lies; a tag that makes no sense counts as missing."""
-    flavour = {str(word).upper() for word in tags.get("ImageType") or []}
     sop = str(tags.get("SOPClassUID") or "")
     if "Rows" not in tags:
         kind = "no image"
-    elif flavour & {"LOCALIZER", "SCOUT"}:
+    elif {"LOCALIZER", "SCOUT"} & {str(word).upper() for word in tags.get("ImageType") or []}:
         kind = "localizer"
     elif sop.startswith(_SECONDARY_CAPTURE) or int(tags.get("SamplesPerPixel") or 1) > 1:
         kind = "secondary capture"
@@ -184,7 +177,9 @@ def _frames(tags: Dataset) -> int:
 
 def _decoded(path: Path, tags: Dataset, frame: int) -> np.ndarray:
     """Stored values of one frame, colour spaces turned to RGB."""
-    syntax = tags.file_meta.get("TransferSyntaxUID") or _ASSUMED[tags.original_encoding]
+    implicit, little = tags.original_encoding  # how the tags of a file without file meta information could be parsed
+    explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+    syntax = tags.file_meta.get("TransferSyntaxUID") or (uid.ImplicitVRLittleEndian if implicit else explicit)
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:

@@ -80,7 +80,6 @@ def write_slices(maps: np.ndarray, affine: np.ndarray, out: Path) -> None:
     """
     data = maps.transpose(2, 1, 0)
     header = nibabel.Nifti1Image(np.empty((1, 1, 1), np.float32), affine).header
-    header.set_data_shape(data.shape)
     header.set_xyzt_units("mm")
     header["descrip"] = b"anomaly map"
     header.set_sform(affine, 1)
@@ -109,7 +108,6 @@ def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
     if data.shape != volume.shape[:3]:
         raise OutputError(f"{out}: maps of shape {maps.shape} do not fit {like.name}, a volume of {volume.shape}")
     header = volume.header.copy()
-    header.set_data_shape(data.shape)
     header.set_data_dtype(np.float32)
     header.extensions.clear()  # they may hold a DICOM header with the patient's name
     header["descrip"], header["intent_name"], header["db_name"], header["aux_file"] = b"anomaly map", b"", b"", b""
@@ -120,6 +118,7 @@ def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
 def _write(data: np.ndarray, header: nibabel.Nifti1Header, out: Path, maps: np.ndarray) -> None:
     """Write slab after slab, so that of maps in a memory map one slab is resident and not the volume."""
     mapped: mmap.mmap | None = getattr(maps, "_mmap", None)
+    header.set_data_shape(data.shape)
     header.set_slope_inter(1, 0)
     header.set_data_offset(0)
     with output_errors(out), replacing(out) as temporary, temporary.open("wb") as raw, _compressed(raw, out) as file:
@@ -174,21 +173,16 @@ def _block(volume: nibabel.Nifti1Image, path: Path, where: tuple[slice, ...]) ->
         proxy = cast(ArrayProxy, volume.dataobj)
         if not path.name.lower().endswith(".gz"):
             return np.asanyarray(proxy[(*where, *(0 for _ in volume.shape[3:]))])
-        stored = _kept(path)
+        stat = path.stat()
+        with _LOCK:  # readers of the slices of one volume wait for the first of them instead of all decompressing
+            stored = _decompressed(path, stat.st_mtime_ns, stat.st_size)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ReadError(f"{path}: cut short or damaged ({error}): copy or convert it again") from error
     block = stored.reshape(stored.shape[:3])[where]
     return block if (proxy.slope, proxy.inter) == (1, 0) else block * proxy.slope + proxy.inter
 
 
-def _kept(path: Path) -> np.ndarray:
-    """Stored voxels of a compressed volume, decompressed once for all of its slices."""
-    stat = path.stat()
-    with _LOCK:  # readers of the slices of one volume wait for the first of them instead of all decompressing
-        return _decompressed(path, stat.st_mtime_ns, stat.st_size)
-
-
 @lru_cache(maxsize=VOLUMES_KEPT)
 def _decompressed(path: Path, changed: int, size: int) -> np.ndarray:
-    """Keyed by time and size as well, so that a file that was replaced is read again."""
+    """Stored voxels, kept for all slices; keyed by time and size, so that a file that was replaced is read again."""
     return np.asanyarray(cast(ArrayProxy, _open(path).dataobj).get_unscaled())
