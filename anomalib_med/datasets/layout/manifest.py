@@ -6,8 +6,8 @@ paths below the root. The script also runs alone and writes a table that ``anome
 """
 
 import csv
-import importlib.util
 import os
+import runpy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,11 +27,8 @@ def manifest_samples(card: Card, tree: Tree) -> Iterator[tuple[str, Sample]]:
     # Scripts come with the package: nothing in the folder of a data set is ever run.
     file, _, function = card.manifest.partition("#")
     path = card_paths()[card.name].parent / file
-    spec = importlib.util.spec_from_file_location(f"manifest_of_{card.name}", path)
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    for number, row in enumerate(getattr(script, function)(tree), 1):
+    script = runpy.run_path(str(path), run_name=f"manifest_of_{card.name}")
+    for number, row in enumerate(script[function](tree), 1):
         split = row.pop("split")
         sample, _ = listed_row(row, tree.root, f"{path}, row {number}")
         yield split, replace(sample, id=image_id(sample.id, sample.frame, sample.crop))
