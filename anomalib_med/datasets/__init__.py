@@ -5,15 +5,5 @@ from anomalib_med.datasets.readers import read, samples_from_array, write_volume
 from anomalib_med.datasets.splits import ids_hash, split_by_patient
 from anomalib_med.records import Box, Geometry, Image, Sample
 
-__all__ = [
-    "Box",
-    "Geometry",
-    "Image",
-    "Sample",
-    "discover",
-    "ids_hash",
-    "read",
-    "samples_from_array",
-    "split_by_patient",
-    "write_volume",
-]
+__all__ = ["Box", "Geometry", "Image", "Sample"]
+__all__ += ["discover", "ids_hash", "read", "samples_from_array", "split_by_patient", "write_volume"]

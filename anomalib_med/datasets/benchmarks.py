@@ -89,16 +89,12 @@ def open_benchmark(name: str, root: Path | str) -> Benchmark:
     tree, train, test = _collected(card, Path(root))
     if tree.missing:
         more = f" (and {len(tree.missing) - 1} more)" if len(tree.missing) > 1 else ""
-        raise InputError(
-            f"{name}: {tree.missing[0]}{more}: see anomed datasets show {name} for the layout, "
-            f"and anomed datasets check {name} --root {root} for all that is missing"
-        )
+        remedy = f"see anomed datasets show {name} for the layout, and anomed datasets check {name} --root {root}"
+        raise InputError(f"{name}: {tree.missing[0]}{more}: {remedy} for all that is missing")
     shared = _shared_patients(train, test)
     if shared and not card.shared_patients:
-        raise InputError(
-            f"{name}: {len(shared)} patients are on both sides of the split, the first is {shared[0]}: "
-            f"remove their images from one side below {tree.root}"
-        )
+        leak = f"{len(shared)} patients are on both sides of the split, the first is {shared[0]}"
+        raise InputError(f"{name}: {leak}: remove their images from one side below {tree.root}")
     notes = list(card.notes)
     if shared:
         notes.append(f"{len(shared)} patients have images in both train and test: the published split is like this")
@@ -121,16 +117,10 @@ def check_benchmark(name: str, root: Path, *, images: int | None = 60) -> Benchm
     number = len(everything) if images is None else min(images, len(everything))
     messages = [_unreadable(everything[i * len(everything) // number]) for i in range(number)]
     counts = _counts(card, train, test) | {item.what: (_found(item, tree), item.number) for item in card.published}
-    return BenchmarkCheck(
-        name=name,
-        root=tree.root,
-        counts=counts,
-        missing=tuple(tree.missing),
-        shared_patients=() if card.shared_patients else tuple(_shared_patients(train, test)),
-        unlocated=tuple(s.id for s in test if s.label == 1 and not has_mask(s)) if located else (),
-        unreadable=tuple(filter(None, messages)),
-        read=number,
-    )
+    shared = () if card.shared_patients else tuple(_shared_patients(train, test))
+    unlocated = tuple(s.id for s in test if s.label == 1 and not has_mask(s)) if located else ()
+    unreadable = tuple(filter(None, messages))
+    return BenchmarkCheck(name, tree.root, counts, tuple(tree.missing), shared, unlocated, unreadable, number)
 
 
 def split_hash(train: Iterable[Sample], test: Iterable[Sample]) -> str:

@@ -118,7 +118,7 @@ def _from_path(source: str | Path) -> list[Listed]:
     matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - an absolute pattern
     if not matches:
         raise InputError(f"{path}: the pattern matches nothing: quote it, and check it with ls")
-    files = {file for match in matches for file in (_walk(match) if match.is_dir() else _images([match]))}
+    files = {file for match in matches for file in (_walk(match) if match.is_dir() else filter(_is_listed, [match]))}
     fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
     if listed := _named(files, Path(*fixed)):
         return listed
@@ -166,13 +166,11 @@ def _walk(root: Path) -> Iterator[Path]:
             continue
         entered.add((stat.st_dev, stat.st_ino))
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f.lower() not in _IGNORED_FOLDERS)
-        yield from _images(folder / file for file in files)
+        yield from filter(_is_listed, (folder / file for file in files))
 
 
-def _images(files: Iterable[Path]) -> Iterator[Path]:
-    for file in files:
-        if not file.name.startswith(".") and file.name.lower() not in _IGNORED_FILES and is_image(file):
-            yield file
+def _is_listed(file: Path) -> bool:
+    return not file.name.startswith(".") and file.name.lower() not in _IGNORED_FILES and is_image(file)
 
 
 def _expanded(listed: list[Listed], pattern: re.Pattern[str] | None, keep_patient_ids: bool) -> Iterator[Sample]:
@@ -223,8 +221,7 @@ def _check_unique(samples: list[Sample]) -> None:
     """No image twice: neither an id nor a frame of a file."""
     seen: set[object] = set()
     for sample in samples:
-        place = (os.path.normpath(sample.path), sample.frame, sample.crop) if sample.path else sample.id
-        keys = {sample.id, place}
+        keys = {sample.id, (os.path.normpath(sample.path), sample.frame, sample.crop) if sample.path else sample.id}
         if keys & seen:
             where = "" if sample.frame is None else f", frame {sample.frame}"
             raise InputError(f"{sample.path or sample.id}{where}: the image is listed twice: remove one of them")

@@ -53,9 +53,8 @@ def read_image_table(table: Path) -> list[Listed]:
         rows.fieldnames = known
         listed = [_row(row, table.parent, f"{table}, line {rows.line_num}") for row in rows]
     except csv.Error as error:
-        raise InputError(
-            f"{table}, line {rows.line_num}: not a row of a CSV table ({error}): check the quotes"
-        ) from error
+        where = f"{table}, line {rows.line_num}"
+        raise InputError(f"{where}: not a row of a CSV table ({error}): check the quotes") from error
     if not listed:
         raise InputError(f"{table}: the table has a header and no row: list at least one image")
     for what, all_files in (("file", [row.path for row, _ in listed]), ("mask", [row.mask for row, _ in listed])):
@@ -101,8 +100,7 @@ def listed_row(cells: Mapping[str, str], root: Path, where: str) -> Listed:
 
 def _below(path: Path, root: Path) -> str:
     """The path below the root as posix text, or the whole path of a file that lies elsewhere."""
-    normal = Path(os.path.normpath(path))
-    folder = Path(os.path.normpath(root))
+    normal, folder = Path(os.path.normpath(path)), Path(os.path.normpath(root))
     return (normal.relative_to(folder) if normal.is_relative_to(folder) else normal).as_posix()
 
 

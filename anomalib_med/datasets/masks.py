@@ -110,9 +110,7 @@ def encode_rle(mask: Mask) -> str:
 
 
 def _from_file(sample: Sample, shape: tuple[int, int] | None) -> Mask:
-    stored = read(replace(sample, path=sample.mask, mask=None, array=None)).pixels
-    if stored.ndim == 3:
-        stored = stored.max(axis=2)
+    stored = np.atleast_3d(read(replace(sample, path=sample.mask, mask=None, array=None)).pixels).max(axis=2)
     values = sample.lesion.values if sample.lesion else ()
     mask = np.isin(np.rint(stored), values) if values else stored > 0
     if shape is not None and mask.shape != shape:

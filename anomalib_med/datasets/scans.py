@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 
@@ -70,11 +69,11 @@ def volumes_of(samples: Sequence[Sample]) -> list[Volume]:
     """
     volumes = []
     for id, slices in slices_by_volume(samples).items():
-        first = slices[0]
-        grid = _file_grid(slices) if first.frame is not None else _series_grid(slices)
-        notes = [first.place.note if first.place else "", grid.note]
-        grid = grid._replace(note="; ".join(note for note in notes if note))
-        volumes.append(Volume(id, first.patient, first.study or "", tuple(slices), *grid))
+        first, order = slices[0], tuple(range(len(slices)))
+        note = first.place.note if first.place else ""
+        whose = (id, first.patient, first.study or "", tuple(slices))
+        volume = Volume(*whose, order, len(order), None, None, None, None, note)
+        volumes.append(_in_file(volume) if first.frame is not None else _in_series(volume))
     return volumes
 
 
@@ -92,8 +91,7 @@ def normal(place: Place) -> np.ndarray:
     assert place.axes is not None
     across = np.cross(place.axes[:3], place.axes[3:])
     across = across / np.linalg.norm(across)
-    upwards: np.ndarray = across if across[int(np.argmax(np.abs(across)))] > 0 else -across
-    return upwards
+    return np.asarray(across if across[int(np.argmax(np.abs(across)))] > 0 else -across)
 
 
 def along_normal(sample: Sample) -> float:
@@ -181,42 +179,31 @@ def _ordered(stack: list[Sample]) -> tuple[list[Sample], list[Sample]]:
     return kept, doubles
 
 
-class _Grid(NamedTuple):
-    """Where the slices of a volume lie: the last fields of `Volume`."""
-
-    slots: tuple[int, ...]
-    length: int
-    places: np.ndarray | None = None
-    steps: np.ndarray | None = None
-    thickness: float | None = None
-    affine: np.ndarray | None = None
-    note: str = ""
-
-
-def _file_grid(samples: list[Sample]) -> _Grid:
-    """A NIfTI or MetaImage file; of one that cannot be read the place is not known."""
-    path, frames = samples[0].path, tuple(sample.frame or 0 for sample in samples)
+def _in_file(volume: Volume) -> Volume:
+    """A NIfTI or MetaImage file with its place in the patient, which is not known of one that cannot be read."""
+    path, frames = volume.samples[0].path, tuple(sample.frame or 0 for sample in volume.samples)
     assert path is not None
     reader = metaimage if path.name.lower().endswith(metaimage.SUFFIXES) else nifti
     try:
         affine, length = reader.slice_affine(path), reader.count_frames(path)
     except (ReadError, OSError):  # said again when a slice is read
-        return _Grid(frames, max(frames) + 1)
+        return replace(volume, slots=frames, length=max(frames) + 1)
     places = affine[:3, 3] + np.outer(frames, affine[:3, 2])
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     skew = np.degrees(np.arccos(np.clip(np.abs(np.triu(axes.T @ axes, 1)).max(), 0, 1)))
     sheared = f"the affine is sheared: axes meet at {skew:.1f} degrees, not 90; in slices as they are stored"
     across = np.cross(axes[:, 0], axes[:, 1])
     thickness = float(abs(affine[:3, 2] @ across) / np.linalg.norm(across))
-    return _Grid(frames, length, places, affine[:3, :2], thickness, affine, sheared if skew < 90 - TILTED else "")
+    grid = replace(volume, slots=frames, length=length, places=places, steps=affine[:3, :2], thickness=thickness)
+    return _noted(replace(grid, affine=affine), [sheared] if skew < 90 - TILTED else [])
 
 
-def _series_grid(samples: list[Sample]) -> _Grid:
-    """A DICOM series, whose slices are in order."""
-    places = [sample.place for sample in samples if sample.place is not None]
+def _in_series(volume: Volume) -> Volume:
+    """A DICOM series, whose slices are in order, with its place in the patient."""
+    places = [sample.place for sample in volume.samples if sample.place is not None]
     first = places[0]
     if first.position is None or first.spacing is None:
-        return _Grid(tuple(range(len(samples))), len(samples))
+        return volume
     assert first.axes is not None
     at = np.array([place.position for place in places], float) * LPS_TO_RAS
     rows, columns = first.spacing
@@ -225,29 +212,27 @@ def _series_grid(samples: list[Sample]) -> _Grid:
     upwards = normal(first) * LPS_TO_RAS
     gaps = np.diff(at @ upwards)
     step = float(np.median(gaps))
-    notes = _oddities(at, upwards, first)
-    counts = np.maximum(np.rint(gaps / step), 1).astype(int)
-    if np.abs(gaps - counts * step).max() > UNEVEN * step:
-        uneven = f"slices are {gaps.min():.2f} to {gaps.max():.2f} mm apart: no map of the whole volume"
-        order = tuple(range(len(samples)))
-        return _Grid(order, len(samples), at, steps, step, None, "; ".join([uneven, *notes]))
-    missing = int((counts - 1).sum())
-    if missing:
-        notes.insert(0, f"{missing} {'slice is' if missing == 1 else 'slices are'} missing: NaN in the map")
-    slots = (0, *np.cumsum(counts).tolist())
-    affine = np.eye(4)
-    affine[:3, :2] = steps
-    affine[:3, 2] = (at[-1] - at[0]) / slots[-1]
-    affine[:3, 3] = at[0]
-    return _Grid(slots, slots[-1] + 1, at, steps, step, affine, "; ".join(notes))
-
-
-def _oddities(at: np.ndarray, upwards: np.ndarray, first: Place) -> list[str]:
-    """What is to be said of a stack that does not rise along its normal, or that is not axial."""
+    placed = replace(volume, places=at, steps=steps, thickness=step)
     way, notes = at[-1] - at[0], []
     angle = float(np.degrees(np.arccos(np.clip(way @ upwards / np.linalg.norm(way), -1, 1))))
     if angle > TILTED:
         notes.append(f"tilted gantry: slices are shifted by {angle:.1f} degrees, the map has a sheared affine")
     if plane(first) not in ("axial", ""):
         notes.append(f"{plane(first)} slices")
-    return notes
+    counts = np.maximum(np.rint(gaps / step), 1).astype(int)
+    if np.abs(gaps - counts * step).max() > UNEVEN * step:
+        uneven = f"slices are {gaps.min():.2f} to {gaps.max():.2f} mm apart: no map of the whole volume"
+        return _noted(placed, [uneven, *notes])
+    missing = int((counts - 1).sum())
+    if missing:
+        notes.insert(0, f"{missing} {'slice is' if missing == 1 else 'slices are'} missing: NaN in the map")
+    slots = (0, *np.cumsum(counts).tolist())
+    affine = np.eye(4)
+    affine[:3, :2] = steps
+    affine[:3, 2] = way / slots[-1]
+    affine[:3, 3] = at[0]
+    return _noted(replace(placed, slots=slots, length=slots[-1] + 1, affine=affine), notes)
+
+
+def _noted(volume: Volume, notes: list[str]) -> Volume:
+    return replace(volume, note="; ".join(note for note in (volume.note, *notes) if note))

@@ -8,16 +8,5 @@ from anomalib_med.phantoms.drawing import Phantom
 from anomalib_med.phantoms.lesions import add_ct_lesion, add_lesion
 from anomalib_med.phantoms.write import write_chest_dataset, write_ct_dataset, write_digit_anatomy
 
-__all__ = [
-    "Phantom",
-    "add_ct_lesion",
-    "add_lesion",
-    "chest_phantom",
-    "ct_slice_phantom",
-    "digit_anatomy",
-    "lungs_of_ct",
-    "lungs_of_radiograph",
-    "write_chest_dataset",
-    "write_ct_dataset",
-    "write_digit_anatomy",
-]
+__all__ = ["Phantom", "add_ct_lesion", "add_lesion", "chest_phantom", "ct_slice_phantom", "digit_anatomy"]
+__all__ += ["lungs_of_ct", "lungs_of_radiograph", "write_chest_dataset", "write_ct_dataset", "write_digit_anatomy"]

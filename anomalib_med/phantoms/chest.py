@@ -75,16 +75,14 @@ def _body_outlines(build: _Build) -> list[Points]:
 
 def _arm(build: _Build, side: int) -> Points:
     x = build.chest + build.fat
-    line = curve([x - 0.01, x + 0.055, x + 0.1 + build.arm_out, x + 0.13], [0.185, 0.35, 0.75, 1.2])
-    return _mirror(line, side)
+    return _mirror(curve([x - 0.01, x + 0.055, x + 0.1 + build.arm_out, x + 0.13], [0.185, 0.35, 0.75, 1.2]), side)
 
 
 def _wall(build: _Build, side: int) -> Points:
     """Outer border of one lung, from the apex to the costophrenic angle."""
     a, c, angle = build.apex, build.chest, build.angles[side > 0]
     y = [a, a + 0.03, a + 0.13, a + 0.3, 0.5 * (a + 0.3 + angle), angle]
-    x = [0.36 * c, 0.56 * c, 0.78 * c, 0.93 * c, 0.99 * c, 1.0 * c]
-    return curve(x, y)
+    return curve([0.36 * c, 0.56 * c, 0.78 * c, 0.93 * c, 0.99 * c, 1.0 * c], y)
 
 
 def _lung_outline(build: _Build, side: int) -> Points:
@@ -110,8 +108,7 @@ def _soft_tissue(pen: Pen, build: _Build, body: Float, rng: np.random.Generator)
         x = build.chest - rng.uniform(0.0, 0.06)
         blade = curve([x, x + 0.09, x + 0.06, x + 0.01, x - 0.01], [0.16, 0.15, 0.28, 0.43, 0.28], closed=True)
         scapulae.append(_mirror(blade, side))
-    tissue += np.float32(0.07) * pen.soften(pen.fill(*scapulae), 0.004)
-    return tissue
+    return tissue + np.float32(0.07) * pen.soften(pen.fill(*scapulae), 0.004)
 
 
 def _mediastinum(pen: Pen, build: _Build) -> Float:
@@ -131,8 +128,7 @@ def _mediastinum(pen: Pen, build: _Build) -> Float:
     shadow += 0.1 * pen.soften(pen.fill(*hila), 0.01)
     air = [ribbon(spline([(0.0, -0.1), (-0.002, 0.15), (0.004, 0.33)]), 0.032)]
     air += [ribbon(spline([(0.002, 0.325), (side * 0.03, 0.365), (side * 0.065, 0.4)]), 0.019) for side in SIDES]
-    shadow -= 0.14 * pen.soften(pen.fill(*(tube + lean for tube in air)), 0.003)
-    return shadow
+    return shadow - 0.14 * pen.soften(pen.fill(*(tube + lean for tube in air)), 0.003)
 
 
 def _ribs(build: _Build, side: int, rng: np.random.Generator) -> tuple[Points, Points]:

@@ -34,8 +34,7 @@ def ct_slice_phantom(seed: int, size: int = 256) -> Phantom:
     lungs = pen.fill(*(_lung(inner, side, level, rng) for side in SIDES))
     parenchyma = rng.uniform(-880, -800) + 35 * (np.linspace(-1, 1, size)[:, None])
     _paint(hu, lungs, (parenchyma + 14 * smooth_noise(rng, hu.shape, 24)).astype(np.float32))
-    vessels = _vessels(pen, inner, rng) * lungs
-    _paint(hu, vessels, 20.0)
+    _paint(hu, _vessels(pen, inner, rng) * lungs, 20.0)
     centre = _mediastinum(pen, hu, inner, level, rng)
     _skeleton(pen, hu, inner, rng)
     hu = pen.soften(hu, rng.uniform(0.0015, 0.003))

@@ -30,12 +30,11 @@ def lungs_of_radiograph(pixels: Float) -> Mask:
     middle = smooth[round(0.2 * height) : round(0.75 * height), round(0.46 * width) : round(0.56 * width)]
     # Between the median of the expected lungs and that of spine, heart and great vessels.
     border = (float(np.median(smooth[expected])) + float(np.median(middle))) / 2
-    _, parts, stats, _ = cv2.connectedComponentsWithStats(
-        (expected & (smooth < border)).astype(np.uint8), connectivity=4
-    )
+    dark = (expected & (smooth < border)).astype(np.uint8)
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(dark, connectivity=4)
     # The two largest parts, without the slivers above the shoulders and beside the chest.
-    dark = np.isin(parts, 1 + np.argsort(stats[1:, cv2.CC_STAT_AREA])[::-1][:2])
-    return dark if dark.sum() >= _DARK_ENOUGH * expected.sum() else expected
+    lungs = np.isin(parts, 1 + np.argsort(stats[1:, cv2.CC_STAT_AREA])[::-1][:2])
+    return lungs if lungs.sum() >= _DARK_ENOUGH * expected.sum() else expected
 
 
 def lungs_of_ct(hounsfield: Float) -> Mask:

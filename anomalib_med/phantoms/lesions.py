@@ -98,9 +98,8 @@ def add_lesion(
     scene = _look(pixels, lungs, contrast, size, rng, _MIN_LUNG)
     changed, mask = _with_mask(_PLANT[kind](scene), scene)
     if not (changed != scene.pixels).any():
-        raise ConfigError(
-            f"pixels: nothing in the image is darker than a {kind} would be; the lungs must be darker than the tissue"
-        )
+        remedy = "the lungs must be darker than the tissue"
+        raise ConfigError(f"pixels: nothing in the image is darker than a {kind} would be; {remedy}")
     return changed, mask
 
 
@@ -114,8 +113,7 @@ def add_ct_lesion(
     """
     check_kinds([kind], CT_KINDS)
     scene = _look(pixels, lungs, contrast, size, rng, 0.0)
-    changed = _CT_PLANT[kind](scene)
-    return _with_mask(np.clip(np.round(changed), *HU_RANGE).astype(np.float32), scene)
+    return _with_mask(np.clip(np.round(_CT_PLANT[kind](scene)), *HU_RANGE).astype(np.float32), scene)
 
 
 def _look(pixels: Float, lungs: Mask, contrast: float, size: float, rng: np.random.Generator, least: float) -> _Scene:
@@ -145,13 +143,6 @@ def _dilated(mask: Mask, side: int) -> Mask:
     return cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)).astype(np.bool_)
 
 
-def _brighten(scene: _Scene, share: Float) -> Float:
-    """Add `share` of the step from lung to tissue, less where little room is left below the brightest value."""
-    room = np.clip((scene.bright - scene.pixels) / max(scene.bright - scene.tissue, 1e-6), 0, 1)
-    raised = scene.pixels + share * np.float32(scene.tissue - scene.lung) * room
-    return np.asarray(np.minimum(raised, np.maximum(scene.pixels, scene.bright)), np.float32)
-
-
 def _fill_up(scene: _Scene, share: Float, level: float) -> Float:
     """Blend towards `level`, which hides what is darker: fluid and consolidated lung take the place of air."""
     return np.asarray(scene.pixels + share * np.maximum(np.float32(level) - scene.pixels, 0), np.float32)
@@ -170,7 +161,11 @@ def _nodule(scene: _Scene) -> Float:
             spikes.append(ribbon(line, np.linspace(0.16, 0.03, 5) * radius))
         field = np.maximum(field, 0.6 * scene.fill(*spikes))
     field = scene.blur(field, scene.rng.uniform(0.12, 0.25) * radius)
-    return _brighten(scene, field * np.float32(scene.contrast * scene.rng.uniform(0.6, 0.95)))
+    share = field * np.float32(scene.contrast * scene.rng.uniform(0.6, 0.95))
+    # A share of the step from lung to tissue, less where little room is left below the brightest value.
+    room = np.clip((scene.bright - scene.pixels) / max(scene.bright - scene.tissue, 1e-6), 0, 1)
+    raised = scene.pixels + share * np.float32(scene.tissue - scene.lung) * room
+    return np.asarray(np.minimum(raised, np.maximum(scene.pixels, scene.bright)), np.float32)
 
 
 def _opacity(scene: _Scene) -> Float:
@@ -282,8 +277,7 @@ def _pacemaker(scene: _Scene) -> Float:
 def _ct_nodule(scene: _Scene) -> Float:
     radius = scene.length(0.012, 0.035)
     field = gaussian(_disc(scene, radius), 0.6 * scene.width / 256)
-    target = scene.lung + scene.contrast * (scene.rng.uniform(0, 60) - scene.lung)
-    return _fill_up(scene, field, target)
+    return _fill_up(scene, field, scene.lung + scene.contrast * (scene.rng.uniform(0, 60) - scene.lung))
 
 
 def _ground_glass(scene: _Scene) -> Float:

@@ -2,10 +2,12 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -18,13 +20,14 @@ from anomalib_med.phantoms.chest import chest_phantom
 from anomalib_med.phantoms.ct import ct_slice_phantom
 from anomalib_med.phantoms.digit_anatomy import KINDS as DIGIT_KINDS
 from anomalib_med.phantoms.digit_anatomy import digit_anatomy
-from anomalib_med.phantoms.drawing import Float, Mask, Phantom, check_arguments, check_kinds
+from anomalib_med.phantoms.drawing import Mask, check_arguments, check_kinds
 from anomalib_med.phantoms.lesions import CT_KINDS, add_ct_lesion, add_lesion
 from anomalib_med.phantoms.lesions import KINDS as LESION_KINDS
 from anomalib_med.records import Progress, silent
 
 Stored = NDArray[np.uint8] | NDArray[np.uint16]
 Cells = Mapping[str, str | int | float]
+Stamp = Mapping[str, object]
 Draw = Callable[[int, str | None, str], tuple[Stored, Mask]]  # seed, kind of lesion or None, side of the split
 
 CHEST_KINDS = ("nodule", "opacity", "effusion", "foreign")
@@ -76,9 +79,8 @@ def write_chest_dataset(
         `root` holds something else, or cannot be written.
     """
     check_kinds(kinds, LESION_KINDS)
-    draw = _drawn(chest_phantom, add_lesion, lambda pixels: np.round(pixels * 4095), size)
     stamp = {"dataset": "phantoms", "size": size, "kinds": list(kinds)}
-    _write(root, draw, {"train": train, "normal": normal, "abnormal": abnormal}, seed, kinds, progress, stamp)
+    _write(root, partial(_phantom, False, size), [train, normal, abnormal], seed, kinds, progress, stamp)
 
 
 def write_ct_dataset(
@@ -97,9 +99,8 @@ def write_ct_dataset(
     Layout, parameters and errors are those of `write_chest_dataset`, with `kinds` from `lesions.CT_KINDS`.
     """
     check_kinds(kinds, CT_KINDS)
-    draw = _drawn(ct_slice_phantom, add_ct_lesion, lambda pixels: pixels + 1024, size)
     stamp = {"dataset": "ct_phantoms", "size": size, "kinds": list(kinds)}
-    _write(root, draw, {"train": train, "normal": normal, "abnormal": abnormal}, seed, kinds, progress, stamp)
+    _write(root, partial(_phantom, True, size), [train, normal, abnormal], seed, kinds, progress, stamp)
 
 
 def write_digit_anatomy(
@@ -120,8 +121,7 @@ def write_digit_anatomy(
         pixels, mask = digit_anatomy(image_seed, kind=kind, split="train" if split == "train" else "test")
         return np.round(pixels * 255).astype(np.uint8), mask
 
-    counts = {"train": train, "normal": normal, "abnormal": abnormal}
-    _write(root, draw, counts, seed, DIGIT_KINDS, progress, {"dataset": "digit_anatomy"})
+    _write(root, draw, [train, normal, abnormal], seed, DIGIT_KINDS, progress, {"dataset": "digit_anatomy"})
 
 
 @dataclass(frozen=True)
@@ -140,13 +140,11 @@ class Picture:
         mask_path = "" if self.mask is None else f"test/masks/{self.name}.png"
         (root / path).write_bytes(cv2.imencode(".png", self.pixels)[1].tobytes())
         if self.mask is not None:
-            (root / mask_path).write_bytes(
-                cv2.imencode(".png", self.mask.astype(np.uint8) * np.uint8(255))[1].tobytes()
-            )
+            (root / mask_path).write_bytes(cv2.imencode(".png", self.mask * np.uint8(255))[1].tobytes())
         return {"path": path, "label": int(bool(mask_path)), "mask": mask_path, "split": self.split, **self.cells}
 
 
-def build(root: Path | str, stamp: dict[str, object], columns: Sequence[str], pictures: Iterable[Picture]) -> None:
+def build(root: Path | str, stamp: Stamp, columns: Sequence[str], pictures: Iterable[Picture]) -> None:
     """Write a data set beside its folder, stamp it and rename it, unless `root` already holds it.
 
     A reader never meets half a data set, and two writers cannot mix theirs.
@@ -168,19 +166,16 @@ def build(root: Path | str, stamp: dict[str, object], columns: Sequence[str], pi
             writer.writeheader()
             writer.writerows(picture.write(building) for picture in pictures)
         (building / STAMP).write_text(json.dumps(stamp, indent=2) + "\n", encoding="utf-8")
-        try:
-            building.replace(root)
-        except OSError:
-            if not _holds(root, stamp):  # another writer was first: fine where it wrote the same
-                raise
+        building.replace(root)
     except OSError as error:
-        text = f"{root}: cannot be written ({error.strerror or error}); free space or choose another folder"
-        raise OutputError(text) from error
+        if not _holds(root, stamp):  # another writer was first: fine where it wrote the same
+            text = f"{root}: cannot be written ({error.strerror or error}); free space or choose another folder"
+            raise OutputError(text) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _holds(root: Path, stamp: dict[str, object]) -> bool:
+def _holds(root: Path, stamp: Stamp) -> bool:
     """Whether `root` already holds this data set; refuses a folder with anything else in it."""
     if root.is_file():
         raise OutputError(f"{root}: is a file; choose a new or empty folder")
@@ -189,55 +184,41 @@ def _holds(root: Path, stamp: dict[str, object]) -> bool:
     with contextlib.suppress(FileNotFoundError, ValueError):
         if json.loads((root / STAMP).read_text(encoding="utf-8")) == stamp:
             return True
-    raise OutputError(
-        f"{root}: holds other files or a data set made with other arguments; choose a new or empty folder"
-    )
+    other = "other files or a data set made with other arguments"
+    raise OutputError(f"{root}: holds {other}; choose a new or empty folder")
 
 
-def _drawn(
-    phantom_of: Callable[[int, int], Phantom],
-    plant: Callable[[Float, Mask, str, np.random.Generator], tuple[Float, Mask]],
-    scaled: Callable[[Float], Float],
-    size: int,
-) -> Draw:
-    """Phantoms with a lesion where a kind is asked for, as 12-bit values."""
-
-    def draw(seed: int, kind: str | None, _: str) -> tuple[Stored, Mask]:
-        phantom = phantom_of(seed, size)
-        pixels, mask = phantom.pixels, np.zeros_like(phantom.lungs)
-        if kind is not None:
-            pixels, mask = plant(pixels, phantom.lungs, kind, np.random.default_rng([0x1E5, seed]))
-        # In the upper bits of 16, so that an ordinary viewer shows them at full brightness.
-        return (scaled(pixels) * 16).astype(np.uint16), mask
-
-    return draw
+def _phantom(in_hu: bool, size: int, seed: int, kind: str | None, _: str) -> tuple[Stored, Mask]:
+    """A CT slice or a radiograph, with a lesion where a kind is asked for, as 12-bit values."""
+    phantom = (ct_slice_phantom if in_hu else chest_phantom)(seed, size)
+    pixels, mask = phantom.pixels, np.zeros_like(phantom.lungs)
+    if kind is not None:
+        plant = add_ct_lesion if in_hu else add_lesion
+        pixels, mask = plant(pixels, phantom.lungs, kind, np.random.default_rng([0x1E5, seed]))
+    values = pixels + 1024 if in_hu else np.round(pixels * 4095)
+    # In the upper bits of 16, so that an ordinary viewer shows them at full brightness.
+    return (values * 16).astype(np.uint16), mask
 
 
 def _write(
-    root: Path | str,
-    draw: Draw,
-    counts: dict[str, int],
-    seed: int,
-    kinds: Sequence[str],
-    progress: Progress,
-    stamp: dict[str, object],
+    root: Path | str, draw: Draw, numbers: list[int], seed: int, kinds: Sequence[str], progress: Progress, stamp: Stamp
 ) -> None:
+    counts = dict(zip(("train", "normal", "abnormal"), numbers, strict=True))
     check_arguments(seed)
     for group, count in counts.items():
         if not 0 <= count <= _SEEDS_PER_GROUP:
             raise ConfigError(f"{group}: {count} images; give a number from 0 to {_SEEDS_PER_GROUP}")
 
     def pictures() -> Iterator[Picture]:
-        done = 0
-        for number, ((split, label), count) in enumerate(zip(_GROUPS, counts.values(), strict=True)):
+        done = itertools.count(1)
+        for number, ((split, label), count) in enumerate(zip(_GROUPS, numbers, strict=True)):
             for index in range(count):
                 image_seed = (seed * len(_GROUPS) + number) * _SEEDS_PER_GROUP + index
                 kind = kinds[index % len(kinds)] if label == "abnormal" else None
                 pixels, mask = draw(image_seed, kind, split)
                 cells: Cells = {"patient": f"{stamp['dataset']}-{image_seed}", "kind": kind or "", "seed": image_seed}
                 yield Picture(split, f"{index:05d}", pixels, cells, mask if kind else None)
-                done += 1
-                progress("images", done, sum(counts.values()))
+                progress("images", next(done), sum(numbers))
 
     columns = ("path", "patient", "label", "mask", "kind", "split", "seed")
     build(root, {"dataset": stamp["dataset"], "format": FORMAT, "seed": seed, **counts, **stamp}, columns, pictures())

@@ -6,8 +6,8 @@ paths below the root. The script also runs alone and writes a table that ``anome
 """
 
 import csv
-import importlib.util
 import os
+import runpy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,11 +27,8 @@ def manifest_samples(card: Card, tree: Tree) -> Iterator[tuple[str, Sample]]:
     # Scripts come with the package: nothing in the folder of a data set is ever run.
     file, _, function = card.manifest.partition("#")
     path = card_paths()[card.name].parent / file
-    spec = importlib.util.spec_from_file_location(f"manifest_of_{card.name}", path)
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    for number, row in enumerate(getattr(script, function)(tree), 1):
+    script = runpy.run_path(str(path), run_name=f"manifest_of_{card.name}")
+    for number, row in enumerate(script[function](tree), 1):
         split = row.pop("split")
         sample, _ = listed_row(row, tree.root, f"{path}, row {number}")
         yield split, replace(sample, id=image_id(sample.id, sample.frame, sample.crop))
@@ -40,12 +37,11 @@ def manifest_samples(card: Card, tree: Tree) -> Iterator[tuple[str, Sample]]:
 def run_alone(*protocols: Callable[[Tree], Iterable[Row]]) -> None:
     """The command line of a script: write the table of one of its functions, by default the first."""
     names = {protocol.__name__: protocol for protocol in protocols}
+    new_file = click.Path(dir_okay=False, path_type=Path)
 
     @click.command(help="List the images of the data set in the folder ROOT in a table.")
     @click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path))
-    @click.option(
-        "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), default="manifest.csv", help="The table."
-    )
+    @click.option("-o", "--out", type=new_file, default="manifest.csv", help="The table.")
     @click.option("-p", "--protocol", type=click.Choice(list(names)), default=next(iter(names)), help="What is listed.")
     def command(root: Path, out: Path, protocol: str) -> None:
         tree = Tree(root)

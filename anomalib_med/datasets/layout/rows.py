@@ -26,8 +26,7 @@ def read_rows(path: Path, keys: str = "") -> list[Row]:
     """
     name = path.name.lower()
     try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if name.endswith(".gz") else content
+        content = gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error}): copy it again") from error
     try:

@@ -74,22 +74,17 @@ def _sample(row: Row, group: Group, tree: Tree) -> Sample:
 def _file_cells(name: str) -> Row:
     path = PurePosixPath(name)
     stem = path.name.removesuffix(".gz")
-    return {
-        "file.path": name,
-        "file.name": path.name,
-        "file.stem": stem.rpartition(".")[0] or stem,
-        "file.folder": path.parent.as_posix(),
-    }
+    cells = {"file.path": name, "file.name": path.name, "file.folder": path.parent.as_posix()}
+    return cells | {"file.stem": stem.rpartition(".")[0] or stem}
 
 
 def _with_pattern(row: Row, group: Group, tree: Tree) -> Row:
     if group.pattern is None:
         return row
-    match = re.search(group.pattern, row["file.path"])
-    if match is None:
-        file = tree.root / row["file.path"]
-        raise InputError(f"{file}: not a name of this data set ({group.pattern}): move the file away")
-    return row | match.groupdict("")
+    if match := re.search(group.pattern, row["file.path"]):
+        return row | match.groupdict("")
+    file = tree.root / row["file.path"]
+    raise InputError(f"{file}: not a name of this data set ({group.pattern}): move the file away")
 
 
 def _table_rows(group: Group, tree: Tree) -> list[Row]:

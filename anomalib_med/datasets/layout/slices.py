@@ -49,8 +49,7 @@ def _frames(path: Path, mask: Path, card: Slices, changed: tuple[int, int]) -> t
 
 def content(slices: np.ndarray, values: tuple[float, float]) -> np.ndarray:
     """Share of each slice ``(..., H, W)`` that lies between two values."""
-    low, high = values
-    return np.asarray(((slices >= low) & (slices <= high)).mean(axis=(-2, -1)))
+    return np.asarray(((slices >= values[0]) & (slices <= values[1])).mean(axis=(-2, -1)))
 
 
 def has_lung(sample: Sample) -> bool:

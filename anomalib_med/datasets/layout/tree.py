@@ -44,10 +44,9 @@ class Tree:
             name, _, keys = alternative.partition("#")
             if file := self.find((name,)):
                 path = self.root / file
-                if (path, keys) not in self._tables:
-                    self._tables[path, keys] = read_rows(path, keys)
-                check_columns(self._tables[path, keys], columns, path)
-                return self._tables[path, keys], path
+                rows = self._tables[path, keys] = self._tables.get((path, keys)) or read_rows(path, keys)
+                check_columns(rows, columns, path)
+                return rows, path
         message = f"no table {self.named(alternative.partition('#')[0] for alternative in alternatives)}"
         if message not in self.missing:
             self.missing.append(message)

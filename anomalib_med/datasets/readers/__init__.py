@@ -98,8 +98,7 @@ def _reader_of(path: Path) -> ModuleType | None:
 def _finished(image: Image, name: str) -> Image:
     """The image with the promises of `Image` kept: float32, finite, not empty."""
     if image.pixels.size == 0:
-        rows, columns = image.shape
-        raise ReadError(f"{name}: the image is empty ({rows} x {columns} pixels): export it again")
+        raise ReadError(f"{name}: the image is empty ({image.shape[0]} x {image.shape[1]} pixels): export it again")
     with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and so missing
         pixels = np.ascontiguousarray(image.pixels, dtype=np.float32)
     measured = np.isfinite(pixels)

@@ -18,9 +18,8 @@ def samples_from_array(array: np.ndarray | Sequence[np.ndarray], prefix: str = "
     number type. Raises InputError where there is no image, another shape, or something else than numbers.
     """
     if isinstance(array, np.ndarray) and not (array.ndim == 3 or (array.ndim == 4 and array.shape[-1] == 3)):
-        raise InputError(
-            f"array of shape {array.shape}: images are given as (N, H, W) or (N, H, W, 3), so one image as array[None]"
-        )
+        remedy = "images are given as (N, H, W) or (N, H, W, 3), so one image as array[None]"
+        raise InputError(f"array of shape {array.shape}: {remedy}")
     if len(array) == 0:
         raise InputError("the array holds no image: give at least one")
     width = max(3, len(str(len(array) - 1)))
@@ -45,9 +44,8 @@ def read(sample: Sample, path: Path | None) -> Image:
     if path is not None:
         stored = _stored(path)
         if frame >= len(stored):
-            raise ReadError(
-                f"{path}: holds {len(stored)} images, there is no frame {frame}: correct the frame asked for"
-            )
+            text = f"{path}: holds {len(stored)} images, there is no frame {frame}"
+            raise ReadError(f"{text}: correct the frame asked for")
         pixels = stored[frame]
     problem = _problem(pixels)
     if pixels is None or problem:

@@ -42,19 +42,9 @@ _IMAGE_TAGS = [
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "PixelSpacing", "ImagerPixelSpacing", "ImageOrientationPatient"),
-    *(
-        f"{colour}PaletteColorLookupTable{part}"
-        for colour in ("Red", "Green", "Blue")
-        for part in ("Descriptor", "Data")
-    ),
+    *(f"{hue}PaletteColorLookupTable{part}" for hue in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
-# The transfer syntax of a file without file meta information, from how its tags could be parsed: implicit, little.
-_ASSUMED: dict[tuple[bool | None, bool | None], uid.UID] = {
-    (True, True): uid.ImplicitVRLittleEndian,
-    (False, True): uid.ExplicitVRLittleEndian,
-    (False, False): uid.ExplicitVRBigEndian,
-}
 _EXTRA = 'pip install "anomalib-med[dicom]"'
 
 
@@ -135,17 +125,15 @@ def read(sample: Sample, path: Path) -> Image:
         total = limits[0] + limits[1]
         pixels = total - pixels
         window = window and (total - window[1], total - window[0])
-    flips = _flips(tags, modality)
-    return Image(pixels, sample, spacing=spacing, modality=modality, window=window, missing=missing, flips=flips)
+    return Image(pixels, sample, spacing, modality, window, missing, _flips(tags, modality))
 
 
 def _place(tags: Dataset, series: str) -> Place:
     """Where a slice lies; a tag that makes no sense counts as missing."""
-    flavour = {str(word).upper() for word in tags.get("ImageType") or []}
     sop = str(tags.get("SOPClassUID") or "")
     if "Rows" not in tags:
         kind = "no image"
-    elif flavour & {"LOCALIZER", "SCOUT"}:
+    elif {"LOCALIZER", "SCOUT"} & {str(word).upper() for word in tags.get("ImageType") or []}:
         kind = "localizer"
     elif sop.startswith(_SECONDARY_CAPTURE) or int(tags.get("SamplesPerPixel") or 1) > 1:
         kind = "secondary capture"
@@ -189,7 +177,9 @@ def _frames(tags: Dataset) -> int:
 
 def _decoded(path: Path, tags: Dataset, frame: int) -> np.ndarray:
     """Stored values of one frame, colour spaces turned to RGB."""
-    syntax = tags.file_meta.get("TransferSyntaxUID") or _ASSUMED[tags.original_encoding]
+    implicit, little = tags.original_encoding  # how the tags of a file without file meta information could be parsed
+    explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+    syntax = tags.file_meta.get("TransferSyntaxUID") or (uid.ImplicitVRLittleEndian if implicit else explicit)
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
@@ -245,13 +235,11 @@ def _looked_up(values: np.ndarray, item: Dataset, tags: Dataset) -> tuple[np.nda
     entries = entries or 2**16
     if first >= 2**15 and tags.get("PixelRepresentation"):
         first -= 2**16  # the sign is lost where the value representation had to be guessed
-    data = item.LUTData
-    if isinstance(data, bytes):
-        wide = len(data) >= 2 * entries
-        order = "<" if tags.original_encoding[1] else ">"
-        table = np.frombuffer(data, f"{order}u2" if wide else np.uint8)
-    else:
-        table = np.asarray(data)
+    table = item.LUTData
+    if isinstance(table, bytes):
+        wide = "<u2" if tags.original_encoding[1] else ">u2"
+        table = np.frombuffer(table, wide if len(table) >= 2 * entries else np.uint8)
+    table = np.asarray(table)
     index = np.clip(np.rint(values).astype(np.int64) - first, 0, min(entries, len(table)) - 1)
     return table[index].astype(np.float64), (0.0, 2.0**bits - 1)
 
@@ -271,10 +259,9 @@ def _padding(stored: np.ndarray, pixels: np.ndarray, tags: Dataset) -> np.ndarra
 
 def _as_stored(value: int, tags: Dataset) -> int:
     """A padding value with the sign of the pixels, which is lost where its value representation had to be guessed."""
-    signed = bool(tags.get("PixelRepresentation"))
-    if signed and value >= 2**15:
-        return value - 2**16
-    return value + 2**16 if not signed and value < 0 else value
+    if tags.get("PixelRepresentation"):
+        return value - 2**16 if value >= 2**15 else value
+    return value + 2**16 if value < 0 else value
 
 
 def _window(tags: Dataset, frame: int) -> tuple[float, float] | None:

@@ -104,31 +104,26 @@ def _parsed(fields: dict[str, str], path: Path, begin: int) -> MetaImageHeader:
     def numbers(*names: str, default: str) -> list[float]:
         return [float(word) for word in next((fields[n] for n in names if n in fields), default).split()]
 
-    size = [int(word) for word in fields["DimSize"].split()]
-    if len(size) != 3 or fields.get("ElementNumberOfChannels", "1") != "1":
+    shape = tuple(int(word) for word in reversed(fields["DimSize"].split()))
+    if len(shape) != 3 or fields.get("ElementNumberOfChannels", "1") != "1":
         raise ReadError(f"{path}: of size {fields['DimSize']}, not one grey volume: convert it to NIfTI")
     kind, name = fields["ElementType"], fields["ElementDataFile"]
     if kind not in _TYPES:
         raise ReadError(f"{path}: values of type {kind}: convert it to NIfTI")
-    local = name.upper() == "LOCAL"
-    if not local and ("%" in name or name.upper().startswith("LIST")):
+    if "%" in name or name.upper().startswith("LIST"):
         raise ReadError(f"{path}: its values are spread over many files: convert it to NIfTI")
     axes = np.reshape(numbers("TransformMatrix", default="1 0 0 0 1 0 0 0 1"), (3, 3))
     if np.abs(np.abs(axes) - np.eye(3)).max() > _OBLIQUE:
-        text = fields["TransformMatrix"]
-        raise ReadError(f"{path}: the volume is oblique or not axial (TransformMatrix {text}): convert it to NIfTI")
+        text = f"the volume is oblique or not axial (TransformMatrix {fields['TransformMatrix']})"
+        raise ReadError(f"{path}: {text}: convert it to NIfTI")
     x, y, z = numbers("Offset", "Position", default="0 0 0")
     width, height, depth = numbers("ElementSpacing", "ElementSize", default="1 1 1")
     big_endian = fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False")) == "True"
-    return MetaImageHeader(
-        shape=(size[2], size[1], size[0]),
-        spacing=(depth, height, width),
-        origin=(x, y, z),
-        flipped=tuple(bool(axes[i, i] < 0) for i in (2, 1, 0)),
-        dtype=np.dtype((">" if big_endian else "<") + _TYPES[kind]),
-        data=(path, begin) if local else (path.parent / name, 0),
-        compressed=fields.get("CompressedData", "False") == "True",
-    )
+    flipped = tuple(bool(axes[i, i] < 0) for i in (2, 1, 0))
+    dtype = np.dtype((">" if big_endian else "<") + _TYPES[kind])
+    data = (path, begin) if name.upper() == "LOCAL" else (path.parent / name, 0)
+    compressed = fields.get("CompressedData") == "True"
+    return MetaImageHeader(shape, (depth, height, width), (x, y, z), flipped, dtype, data, compressed)
 
 
 def _stored(header: MetaImageHeader, path: Path) -> np.ndarray:

@@ -50,8 +50,7 @@ def read(sample: Sample, path: Path) -> Image:
         raise ReadError(f"{path}: holds {slices} axial slices, there is no frame {frame}: correct the frame asked for")
     at = frame if orientation[axis, 1] > 0 else slices - 1 - frame
     where = tuple(slice(at, at + 1) if i == axis else slice(None) for i in range(3))
-    block = _block(volume, path, where)
-    pixels = apply_orientation(block, orientation)[::-1, ::-1, 0].T
+    pixels = apply_orientation(_block(volume, path, where), orientation)[::-1, ::-1, 0].T
     zooms = volume.header.get_zooms()
     spacing = (float(zooms[front_back]), float(zooms[left_right]))
     return Image(pixels, sample, spacing=spacing if min(spacing) > 0 else None)
@@ -61,8 +60,7 @@ def read_volume(path: Path) -> np.ndarray:
     """All axial slices of a volume, ``(frames, H, W)``, each as `read` gives it; raises ReadError as `read` does."""
     volume = _open(path)
     canonical = apply_orientation(_block(volume, path, (slice(None),) * 3), _orientation(volume))
-    slices: np.ndarray = canonical[::-1, ::-1].transpose(2, 1, 0)
-    return slices
+    return np.asarray(canonical[::-1, ::-1].transpose(2, 1, 0))
 
 
 def slice_affine(path: Path) -> np.ndarray:
@@ -72,8 +70,7 @@ def slice_affine(path: Path) -> np.ndarray:
     canonical = volume.affine @ inv_ornt_aff(orientation, volume.shape[:3])
     shown = np.diag([-1.0, -1.0, 1.0, 1.0])
     shown[:2, 3] = [volume.shape[axis] - 1 for axis in _axes(orientation)[:2]]
-    affine: np.ndarray = canonical @ shown
-    return affine
+    return np.asarray(canonical @ shown)
 
 
 def write_slices(maps: np.ndarray, affine: np.ndarray, out: Path) -> None:
@@ -83,7 +80,6 @@ def write_slices(maps: np.ndarray, affine: np.ndarray, out: Path) -> None:
     """
     data = maps.transpose(2, 1, 0)
     header = nibabel.Nifti1Image(np.empty((1, 1, 1), np.float32), affine).header
-    header.set_data_shape(data.shape)
     header.set_xyzt_units("mm")
     header["descrip"] = b"anomaly map"
     header.set_sform(affine, 1)
@@ -108,12 +104,10 @@ def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
         raise OutputError(f"{out}: a volume is written as .nii or .nii.gz: change the name")
     volume = _open(like)
     orientation = _orientation(volume)
-    canonical = maps.transpose(2, 1, 0)[::-1, ::-1]
-    data = apply_orientation(canonical, ornt_transform(_RAS, orientation))
+    data = apply_orientation(maps.transpose(2, 1, 0)[::-1, ::-1], ornt_transform(_RAS, orientation))
     if data.shape != volume.shape[:3]:
         raise OutputError(f"{out}: maps of shape {maps.shape} do not fit {like.name}, a volume of {volume.shape}")
     header = volume.header.copy()
-    header.set_data_shape(data.shape)
     header.set_data_dtype(np.float32)
     header.extensions.clear()  # they may hold a DICOM header with the patient's name
     header["descrip"], header["intent_name"], header["db_name"], header["aux_file"] = b"anomaly map", b"", b"", b""
@@ -124,6 +118,7 @@ def write_volume(maps: np.ndarray, like: Path, out: Path) -> None:
 def _write(data: np.ndarray, header: nibabel.Nifti1Header, out: Path, maps: np.ndarray) -> None:
     """Write slab after slab, so that of maps in a memory map one slab is resident and not the volume."""
     mapped: mmap.mmap | None = getattr(maps, "_mmap", None)
+    header.set_data_shape(data.shape)
     header.set_slope_inter(1, 0)
     header.set_data_offset(0)
     with output_errors(out), replacing(out) as temporary, temporary.open("wb") as raw, _compressed(raw, out) as file:
@@ -178,21 +173,16 @@ def _block(volume: nibabel.Nifti1Image, path: Path, where: tuple[slice, ...]) ->
         proxy = cast(ArrayProxy, volume.dataobj)
         if not path.name.lower().endswith(".gz"):
             return np.asanyarray(proxy[(*where, *(0 for _ in volume.shape[3:]))])
-        stored = _kept(path)
+        stat = path.stat()
+        with _LOCK:  # readers of the slices of one volume wait for the first of them instead of all decompressing
+            stored = _decompressed(path, stat.st_mtime_ns, stat.st_size)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ReadError(f"{path}: cut short or damaged ({error}): copy or convert it again") from error
     block = stored.reshape(stored.shape[:3])[where]
     return block if (proxy.slope, proxy.inter) == (1, 0) else block * proxy.slope + proxy.inter
 
 
-def _kept(path: Path) -> np.ndarray:
-    """Stored voxels of a compressed volume, decompressed once for all of its slices."""
-    stat = path.stat()
-    with _LOCK:  # readers of the slices of one volume wait for the first of them instead of all decompressing
-        return _decompressed(path, stat.st_mtime_ns, stat.st_size)
-
-
 @lru_cache(maxsize=VOLUMES_KEPT)
 def _decompressed(path: Path, changed: int, size: int) -> np.ndarray:
-    """Keyed by time and size as well, so that a file that was replaced is read again."""
+    """Stored voxels, kept for all slices; keyed by time and size, so that a file that was replaced is read again."""
     return np.asanyarray(cast(ArrayProxy, _open(path).dataobj).get_unscaled())

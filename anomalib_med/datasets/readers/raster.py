@@ -16,7 +16,6 @@ from anomalib_med.records import Image, Sample
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8\xff"
 # Byte order, and whether offsets have 64 bits.
 _TIFF = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}
 _CUT_SHORT = "is cut short: copy or export it again"
@@ -26,17 +25,14 @@ _PIECES = ((273, 279), (324, 325))  # offsets and lengths of strips, of tiles
 _WANTED = {_PHOTOMETRIC, *_PIECES[0], *_PIECES[1]}
 _FIELD_TYPES = {3: "u2", 4: "u4", 16: "u8"}
 
-_Page = dict[int, list[int]]
-
 
 def count_frames(path: Path) -> int:
     """Pages of a TIFF, 1 for every other format. Only the directories of a TIFF are read, and nothing of the others."""
     if path.suffix.lower() not in (".tif", ".tiff"):
         return 1
     data = _mapped(path)
-    if data[:4].tobytes() not in _TIFF:
-        return 1  # another format under this name: the decoder looks at the content
-    return len(list(_tiff_pages(data, path)))
+    # Another format may go by this name: the decoder looks at the content.
+    return len(list(_tiff_pages(data, path))) if data[:4].tobytes() in _TIFF else 1
 
 
 def read(sample: Sample, path: Path) -> Image:
@@ -92,7 +88,7 @@ def _is_whole(data: bytes) -> bool:
             kind = data[at + 4 : at + 8]
             at += 12 + int.from_bytes(data[at : at + 4], "big")
         return kind == b"IEND" and at <= len(data)
-    if data.startswith(_JPEG):
+    if data.startswith(b"\xff\xd8\xff"):
         at = 2
         # A thumbnail inside a segment has an end marker of its own, so the search starts at the scan.
         while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
@@ -121,7 +117,7 @@ def _read_tiff(data: np.ndarray, path: Path, frame: int) -> np.ndarray:
     return pixels
 
 
-def _tiff_pages(data: np.ndarray, path: Path) -> Iterator[_Page]:
+def _tiff_pages(data: np.ndarray, path: Path) -> Iterator[dict[int, list[int]]]:
     """The wanted fields of every page of a TIFF or BigTIFF, in order."""
     order, big = _TIFF[data[:4].tobytes()]
     word = np.dtype(order + ("u8" if big else "u4"))
@@ -133,7 +129,7 @@ def _tiff_pages(data: np.ndarray, path: Path) -> Iterator[_Page]:
         while at and at not in seen:
             seen.add(at)
             fields, first = int(np.frombuffer(data, count, 1, at)[0]), at + count.itemsize
-            page: _Page = {}
+            page = {}
             for i, (tag, kind, number, place) in enumerate(np.frombuffer(data, entry, fields, first).tolist()):
                 if tag in _WANTED and kind in _FIELD_TYPES:
                     values = np.dtype(order + _FIELD_TYPES[kind])
