@@ -112,14 +112,12 @@ class VolumeMaps:
         """Write the volume of maps, with NaN in slices that were not scored, and remove what was gathered."""
         from anomalib_med.datasets.readers.nifti import SUFFIXES, write_slices, write_volume
 
-        if self.shape is None:
-            self.discard()
-            return
-        nothing = np.full(self.shape, np.nan, np.float32)
-        for slot in sorted(set(range(self.volume.length)) - self._filled):
-            self._put(slot, nothing)
         source = self.volume.path
         try:
+            if self.shape is None:
+                return
+            for slot in sorted(set(range(self.volume.length)) - self._filled):
+                self._put(slot, np.full(self.shape, np.nan, np.float32))
             with output_errors(self.out):
                 self._handle.close()
                 maps = np.memmap(self._temporary, np.float32, "r", shape=(self.volume.length, *self.shape))
