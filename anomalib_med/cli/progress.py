@@ -19,6 +19,7 @@ LINE_EVERY = 10.0  # seconds between plain lines
 class _Stage:
     """When a stage began, what had been done before, and what was shown of it."""
 
+    task: TaskID  # its bar
     started: float
     before: int
     printed: float
@@ -32,7 +33,6 @@ class ProgressDisplay:
         self._quiet, self._plain = quiet, quiet or not sys.stderr.isatty()
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
         self._bars = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=self._plain)
-        self._tasks: dict[str, TaskID] = {}
         self._stages: dict[str, _Stage] = {}
 
     def __enter__(self) -> Self:
@@ -48,18 +48,16 @@ class ProgressDisplay:
         if self._quiet:
             return
         now = time.monotonic()
-        if stage not in self._stages or done < self._stages[stage].done:  # or the same stage of the next piece of work
+        state = self._stages.get(stage)
+        if state is None or done < state.done:  # or the same stage of the next piece of work
+            task = self._bars.add_task(stage, rate="") if state is None else state.task
+            self._bars.reset(task)
             # What an interrupted run had done before is no measure of how fast this one is.
-            self._stages[stage] = _Stage(now, done if done > 1 else 0, now)
-            if stage in self._tasks:
-                self._bars.reset(self._tasks[stage])
-        state = self._stages[stage]
+            state = self._stages[stage] = _Stage(task, now, done if done > 1 else 0, now)
         state.done = done
         elapsed, here = now - state.started, done - state.before
         rate = ", ".join([*([f"{here / elapsed:.1f}/s"] if elapsed > 0.5 else []), *([note] if note else [])])
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total, rate="")
-        self._bars.update(self._tasks[stage], completed=done, total=total, rate=rate)
+        self._bars.update(state.task, completed=done, total=total, rate=rate)
         if self._plain and (done == total or now - state.printed >= LINE_EVERY):
             state.printed = now
             left = f"{elapsed / max(1, here) * (total - done):.0f} s left" if done < total else f"{elapsed:.1f} s"

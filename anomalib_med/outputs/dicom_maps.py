@@ -32,11 +32,6 @@ _EMPTY = (
 )
 
 
-def is_dicom_series(volume: Volume) -> bool:
-    """Whether the slices of a volume are DICOM files of their own."""
-    return all(sample.frame is None and sample.place is not None for sample in volume.samples)
-
-
 class DicomMaps:
     """The maps of one DICOM series, written slice by slice; they appear when the last one is there.
 
@@ -61,12 +56,8 @@ class DicomMaps:
         with output_errors(out):
             self._partial.mkdir()
 
-    def name(self, id: str) -> str:
-        """File of a slice, below the folder of maps."""
-        return f"{self.out.name}/{self._slices[id][1]}"
-
-    def add(self, id: str, map: np.ndarray) -> None:
-        """Write the float ``(H, W)`` map of a slice; raises OutputError."""
+    def add(self, id: str, map: np.ndarray) -> str:
+        """Write the float ``(H, W)`` map of a slice; returns its file below the folder of maps. Raises OutputError."""
         source, file = self._slices[id]
         assert source is not None
         tags = [*_IDENTITY, *_GEOMETRY]
@@ -77,6 +68,7 @@ class DicomMaps:
         dataset.PixelData = levels.astype("<u2").tobytes()
         with output_errors(self.out):
             dataset.save_as(self._partial / file, enforce_file_format=True)
+        return f"{self.out.name}/{file}"
 
     def write(self) -> None:
         """Put the series in its place; raises OutputError."""
