@@ -10,7 +10,7 @@ import numpy as np
 from shared import command_line
 
 from anomalib_med import load
-from anomalib_med.calibration import Calibration
+from anomalib_med.calibration import Calibration, is_flagged
 
 
 def main() -> None:
@@ -30,7 +30,11 @@ def main() -> None:
         chosen = set(rng.permutation(patients)[: round(options.share * len(patients))])
         known = [r for r in results if r.patient in chosen]
         calibration = Calibration.of([r.score for r in known], [r.patient for r in known])
-        shares.append(np.mean([calibration.flags(r.score, options.rate) for r in results if r.patient not in chosen]))
+        shares.append(
+            np.mean(
+                [is_flagged(calibration.p_value(r.score), options.rate) for r in results if r.patient not in chosen]
+            )
+        )
     print(
         f"{len(results)} normals of {len(patients)} patients, {options.splits} splits: at a false-alarm rate of "
         f"{options.rate:.1%} flagged {np.mean(shares):.2%} on average (sd between splits {np.std(shares):.2%})"

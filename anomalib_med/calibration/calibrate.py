@@ -1,7 +1,7 @@
 """What is normal of the scores and maps of a fitted detector, from held-out normals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -76,7 +76,8 @@ def calibrate(
         raise FitError(f"none of the {len(normals)} held-out normals could be read, first: {first}")
     threshold = float(np.quantile([m.shown_peak for m in measured], 1 - CANDIDATE_SHARE))
     background = float(np.median([m.background for m in measured]))
-    rule = calibrated_rule(_volumes(held_out, measured), volume_score, seed, threshold, background, compared)
+    rule = calibrated_rule(_volumes(held_out, measured), volume_score, seed, compared)
+    rule = replace(rule, threshold=threshold, background=background)
     scores = Calibration.of([m.score for m in measured], [m.sample.patient for m in measured]) if held_out else None
     low, high = float(np.median([m.median for m in measured])), float(np.quantile([m.peak for m in measured], 0.95))
     # Half as far again as a normal peak: normal images stay in the dark half of the scale.

@@ -82,7 +82,11 @@ class CandidateFinder:
         """All regions, the highest peak first."""
         if not self._parts:
             return ()
-        roots = self._roots()
+        one, other = np.concatenate([np.empty((2, 0), np.int64), *self._touching], axis=1)
+        size = len(self._parts)
+        _, region = connected_components(coo_array((np.ones(one.size), (one, other)), (size, size)), directed=False)
+        first: np.ndarray = np.unique(region, return_index=True)[1]
+        roots = first[region].tolist()  # the region of each part, named by its first part
         regions: dict[int, list[int]] = {root: [] for root in roots}
         for part, root in enumerate(roots):
             regions[root].append(part)
@@ -96,14 +100,6 @@ class CandidateFinder:
         candidates = [self._candidate(regions[root], regions[self._core(root, above, peaks)]) for root in alone]
         candidates.sort(key=lambda c: (-c.peak, c.at))
         return tuple(replace(candidate, rank=rank) for rank, candidate in enumerate(candidates, 1))
-
-    def _roots(self) -> list[int]:
-        """The region of each part, named by its first part."""
-        one, other = np.concatenate([np.empty((2, 0), np.int64), *self._touching], axis=1)
-        size = len(self._parts)
-        _, region = connected_components(coo_array((np.ones(one.size), (one, other)), (size, size)), directed=False)
-        first: np.ndarray = np.unique(region, return_index=True)[1]
-        return list(map(int, first[region]))
 
     def _parted(self, region: int, above: dict[int, list[int]], peaks: dict[int, float]) -> list[int]:
         """The regions that one falls into, itself where it stays whole."""

@@ -63,10 +63,6 @@ class Calibration:
         above = self._tail[np.searchsorted(self._ascending, score, side="left")]
         return float((1 + above) / (self.patient_count + 1))
 
-    def flags(self, score: float, false_alarm_rate: float) -> bool:
-        """Whether an image of that score is flagged: its p-value is at most the rate."""
-        return bool(is_flagged(self.p_value(score), false_alarm_rate))
-
     def threshold(self, false_alarm_rate: float) -> float:
         """The score above which an image is flagged; infinite with too few patients, see :func:`patients_needed`."""
         p = (1 + self._tail) / (self.patient_count + 1)

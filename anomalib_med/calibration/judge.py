@@ -1,6 +1,6 @@
 """The one judge: from the results of slices to volumes, their candidates, and patients."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -26,10 +26,9 @@ class VolumeJudge:
         self._rule, self._rate = rule, false_alarm_rate
         self._slots = {s.id: (v, slot) for v in volumes for s, slot in zip(v.samples, v.slots, strict=True)}
         self._begun: dict[str, tuple[CandidateFinder | None, list[Result]]] = {}
-        self._scores: dict[str, float] = {}  # the highest of each patient
-        self._counts: Counter[str] = Counter()
+        self._scores: dict[str, list[float]] = defaultdict(list)  # of the volumes of each patient
         for volume in judged:
-            self._count(volume)
+            self._scores[volume.patient].append(volume.score)
 
     def wants_map(self, result: Result) -> bool:
         """Whether the map of a result is looked at."""
@@ -53,18 +52,17 @@ class VolumeJudge:
             return None
         del self._begun[volume.id]
         judged = self._judged(volume, results, () if finder is None else finder.found())
-        self._count(judged)
+        self._scores[volume.patient].append(judged.score)
         return judged
 
     def patients(self) -> list[PatientResult]:
         """The decision on each patient whose volumes were judged so far, in the order of their first volumes."""
-        known = [(patient, score, self._rule.patient_p_value(score)) for patient, score in self._scores.items()]
-        return [PatientResult(who, self._counts[who], score, p, is_flagged(p, self._rate)) for who, score, p in known]
-
-    def _count(self, volume: VolumeResult) -> None:
-        highest = self._scores.get(volume.patient, np.nan)
-        self._scores[volume.patient] = float(np.fmax(highest, volume.score))
-        self._counts[volume.patient] += 1
+        patients = []
+        for patient, scores in self._scores.items():
+            highest = float(np.fmax.reduce(scores))
+            p = self._rule.patient_p_value(highest)
+            patients.append(PatientResult(patient, len(scores), highest, p, is_flagged(p, self._rate)))
+        return patients
 
     def _judged(self, volume: Volume, results: Sequence[Result], candidates: tuple[Candidate, ...]) -> VolumeResult:
         scored = [result for result in results if result.ok]

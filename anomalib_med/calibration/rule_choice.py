@@ -44,17 +44,12 @@ class NormalVolume:
 
 
 def calibrated_rule(
-    volumes: Sequence[NormalVolume],
-    how: str,
-    seed: int,
-    threshold: float | None = None,
-    background: float | None = None,
-    compared: Mapping[str, float] | None = None,
+    volumes: Sequence[NormalVolume], how: str, seed: int, compared: Mapping[str, float] | None = None
 ) -> VolumeRule:
     """The rule with what is normal under it, from held-out normal volumes.
 
     "auto" chooses on a third of the patients, drawn by `seed`, and calibrates on the others; of too few (`FEWEST`
-    volumes, `CALIBRATE` patients) all calibrate the default rule. The rest is as in :class:`.rule.VolumeRule`.
+    volumes, `CALIBRATE` patients) all calibrate the default rule. `compared` is that of :class:`.rule.VolumeRule`.
     """
     compared = compared or {}
     if how == AUTO:
@@ -64,11 +59,11 @@ def calibrated_rule(
             how, compared = choose_rule(choosing)
             volumes = rest
     if not volumes:
-        return VolumeRule(how, threshold, background, compared=compared)
+        return VolumeRule(how, compared=compared)
     patients = [v.patient for v in volumes]
     scores = Calibration.of([v.score(how) for v in volumes], patients)
     peaks = Calibration.of([v.peak for v in volumes], patients)
-    return VolumeRule(how, threshold, background, scores, peaks, compared)
+    return VolumeRule(how, scores=scores, peaks=peaks, compared=compared)
 
 
 def _split(volumes: Sequence[NormalVolume], seed: int) -> tuple[list[NormalVolume], list[NormalVolume]]:

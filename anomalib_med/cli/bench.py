@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 from pydantic import JsonValue
 
-from anomalib_med.cli.options import FOLDER, data_root, shared
+from anomalib_med.cli.options import FOLDER, data_root, shared, taken
 from anomalib_med.cli.outcome import say_failed
 from anomalib_med.cli.progress import with_progress
 from anomalib_med.errors import ConfigError
@@ -40,15 +40,7 @@ SIZE = "Side of the model input.  [default: the detector's, mostly 224]"
 @shared(cache="Folder of the backbone features.  [default: OUTPUT/features]")
 @shared("device", overwrite="Measure cells of other settings anew.")
 def command(
-    root: Path | None,
-    datasets: tuple[str, ...],
-    methods: tuple[str, ...],
-    output: Path,
-    backbone: str | None,
-    weights: str | None,
-    layers: str | None,
-    size: int | None,
-    **options: object,
+    root: Path | None, datasets: tuple[str, ...], methods: tuple[str, ...], output: Path, **options: JsonValue
 ) -> int:
     """Measure detectors on named data sets: every number with its interval, trivial baselines beside them.
 
@@ -63,9 +55,8 @@ def command(
     given = data_root(root)
     if not datasets:
         raise ConfigError("-d: name at least one data set; `anomed datasets` lists them")
-    named: dict[str, JsonValue] = {"backbone": backbone, "weights": weights, "layers": layers}
-    chosen = methods_of(methods or untrained(), {key: value for key, value in named.items() if value is not None})
-    images = parse_config(Preprocessing, {} if size is None else {"size": size}, "preprocessing")
+    chosen = methods_of(methods or untrained(), taken(options, "backbone", "weights", "layers"))
+    images = parse_config(Preprocessing, taken(options, "size"), "preprocessing")
     names = tuple(dict.fromkeys(datasets))
     plan = Plan(root=given, out=output, datasets=names, methods=chosen, preprocessing=images, **options)  # type: ignore[arg-type]
     cells = with_progress(run_bench, plan, say=click.echo)

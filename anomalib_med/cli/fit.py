@@ -9,7 +9,7 @@ import click
 from pydantic import JsonValue
 
 from anomalib_med.cli.memory import keep_freed_memory
-from anomalib_med.cli.options import EXISTING_OR_GLOB, FOLDER, Verb, parse_settings, shared
+from anomalib_med.cli.options import EXISTING_OR_GLOB, FOLDER, Verb, parse_settings, shared, taken
 from anomalib_med.cli.outcome import say_fitted
 from anomalib_med.cli.progress import with_progress
 from anomalib_med.config import parse_config
@@ -127,10 +127,8 @@ def command(
     share = parse_config(FitTable, planned.get("fit", {}), "recipe, [fit]").calibration
     chosen, images = planned.get("detector", {}), planned.get("preprocessing", {})
     options["windows"] = [[*window.split(",")] if "," in window else window for window in windows] or None
-    for key, (home, _, _) in OWN_OPTION.items():
-        value = options.pop(key)
-        if value is not None:
-            (images if home == PREPROCESSING else chosen)[key] = value
+    images |= taken(options, *(key for key, (home, _, _) in OWN_OPTION.items() if home == PREPROCESSING))
+    chosen |= taken(options, *(key for key, (home, _, _) in OWN_OPTION.items() if home != PREPROCESSING))
     default_name = str(chosen.pop("name", "twoview"))
     detector = detector_class(name or default_name)(**chosen | parse_settings(settings))
     preprocessing = parse_config(Preprocessing, images, "preprocessing")

@@ -57,6 +57,12 @@ def parse_settings(pairs: tuple[str, ...]) -> dict[str, JsonValue]:
     return settings
 
 
+def taken(options: dict[str, JsonValue], *names: str) -> dict[str, JsonValue]:
+    """Take the options of these names out of all; those that were not given are left out."""
+    values = {name: options.pop(name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def data_root(given: Path | None) -> Path:
     """The folder with the data sets: ``--root``, else what ANOMED_TEST_DATA names; ConfigError without either."""
     named = os.environ.get("ANOMED_TEST_DATA")

@@ -12,6 +12,8 @@ from anomalib_med.cli.progress import with_progress
 if TYPE_CHECKING:
     from anomalib_med.fitted import FittedModel
 
+    Make = Callable[..., FittedModel]
+
 LISTED = 10  # unreadable images that are named
 
 
@@ -44,13 +46,7 @@ def say_fitted(model: "FittedModel", output: Path) -> int:
 
 
 def write_made(
-    make: Callable[..., "FittedModel"],
-    models: Sequence[Path],
-    *normals: str,
-    output: Path,
-    overwrite: bool,
-    device: str,
-    **options: object,
+    make: "Make", models: Sequence[Path], *normals: str, output: Path, overwrite: bool, device: str, **options: object
 ) -> int:
     """Make a model of models, as add and merge do, save it and say what it is; returns the exit code."""
     from anomalib_med.fitted import load

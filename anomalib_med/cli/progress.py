@@ -19,6 +19,7 @@ LINE_EVERY = 10.0  # seconds between plain lines
 class _Stage:
     """When a stage began, what had been done before, and what was shown of it."""
 
+    task: TaskID  # its bar
     started: float
     before: int
     printed: float
@@ -29,21 +30,17 @@ class ProgressDisplay:
     """A progress callback ``(stage, done, total, note)`` that shows each stage on standard error, unless `quiet`."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
-        self._bars: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
+        self._quiet, self._plain = quiet, quiet or not sys.stderr.isatty()
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
+        self._bars = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=self._plain)
         self._stages: dict[str, _Stage] = {}
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty() and not self._quiet:
-            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-            rate = TextColumn("{task.fields[rate]}")
-            self._bars = Progress(*columns, rate, TimeRemainingColumn(), console=Console(stderr=True))
-            self._bars.start()
+        self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bars is not None:
+        if not self._plain:
             self._bars.stop()
 
     def __call__(self, stage: str, done: int, total: int, note: str = "", /) -> None:
@@ -51,20 +48,17 @@ class ProgressDisplay:
         if self._quiet:
             return
         now = time.monotonic()
-        if stage not in self._stages or done < self._stages[stage].done:  # or the same stage of the next piece of work
+        state = self._stages.get(stage)
+        if state is None or done < state.done:  # or the same stage of the next piece of work
+            task = self._bars.add_task(stage, rate="") if state is None else state.task
+            self._bars.reset(task)
             # What an interrupted run had done before is no measure of how fast this one is.
-            self._stages[stage] = _Stage(now, done if done > 1 else 0, now)
-            if stage in self._tasks and self._bars is not None:
-                self._bars.reset(self._tasks[stage])
-        state = self._stages[stage]
+            state = self._stages[stage] = _Stage(task, now, done if done > 1 else 0, now)
         state.done = done
         elapsed, here = now - state.started, done - state.before
         rate = ", ".join([*([f"{here / elapsed:.1f}/s"] if elapsed > 0.5 else []), *([note] if note else [])])
-        if self._bars is not None:
-            if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(stage, total=total, rate="")
-            self._bars.update(self._tasks[stage], completed=done, total=total, rate=rate)
-        elif done == total or now - state.printed >= LINE_EVERY:
+        self._bars.update(state.task, completed=done, total=total, rate=rate)
+        if self._plain and (done == total or now - state.printed >= LINE_EVERY):
             state.printed = now
             left = f"{elapsed / max(1, here) * (total - done):.0f} s left" if done < total else f"{elapsed:.1f} s"
             click.echo(", ".join(part for part in (f"{stage}: {done} / {total}", rate, left) if part), err=True)

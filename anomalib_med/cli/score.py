@@ -31,15 +31,7 @@ MAPS = "Anomaly maps, in the geometry of the original image; those of a volume a
 @click.option("--keep-patient-ids", is_flag=True, help="Write DICOM patient identifiers instead of pseudonyms.")
 @shared("cache", overwrite="Replace the results of another run.")
 @shared("patient_pattern", "device")
-def command(
-    model_dir: Path,
-    images: str,
-    output: Path,
-    false_alarm_rate: float,
-    cache: Path | None,
-    device: str,
-    **options: object,
-) -> int:
+def command(model_dir: Path, images: str, output: Path, cache: Path | None, device: str, **options: object) -> int:
     """Score IMAGES (a folder, a file, a glob or a CSV with a `path` column) with the model of `anomed fit`.
 
     Higher scores are more anomalous. scores.csv has a row for each image; images that cannot be read are in
@@ -51,9 +43,10 @@ def command(
     model = load(model_dir, device=device)
     if cache is not None:
         model.use_cache(cache)
-    summary = with_progress(score_to_folder, model, images, output, false_alarm_rate=false_alarm_rate, **options)
+    summary = with_progress(score_to_folder, model, images, output, **options)
     resumed = f" ({summary.resumed} by an earlier run)" if summary.resumed else ""
-    flagged = f", {summary.flagged} flagged at a false-alarm rate of {false_alarm_rate:g}" if model.calibration else ""
+    rate = f"a false-alarm rate of {options['false_alarm_rate']:g}"
+    flagged = f", {summary.flagged} flagged at {rate}" if model.calibration else ""
     click.echo(f"scored {summary.scored} images{resumed}{flagged}\ntable: {output / 'scores.csv'}")
     if summary.volumes:
         click.echo(f"volumes: {output / 'volumes.csv'}, their candidates: {output / 'candidates.csv'}")

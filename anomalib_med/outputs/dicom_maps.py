@@ -32,11 +32,6 @@ _EMPTY = (
 )
 
 
-def is_dicom_series(volume: Volume) -> bool:
-    """Whether the slices of a volume are DICOM files of their own."""
-    return all(sample.frame is None and sample.place is not None for sample in volume.samples)
-
-
 class DicomMaps:
     """The maps of one DICOM series, written slice by slice; they appear when the last one is there.
 
@@ -55,19 +50,15 @@ class DicomMaps:
         self.clipped = 0
         self._patient, self._run, self._colours = volume.patient, run, colour_range
         self._scale = tuple(format_number_as_ds(value) for value in scale)  # as they are stored
-        self._slots = dict(zip((sample.id for sample in volume.samples), volume.slots, strict=True))
-        self._files = {sample.id: sample.path for sample in volume.samples}
+        slices = zip(volume.samples, volume.slots, strict=True)
+        self._slices = {sample.id: (sample.path, f"{slot + 1:04d}.dcm") for sample, slot in slices}
         self._partial = temporary_beside(out)
         with output_errors(out):
             self._partial.mkdir()
 
-    def name(self, id: str) -> str:
-        """File of a slice, below the folder of maps."""
-        return f"{self.out.name}/{self._file(id)}"
-
-    def add(self, id: str, map: np.ndarray) -> None:
-        """Write the float ``(H, W)`` map of a slice; raises OutputError."""
-        source = self._files[id]
+    def add(self, id: str, map: np.ndarray) -> str:
+        """Write the float ``(H, W)`` map of a slice; returns its file below the folder of maps. Raises OutputError."""
+        source, file = self._slices[id]
         assert source is not None
         tags = [*_IDENTITY, *_GEOMETRY]
         dataset = self._described(pydicom.dcmread(source, stop_before_pixels=True, specific_tags=tags))
@@ -76,22 +67,19 @@ class DicomMaps:
         dataset.Rows, dataset.Columns = levels.shape
         dataset.PixelData = levels.astype("<u2").tobytes()
         with output_errors(self.out):
-            dataset.save_as(self._partial / self._file(id), enforce_file_format=True)
+            dataset.save_as(self._partial / file, enforce_file_format=True)
+        return f"{self.out.name}/{file}"
 
     def write(self) -> None:
         """Put the series in its place; raises OutputError."""
-        if not any(self._partial.iterdir()):
-            self.discard()
-            return
         with output_errors(self.out):
-            move_folder(self._partial, self.out)
+            if any(self._partial.iterdir()):
+                move_folder(self._partial, self.out)
+        self.discard()
 
     def discard(self) -> None:
         """Forget what was written; what lies at `out` is untouched."""
         shutil.rmtree(self._partial, ignore_errors=True)
-
-    def _file(self, id: str) -> str:
-        return f"{self._slots[id] + 1:04d}.dcm"
 
     def _described(self, source: Dataset) -> Dataset:
         """The data set of a map without its pixels, for the slice whose header is `source`."""

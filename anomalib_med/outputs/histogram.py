@@ -1,9 +1,10 @@
-"""Histogram of scores: counted one score at a time, drawn as an SVG that follows the colours of the page around it."""
+"""Histogram of scores, drawn as an SVG that follows the colours of the page around it."""
 
 import io
 import math
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -27,31 +28,32 @@ class Histogram:
     hi: float
     threshold: float | None  # score at which a line is drawn
     overflow: bool  # whether some scores lie above `hi`
-    counts: dict[str, np.ndarray] = field(default_factory=lambda: {group: np.zeros(BINS, int) for group in GROUPS})
+    counts: dict[str, np.ndarray]  # of each group, int (BINS,)
 
     @classmethod
-    def over(cls, normals: np.ndarray, lowest: float, highest: float, threshold: float | None) -> Self | None:
-        """An empty histogram for calibration scores and scores from `lowest` to `highest`; None where none is finite.
+    def of(cls, groups: Mapping[str, Sequence[float]], threshold: float | None) -> Self | None:
+        """The histogram of the finite scores of each group, "calibration" among them; None where none is finite.
 
         The axis ends at four times the spread of the normals above them, so that one wild score squeezes nothing.
         """
-        known = [value for value in (*normals.tolist(), threshold) if value is not None and math.isfinite(value)]
-        lo, hi = min([lowest, *known]), max([highest, *known])
-        if known and max(known) > min(known):
-            hi = min(hi, max(known) + 4 * (max(known) - min(known)))
-        if not lo <= hi:
+        scores = {
+            group: np.array([score for score in given if math.isfinite(score)]) for group, given in groups.items()
+        }
+        line = [] if threshold is None or not math.isfinite(threshold) else [threshold]
+        known = np.append(scores["calibration"], line)
+        every = np.concatenate([known, *scores.values()])
+        if not every.size:
             return None
-        overflow = highest > hi
+        lo, hi = float(every.min()), float(every.max())
+        if known.size and known.max() > known.min():
+            hi = min(hi, float(known.max() + 4 * (known.max() - known.min())))
+        overflow = bool(every.max() > hi)
         if lo == hi:
             margin = abs(lo) / 20 or 0.5
             lo, hi = lo - margin, hi + margin
-        return cls(lo, hi, threshold, overflow)
-
-    def add(self, group: str, score: float) -> None:
-        """Count one image, unless its score is not finite."""
-        if math.isfinite(score):
-            share = (score - self.lo) / (self.hi - self.lo)
-            self.counts[group][min(int(share * BINS), BINS - 1)] += 1
+        bins = {group: np.minimum((own - lo) / (hi - lo) * BINS, BINS - 1).astype(int) for group, own in scores.items()}
+        counts = {group: np.bincount(numbers, minlength=BINS) for group, numbers in bins.items()}
+        return cls(lo, hi, threshold, overflow, counts)
 
     @property
     def totals(self) -> dict[str, int]:

@@ -97,29 +97,27 @@ class VolumeMaps:
             # Plain writes, not a writable memory map: a full disk is then an error and not the end of the process.
             self._handle = self._temporary.open("wb")
 
-    def name(self, id: str) -> str:
-        """File that holds the map of a slice, below the folder of maps."""
-        return self.out.name
+    def add(self, id: str, map: np.ndarray) -> str:
+        """Store the float ``(H, W)`` map of a slice; returns its file below the folder of maps.
 
-    def add(self, id: str, map: np.ndarray) -> None:
-        """Store the float ``(H, W)`` map of a slice; raises OutputError for one of another size than those before."""
+        Raises OutputError for a map of another size than those before.
+        """
         self.shape = self.shape or (map.shape[0], map.shape[1])
         if map.shape != self.shape:
             raise OutputError(f"{id}: the slice is {map.shape}, the others {self.shape}: use --maps npy")
         self._put(self._slots[id], map)
+        return self.out.name
 
     def write(self) -> None:
         """Write the volume of maps, with NaN in slices that were not scored, and remove what was gathered."""
         from anomalib_med.datasets.readers.nifti import SUFFIXES, write_slices, write_volume
 
-        if self.shape is None:
-            self.discard()
-            return
-        nothing = np.full(self.shape, np.nan, np.float32)
-        for slot in sorted(set(range(self.volume.length)) - self._filled):
-            self._put(slot, nothing)
         source = self.volume.path
         try:
+            if self.shape is None:
+                return
+            for slot in sorted(set(range(self.volume.length)) - self._filled):
+                self._put(slot, np.full(self.shape, np.nan, np.float32))
             with output_errors(self.out):
                 self._handle.close()
                 maps = np.memmap(self._temporary, np.float32, "r", shape=(self.volume.length, *self.shape))

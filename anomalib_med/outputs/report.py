@@ -3,19 +3,18 @@
 import base64
 import heapq
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
 import jinja2
-import numpy as np
 
 from anomalib_med.files import output_errors, write_atomic
 from anomalib_med.outputs.histogram import GROUPS, Histogram
 from anomalib_med.outputs.names import safe_stem
 from anomalib_med.outputs.resume import FAILURES_CSV, OVERLAYS, REPORT, SCORES_CSV
 from anomalib_med.outputs.run import flat_table
+from anomalib_med.outputs.runfile import read_run
 from anomalib_med.outputs.tables import FAILURES, SCORES
 from anomalib_med.records import Result, RunInfo, Sample
 from anomalib_med.version import __version__
@@ -23,53 +22,30 @@ from anomalib_med.version import __version__
 _FAILURES_SHOWN = 200
 
 
-@dataclass(slots=True)
-class _Counts:
-    scored: int = 0
-    flagged: int = 0
-    decided: int = 0
-    failed: int = 0
-    lowest: float = math.inf
-    highest: float = -math.inf
-
-    def counted(self, results: Iterable[Result]) -> Iterator[Result]:
-        """The same results, each counted as it passes."""
-        for result in results:
-            self.scored += 1
-            self.flagged += result.flagged is True
-            self.decided += result.flagged is not None
-            if math.isfinite(result.score):
-                self.lowest, self.highest = min(self.lowest, result.score), max(self.highest, result.score)
-            yield result
-
-
 def write_report(out: Path, run: RunInfo, samples: Sequence[Sample], *, top: int = 60) -> Path:
     """Write ``report.html`` of a run from the tables and overlays in its folder, with the `top` most anomalous images.
 
-    The tables are read row by row and only the pictures of those images are loaded, so memory does not grow with the
-    number of images. Labels of `samples` are shown beside the results, and the histogram tells them apart.
+    The tables are read row by row and only the pictures of those images are loaded, so memory grows by one number for
+    each image. The run is complete. Labels of `samples` are shown beside the results and told apart in the histogram.
     Raises OutputError where a table is missing or damaged.
     """
     labels = {sample.id: sample.label for sample in samples if sample.label is not None}
     threshold = run.threshold if run.threshold is not None and math.isfinite(run.threshold) else None
-    counts = _Counts()
-    ranked = heapq.nlargest(top, counts.counted(SCORES.read(out / SCORES_CSV)), key=lambda result: result.score)
-    failures = FAILURES.read(out / FAILURES_CSV)
-    shown = list(islice(failures, _FAILURES_SHOWN))
-    counts.failed = len(shown) + sum(1 for _ in failures)
+    ranked = heapq.nlargest(top, SCORES.read(out / SCORES_CSV), key=lambda result: result.score)
     text = _template().render(
         title=f"{run.title}: {len(samples)} images",
         version=__version__,
         model=flat_table(run.model),
         notes=run.notes,
-        counts=counts,
+        counts=read_run(out).counts,
         calibration_count=len(run.normal_scores),
+        decided=any(result.flagged is not None for result in ranked),
         threshold=threshold,
         false_alarm_rate=run.false_alarm_rate,
-        histogram=_histogram(out, counts, run.normal_scores, threshold, labels),
+        histogram=Histogram.of(_scores(out, run, labels), threshold),
         groups=GROUPS,
         cards=[(result, labels.get(result.id), _picture(out, result)) for result in ranked],
-        failures=shown,
+        failures=list(islice(FAILURES.read(out / FAILURES_CSV), _FAILURES_SHOWN)),
     )
     write_atomic(out / REPORT, text.encode("utf-8", "replace"))
     return out / REPORT
@@ -83,18 +59,14 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html.j2")
 
 
-def _histogram(
-    out: Path, counts: _Counts, normals: np.ndarray, threshold: float | None, labels: Mapping[str, int]
-) -> Histogram | None:
-    histogram = Histogram.over(normals, counts.lowest, counts.highest, threshold)
-    if histogram is not None:
-        for score in normals.tolist():
-            histogram.add("calibration", score)
-        for result in SCORES.read(out / SCORES_CSV):
-            label = labels.get(result.id)
-            known = "unlabelled" if label is None else "abnormal" if label else "normal"
-            histogram.add(known if labels else "scored", result.score)
-    return histogram
+def _scores(out: Path, run: RunInfo, labels: Mapping[str, int]) -> dict[str, list[float]]:
+    """The scores of each group of images."""
+    scores: dict[str, list[float]] = {group: [] for group in GROUPS} | {"calibration": run.normal_scores.tolist()}
+    for result in SCORES.read(out / SCORES_CSV):
+        label = labels.get(result.id)
+        known = "unlabelled" if label is None else "abnormal" if label else "normal"
+        scores[known if labels else "scored"].append(result.score)
+    return scores
 
 
 def _picture(out: Path, result: Result) -> str:

@@ -73,13 +73,12 @@ def remove_results(out: Path) -> None:
         if (out / SCORES_CSV).exists():
             _remove_pictures(out)
         remove_temporary(out)
-        (out / MAPS / SCALE).unlink(missing_ok=True)
+        tables = (SCORES_CSV, "scores.parquet", "scores.jsonl", FAILURES_CSV, VOLUMES_CSV, CANDIDATES_CSV, PATIENTS_CSV)
+        for name in (*tables, REPORT, f"{MAPS}/{SCALE}"):
+            (out / name).unlink(missing_ok=True)
         for folder in (out / MAPS, out / OVERLAYS):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-        tables = (SCORES_CSV, "scores.parquet", "scores.jsonl", FAILURES_CSV, REPORT)
-        for name in (*tables, VOLUMES_CSV, CANDIDATES_CSV, PATIENTS_CSV):
-            (out / name).unlink(missing_ok=True)
 
 
 def remove_temporary(out: Path) -> None:

@@ -8,26 +8,20 @@ from anomalib_med.records import RunInfo, Sample
 
 def fingerprint(run: RunInfo, samples: Sequence[Sample]) -> dict[str, str]:
     """What tells a run from others, for its :class:`.writer.ResultWriter`."""
-    rate = repr(run.false_alarm_rate)
-    return {"model": run.fingerprint, "images": _images_hash(samples), "false_alarm_rate": rate}
+    images, rate = _images_hash(samples), repr(run.false_alarm_rate)
+    return {"model": run.fingerprint, "images": images, "false_alarm_rate": rate}
 
 
 def flat_table(description: Mapping[str, object]) -> dict[str, str]:
     """A nested description as one table of text, keys joined by dots."""
     table: dict[str, str] = {}
-
-    def flatten(prefix: str, value: object) -> None:
+    for key, value in description.items():
+        if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            value = {str(i): item for i, item in enumerate(value, 1)}
         if isinstance(value, Mapping):
-            for key, inner in value.items():
-                flatten(f"{prefix}.{key}" if prefix else str(key), inner)
-        elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-            flatten(prefix, {str(i): item for i, item in enumerate(value, 1)})
-        elif isinstance(value, list):
-            table[prefix] = ", ".join(str(item) for item in value)
+            table |= {f"{key}.{inner}": text for inner, text in flat_table(value).items()}
         else:
-            table[prefix] = "" if value is None else str(value)
-
-    flatten("", description)
+            table[key] = ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
     return table
 
 

@@ -37,10 +37,9 @@ def claim(out: Path, run: Run) -> Run | None:
         foreign = f"holds files that are no results (such as {min(held)})"
         raise OutputError(f"{out}: {foreign}: choose an empty or new folder")
     earlier = read_run(out)
-    differs = _difference(earlier.fingerprint, run.fingerprint) or _difference(earlier.outputs, run.outputs)
-    if differs:
-        other = f"holds results of another run ({differs} differs)"
-        raise OutputError(f"{out}: {other}: choose another folder or pass --overwrite")
+    if differs := _difference(earlier.fingerprint, run.fingerprint) or _difference(earlier.outputs, run.outputs):
+        remedy = "choose another folder or pass --overwrite"
+        raise OutputError(f"{out}: holds results of another run ({differs} differs): {remedy}")
     return earlier
 
 

@@ -63,9 +63,7 @@ class Column(Generic[R_contra]):
 
     def parse(self, cell: str) -> Value:
         """The value of a cell of CSV; raises ValueError or KeyError for what the column does not hold."""
-        if self.kind is str:
-            return cell
-        if cell == "" and not self.required:
+        if cell == "" and self.kind is not str and not self.required:
             return None
         return _FLAGS[cell] if self.kind is bool else self.kind(cell)
 
@@ -129,14 +127,13 @@ class Table(Generic[R]):
                 handle.write(json.dumps(known, allow_nan=False) + "\n")
 
     def _to_parquet(self, rows: Iterator[Row], out: Path) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        import pyarrow.parquet
 
-        schema = pa.schema([(column.name, _ARROW[column.kind]) for column in self.columns])
-        with pq.ParquetWriter(out, schema) as writer:
+        schema = pyarrow.schema([(column.name, _ARROW[column.kind]) for column in self.columns])
+        with pyarrow.parquet.ParquetWriter(out, schema) as writer:
             while chunk := list(islice(rows, ROWS_AT_ONCE)):
                 encodable = [{k: _encodable(v) for k, v in row.items()} for row in chunk]
-                writer.write_table(pa.Table.from_pylist(encodable, schema))
+                writer.write_table(pyarrow.Table.from_pylist(encodable, schema))
 
     def _read_jsonl(self, path: Path) -> Iterator[R]:
         with output_errors(path), path.open(encoding="ascii") as handle:
@@ -148,15 +145,14 @@ class Table(Generic[R]):
                 yield record
 
     def _read_parquet(self, path: Path) -> Iterator[R]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        import pyarrow.parquet
 
         with output_errors(path):
             try:
-                with pq.ParquetFile(path) as file:
+                with pyarrow.parquet.ParquetFile(path) as file:
                     for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(self.names)):
                         yield from map(self._record, batch.to_pylist())
-            except (pa.ArrowInvalid, KeyError) as error:
+            except (pyarrow.ArrowInvalid, KeyError) as error:
                 raise OutputError(f"{path}: not as it was written ({error}): score again with --overwrite") from error
 
     def _record(self, row: Row) -> R:
@@ -190,12 +186,8 @@ def iter_records(path: Path, columns: Sequence[str]) -> Iterator[tuple[list[str]
 
 
 def _cell(value: Value) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
     if not isinstance(value, str):
-        return repr(value)
+        return "" if value is None else repr(value).lower()
     text = "'" + value if value.startswith(_FORMULA) else value
     # Quoted by hand: before Python 3.13 csv.writer leaves a lone carriage return bare, and csv.reader then trips on it.
     return f'"{text.replace(_QUOTE, _QUOTE * 2)}"' if _TO_QUOTE.search(text) else text

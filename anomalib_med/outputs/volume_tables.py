@@ -8,6 +8,7 @@ OUT/patients.csv     one row for each patient, from the highest of their volumes
 import math
 from collections import defaultdict
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,7 @@ CANDIDATES: Table[Candidate] = Table(
     (
         *columns(str, "volume", "patient"),
         Column("rank", int, required=True),
-        Column("x_mm", float, lambda c: _place(c, 0)),
-        Column("y_mm", float, lambda c: _place(c, 1)),
-        Column("z_mm", float, lambda c: _place(c, 2)),
+        *(Column(f"{name}_mm", float, partial(_place, axis=axis)) for axis, name in enumerate("xyz")),
         Column("ml", float, lambda c: None if c.ml is None else round(c.ml, 3)),
         Column("peak", float, required=True),
         Column("p_value", float),

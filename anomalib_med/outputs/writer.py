@@ -24,7 +24,7 @@ import numpy as np
 from anomalib_med.errors import ConfigError, OutputError
 from anomalib_med.files import AppendFile, output_errors, write_atomic
 from anomalib_med.outputs import resume, runfile
-from anomalib_med.outputs.dicom_maps import DicomMaps, is_dicom_series
+from anomalib_med.outputs.dicom_maps import DicomMaps
 from anomalib_med.outputs.maps import VolumeMaps, png_scale, write_npy, write_png
 from anomalib_med.outputs.names import safe_stem
 from anomalib_med.outputs.overlay import write_overlay
@@ -200,7 +200,7 @@ class ResultWriter:
             self.close()
 
     def _open(self, overwrite: bool) -> None:
-        """Resume what is there."""
+        """Make the folders, and open the tables behind what they keep of an earlier part of the run."""
         kept = resume.Kept()
         if overwrite and (self.out / runfile.NAME).exists():
             resume.remove_results(self.out)
@@ -209,7 +209,15 @@ class ResultWriter:
             volume_of = {id: volume.id for id, volume in self._volume_of.items()}
             kept = resume.kept_rows(self.out, volume_of, complete=earlier.complete)
         runfile.write_run(self.out, self._run)
-        self._make_folders()
+        with output_errors(self.out):
+            for name, wanted in ((resume.MAPS, self._maps != "none"), (resume.OVERLAYS, self._overlays)):
+                if wanted:
+                    (self.out / name).mkdir(exist_ok=True)
+        self._scale = png_scale(self._colours)
+        if self._maps == "png":
+            lo, step = self._scale
+            scale = {"value": "lo + png * step", "lo": lo, "step": step}
+            write_atomic(self.out / resume.MAPS / resume.SCALE, (json.dumps(scale, indent=2) + "\n").encode())
         self.done, self.counts, self.volumes = kept.done, kept.counts, kept.volumes
         self._scores = AppendFile(self.out / resume.SCORES_CSV, keep=kept.scores_end)
         if not kept.scores_end:
@@ -227,45 +235,30 @@ class ResultWriter:
         file.append(b"".join([table.header, *map(table.line, records)]))
         return file
 
-    def _make_folders(self) -> None:
-        with output_errors(self.out):
-            for name, wanted in ((resume.MAPS, self._maps != "none"), (resume.OVERLAYS, self._overlays)):
-                if wanted:
-                    (self.out / name).mkdir(exist_ok=True)
-        self._scale = png_scale(self._colours)
-        if self._maps == "png":
-            lo, step = self._scale
-            scale = {"value": "lo + png * step", "lo": lo, "step": step}
-            write_atomic(self.out / resume.MAPS / resume.SCALE, (json.dumps(scale, indent=2) + "\n").encode())
-
     def _go_to(self, volume: Volume | None) -> None:
         """Begin the volume of the next image where it is another one."""
         current = self._begun and self._begun.volume
         if volume is current:
             return
-        broken = current or volume
-        assert broken is not None
-        if current is not None or broken.id in self._finished:
-            raise OutputError(f"{broken.id}: its slices do not come one after the other: list them so")
-        self._begun = _Begun(broken, self._maps_of(broken))
-
-    def _maps_of(self, volume: Volume) -> VolumeMaps | DicomMaps | None:
-        """What takes the maps of a volume; None where each slice has its own."""
-        folder, stem = self.out / resume.MAPS, safe_stem(volume.id)
-        if self._maps == "dicom" and is_dicom_series(volume):
+        wanted = current or volume
+        assert wanted is not None
+        if current is not None or wanted.id in self._finished:
+            raise OutputError(f"{wanted.id}: its slices do not come one after the other: list them so")
+        maps: VolumeMaps | DicomMaps | None = None  # where each slice has its own
+        folder, stem = self.out / resume.MAPS, safe_stem(wanted.id)
+        if self._maps == "dicom" and all(s.frame is None and s.place is not None for s in wanted.samples):
             run = self._run.fingerprint.get("model", "")
-            return DicomMaps(volume, folder / stem, self._scale, self._colours, run)
-        if self._maps in ("nifti", "dicom") and volume.affine is not None:
-            return VolumeMaps(volume, folder / f"{stem}.nii.gz")
-        return None
+            maps = DicomMaps(wanted, folder / stem, self._scale, self._colours, run)
+        elif self._maps in ("nifti", "dicom") and wanted.affine is not None:
+            maps = VolumeMaps(wanted, folder / f"{stem}.nii.gz")
+        self._begun = _Begun(wanted, maps)
 
     def _write_map(self, id: str, map: np.ndarray) -> str:
         """Write a map, and return where it is."""
         if self._maps == "none":
             return ""
         if self._begun is not None and self._begun.maps is not None:
-            self._begun.maps.add(id, map)
-            return f"{resume.MAPS}/{self._begun.maps.name(id)}"
+            return f"{resume.MAPS}/{self._begun.maps.add(id, map)}"
         name = f"{resume.MAPS}/{safe_stem(id)}.{'png' if self._maps == 'png' else 'npy'}"
         if self._maps == "png":
             self.counts["clipped_pixels"] += write_png(self.out / name, map, self._scale)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomalib_med.calibration import Calibration, patients_needed
+from anomalib_med.calibration import Calibration, is_flagged, patients_needed
 
 scores = st.lists(st.integers(0, 20), min_size=1, max_size=60)
 
@@ -21,7 +21,7 @@ def test_p_value_is_the_textbook_formula(values: list[int], score: int) -> None:
 @given(scores, st.lists(st.integers(0, 9), min_size=60, max_size=60), st.floats(0.01, 0.6), st.integers(-1, 21))
 def test_flagged_means_above_the_threshold(values: list[int], patients: list[int], rate: float, score: int) -> None:
     calibration = Calibration.of(values, [str(p) for p in patients[: len(values)]])
-    assert calibration.flags(score, rate) == (score > calibration.threshold(rate))
+    assert is_flagged(calibration.p_value(score), rate) == (score > calibration.threshold(rate))
 
 
 def test_a_patient_with_many_images_counts_once() -> None:
@@ -34,8 +34,8 @@ def test_a_patient_with_many_images_counts_once() -> None:
 def test_smallest_p_value_and_the_patients_a_rate_needs() -> None:
     assert [patients_needed(rate) for rate in (0.05, 0.01, 0.1, 0.5)] == [19, 99, 9, 1]
     assert one_each(list(range(19))).p_value(100) == pytest.approx(0.05)
-    assert one_each(list(range(19))).flags(100, 0.05)
-    assert not one_each(list(range(18))).flags(100, 0.05)
+    assert is_flagged(one_each(list(range(19))).p_value(100), 0.05)
+    assert not is_flagged(one_each(list(range(18))).p_value(100), 0.05)
     assert one_each(list(range(18))).threshold(0.05) == np.inf
 
 
@@ -55,6 +55,6 @@ def test_false_alarm_rate_holds_for_exchangeable_normals() -> None:
     flagged = []
     for _ in range(3000):
         sample = rng.gamma(2, size=60)
-        flagged.append(np.mean([one_each(sample[:59].tolist()).flags(sample[59], 0.05)]))
+        flagged.append(np.mean([is_flagged(one_each(sample[:59].tolist()).p_value(sample[59]), 0.05)]))
     # Exactly 3/60; the bound is four standard errors.
     assert abs(np.mean(flagged) - 0.05) < 4 * (0.05 * 0.95 / 3000) ** 0.5

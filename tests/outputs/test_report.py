@@ -156,11 +156,7 @@ def test_the_same_results_give_the_same_page(tmp_path):
 
 
 def histogram(normals, scores, threshold=None):
-    finite = [score for score in scores if np.isfinite(score)]
-    made = Histogram.over(np.asarray(normals), min(finite, default=np.inf), max(finite, default=-np.inf), threshold)
-    for score in scores if made else []:
-        made.add("scored", score)
-    return made
+    return Histogram.of({"calibration": normals, "scored": scores}, threshold)
 
 
 def test_histogram_counts_are_numpys():
@@ -168,7 +164,7 @@ def test_histogram_counts_are_numpys():
     found = histogram(NORMALS, [*scores, np.nan], 1.0)
     expected = np.histogram(scores, 48, (found.lo, found.hi))[0]
     assert np.abs(found.counts["scored"] - expected).sum() < 5
-    assert found.totals == {"scored": 500}
+    assert found.totals == {"calibration": len(NORMALS), "scored": 500}
 
 
 def test_one_wild_score_does_not_squeeze_the_histogram():
