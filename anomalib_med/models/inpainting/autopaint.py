@@ -29,7 +29,6 @@ class AutoPaint(HoleFiller):
 
     name = "autopaint"
     title = "AutoPaint, self-inpainting with partial convolutions (Astaraki et al., 2023)"
-    input_size = 128
 
     class Config(ResidualConfig):
         """Settings of AutoPaint."""

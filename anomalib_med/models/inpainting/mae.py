@@ -24,7 +24,6 @@ class MaskedAutoencoder(HoleFiller):
 
     name = "mae"
     title = "Masked autoencoder, with memory and multi-level cross attention (MemMC-MAE, Tian et al., MLMI 2023)"
-    input_size = 128
 
     class Config(ResidualConfig):
         """Settings of the masked autoencoder."""
@@ -98,10 +97,9 @@ class MaskedAutoencoder(HoleFiller):
 
     def inpainted(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` in-painted everywhere, each pixel from passes in which it was hidden."""
-        c, generator = self.config, seeded(self.config.seed)
-        seen = torch.cat([cell_holes(self.transformer.grid, 1, c.parts, generator) for _ in range(c.repeats)])
-        holes = (~seen).repeat_interleave(c.patch, 1).repeat_interleave(c.patch, 2)
-        return inpaint_everywhere(self.network, x, holes)
+        c, generator, shape = self.config, seeded(self.config.seed), (x.shape[2], x.shape[3])
+        seen = torch.cat([cell_holes(shape, c.patch, c.parts, generator) for _ in range(c.repeats)])
+        return inpaint_everywhere(self.network, x, ~seen)
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
         """Error ``(B, H, W)`` of the in-painted image, averaged over channels and over `window`."""
@@ -143,10 +141,8 @@ class MaskedTransformer(nn.Module):
         last = nn.Linear(c.decoder_width, flat)
         nn.init.zeros_(last.weight)
         self.last = nn.Sequential(nn.LayerNorm(c.decoder_width), last)
-        self.place: torch.Tensor
-        self.decoder_place: torch.Tensor
-        self.register_buffer("place", positional_embedding(self.grid, c.width), persistent=False)
-        self.register_buffer("decoder_place", positional_embedding(self.grid, c.decoder_width), persistent=False)
+        self.place = nn.Buffer(positional_embedding(self.grid, c.width), persistent=False)
+        self.decoder_place = nn.Buffer(positional_embedding(self.grid, c.decoder_width), persistent=False)
 
     def cut(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` to patches ``(B, N, C * patch ** 2)``."""

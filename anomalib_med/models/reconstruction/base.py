@@ -42,6 +42,7 @@ class Reconstruction(TrainedDetector):
     One whose setting `image` has a choice beside "map" gives :meth:`own_score`.
     """
 
+    input_size = 64
     error: ClassVar[PixelError] = "l2"
 
     @abstractmethod

@@ -36,7 +36,6 @@ class Cvad(Reconstruction):
     class Config(LatentConfig):
         """Settings of CVAD; defaults are those of the official code."""
 
-        epochs: int = Field(100, ge=1)
         batch_size: int = Field(64, ge=1)
         weight_decay: float = Field(1e-6, ge=0)
         latent: int = Field(512, ge=1)

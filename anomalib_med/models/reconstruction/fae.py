@@ -30,7 +30,6 @@ class FeatureAutoencoder(TrainedDetector):
         neighbourhood: int = Field(1, ge=1)
         pooling: str = "mean"
         steps: int = Field(2000, ge=0)
-        batch_size: int = Field(32, ge=1)
         learning_rate: float = Field(5e-4, gt=0)
         loss: Literal["ssim", "mse"] = "ssim"
         """Error that is minimised: structural similarity ("ssim"), as in the paper, or the squared error ("mse")."""
@@ -61,8 +60,7 @@ class FeatureAutoencoder(TrainedDetector):
         features, size = self.features(x), (self.config.grid, self.config.grid)
         if features.shape[2:] == size:
             return features
-        resize = partial(F.interpolate, size=size, mode="bilinear", align_corners=False)
-        return self.each(lambda one: resize(one.float()).half(), features)
+        return self.each(lambda x: F.interpolate(x.float(), size, mode="bilinear").half(), features)
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """The error of the reconstruction."""

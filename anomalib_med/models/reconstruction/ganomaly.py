@@ -21,7 +21,6 @@ class Ganomaly(Reconstruction):
 
     name = "ganomaly"
     title = "GANomaly (Akcay et al., ACCV 2018)"
-    input_size = 64
 
     class Config(CodeConfig):
         """Settings of GANomaly; the weights of the losses are those of the paper."""
