@@ -7,10 +7,9 @@ import torch
 from pydantic import Field, model_validator
 from torch.optim import AdamW, Optimizer
 
-from anomalib_med.models.filters import mean_filter
 from anomalib_med.models.inpainting import diffusion
 from anomalib_med.models.inpainting.holes import seeded
-from anomalib_med.models.inpainting.residuals import Window
+from anomalib_med.models.inpainting.residuals import Window, mean_error
 from anomalib_med.models.losses import squared_error
 
 
@@ -74,4 +73,4 @@ class AnoDDPM(diffusion.Diffusion):
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
         """Squared difference ``(B, H, W)``, averaged over channels and over `window`."""
-        return mean_filter(squared_error(x, self.reconstruct(x)).mean(1), self.config.window)
+        return mean_error("l2", x, self.reconstruct(x), self.config.window)

@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import nn
 
-from anomalib_med.models.filters import mean_filter
 from anomalib_med.models.inpainting.holes import cell_holes, inpaint_everywhere, seeded, smooth_fill
-from anomalib_med.models.inpainting.residuals import HoleFiller, ResidualConfig, Window
-from anomalib_med.models.losses import PixelError, pixel_error, squared_error
+from anomalib_med.models.inpainting.residuals import HoleFiller, ResidualConfig, Window, mean_error
+from anomalib_med.models.losses import PixelError, squared_error
 from anomalib_med.models.training import Schedule, StepBatch
 
 
@@ -103,8 +102,7 @@ class MaskedAutoencoder(HoleFiller):
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
         """Error ``(B, H, W)`` of the in-painted image, averaged over channels and over `window`."""
-        c = self.config
-        return mean_filter(pixel_error(c.score, x, self.inpainted(x)).mean(1), c.window)
+        return mean_error(self.config.score, x, self.inpainted(x), self.config.window)
 
     def network(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
         """What the transformer adds to a smooth fill, and that fill; a patch that a hole touches is hidden whole."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import AfterValidator, Field
 
 from anomalib_med.models.filters import mean_filter
+from anomalib_med.models.losses import PixelError, pixel_error
 from anomalib_med.models.standard import Standard
 from anomalib_med.models.training import StepBatch, TrainedDetector, TrainingConfig
 
@@ -82,6 +83,11 @@ class HoleFiller(ResidualDetector):
         """Fill holes, bool ``(B, H, W)``, of images ``(B, C, H, W)``; outside them the images stay as they are."""
         x, hidden = x.to(self.device), holes.to(self.device)[:, None]
         return torch.where(hidden, self.network(torch.where(hidden, 0.0, x), hidden[:, 0]), x)
+
+
+def mean_error(kind: PixelError, x: torch.Tensor, y: torch.Tensor, window: int = 5) -> torch.Tensor:
+    """Error ``(B, H, W)`` of that name, averaged over channels and over a square of `window` pixels, an odd number."""
+    return mean_filter(pixel_error(kind, x, y).mean(1), window)
 
 
 def gradient_error(x: torch.Tensor, y: torch.Tensor, levels: int = LEVELS) -> torch.Tensor:

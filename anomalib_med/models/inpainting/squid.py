@@ -12,14 +12,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch.optim import Adam, Optimizer
 
-from anomalib_med.models.filters import mean_filter
-from anomalib_med.models.inpainting.residuals import ResidualConfig, ResidualDetector
+from anomalib_med.models.inpainting.residuals import ResidualConfig, ResidualDetector, mean_error
 from anomalib_med.models.inpainting.squid_parts import Discriminator, SquidNetwork
-from anomalib_med.models.losses import absolute_error, squared_error
+from anomalib_med.models.losses import squared_error
 from anomalib_med.models.standard import Standard
 from anomalib_med.models.training import Schedule, StepBatch
 
-WINDOW = 5  # pixels over which the residual is averaged
 RECONSTRUCTION, TEACHER, ADVERSARIAL = 10.0, 0.01, 0.005  # weights of losses, official code
 
 
@@ -124,7 +122,7 @@ class Squid(ResidualDetector):
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
         """Absolute difference ``(B, H, W)`` to what was in-painted, averaged over channels and 5 x 5 pixels."""
-        return mean_filter(absolute_error(x, self.inpainted(x)).mean(1), WINDOW)
+        return mean_error("l1", x, self.inpainted(x))
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """``1 - sigmoid((judge(y) - mean) / deviation)`` of the in-painted image y, in double; or the map pooled."""
