@@ -1,6 +1,5 @@
 """FAE: a small autoencoder of frozen features, with structural similarity as loss and as score."""
 
-from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -73,5 +72,5 @@ class FeatureAutoencoder(TrainedDetector):
         return self.each(lambda features: self._error(kind, features).mean(1), self.prepare(x).float())
 
     def _error(self, kind: Literal["ssim", "mse"], features: torch.Tensor) -> torch.Tensor:
-        error = squared_error if kind == "mse" else partial(ssim_error, window=WINDOW)
-        return error(features, self.autoencoder(features))
+        y = self.autoencoder(features)
+        return squared_error(features, y) if kind == "mse" else ssim_error(features, y, window=WINDOW)
