@@ -31,17 +31,18 @@ class Standard(nn.Module):
     def __init__(self, shape: tuple[int, ...], least: float = 1e-6) -> None:
         super().__init__()
         self.shape, self.least = shape, least
-        self.mean: torch.Tensor
-        self.deviation: torch.Tensor
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("deviation", torch.ones(shape))
+        self.mean, self.deviation = nn.Buffer(torch.zeros(shape)), nn.Buffer(torch.ones(shape))
 
     @torch.no_grad()
     def learn(self, batches: Iterable[torch.Tensor]) -> None:
         """Take mean and standard deviation of the normals, given as ``(B, ...)`` at a time."""
         mean, deviation = moments(batches, self.shape)
         self.mean.copy_(mean)
-        self.deviation.copy_(deviation.clamp_min(self.least))
+        self.deviation.copy_(self.scale(deviation).clamp_min(self.least))
+
+    def scale(self, deviation: torch.Tensor) -> torch.Tensor:
+        """What numbers are divided by, of their standard deviation; by default that."""
+        return deviation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, ...)``, standardised."""

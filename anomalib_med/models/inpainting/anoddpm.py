@@ -7,10 +7,9 @@ import torch
 from pydantic import Field, model_validator
 from torch.optim import AdamW, Optimizer
 
-from anomalib_med.models.filters import mean_filter
 from anomalib_med.models.inpainting import diffusion
 from anomalib_med.models.inpainting.holes import seeded
-from anomalib_med.models.inpainting.residuals import Window
+from anomalib_med.models.inpainting.residuals import Window, mean_error
 from anomalib_med.models.losses import squared_error
 
 
@@ -30,18 +29,14 @@ class AnoDDPM(diffusion.Diffusion):
         steps: int = Field(50_000, ge=0)
         batch_size: int = Field(16, ge=1)
         clip_norm: float = Field(1.0, ge=0)
-        start: int = Field(250, ge=1, le=diffusion.TIMES)
         longest: int = Field(800, ge=1, le=diffusion.TIMES)
         """Training noises to times below this, from 1 to 1000."""
         denoising_steps: int = Field(10, ge=1)
         """Steps from `start` back to the image. The official code takes every time; ours are fewer for speed."""
         draws: int = Field(5, ge=1)
         """How many noises the denoised image is averaged over."""
-        period: float = Field(0.25, gt=0)
         window: Window = 5
         """Side of the square over which the map is averaged, in pixels, odd; ours."""
-        widths: tuple[int, ...] = Field((64, 64, 128, 256), min_length=2)
-        average: float = Field(0.9999, ge=0, lt=1)
 
         @model_validator(mode="after")
         def _fitting(self) -> "AnoDDPM.Config":
@@ -78,4 +73,4 @@ class AnoDDPM(diffusion.Diffusion):
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
         """Squared difference ``(B, H, W)``, averaged over channels and over `window`."""
-        return mean_filter(squared_error(x, self.reconstruct(x)).mean(1), self.config.window)
+        return mean_error("l2", x, self.reconstruct(x), self.config.window)

@@ -13,13 +13,11 @@ from pydantic import Field
 from torch import nn
 
 from anomalib_med.models.blocks import Norm, norm_layer
-from anomalib_med.models.filters import mean_filter
 from anomalib_med.models.inpainting.holes import inpaint_everywhere, lattice_holes, shape_holes, smooth_fill
-from anomalib_med.models.inpainting.residuals import HoleFiller, ResidualConfig, grow
+from anomalib_med.models.inpainting.residuals import HoleFiller, ResidualConfig, grow, mean_error
 from anomalib_med.models.losses import absolute_error
 from anomalib_med.models.training import StepBatch
 
-WINDOW = 5  # pixels over which a residual is averaged
 MOST = 0.25  # of an image that may be marked
 WIDTHS = 1, 2, 4, 8, 8  # of the U-Net, as multiples of the first
 
@@ -29,7 +27,6 @@ class AutoPaint(HoleFiller):
 
     name = "autopaint"
     title = "AutoPaint, self-inpainting with partial convolutions (Astaraki et al., 2023)"
-    input_size = 128
 
     class Config(ResidualConfig):
         """Settings of AutoPaint."""
@@ -82,7 +79,7 @@ class AutoPaint(HoleFiller):
 
     def after_training(self, batches: Iterator[StepBatch]) -> None:
         """Learn what residuals of normals are like after the first round."""
-        self.normal.learn(self.each(lambda x: _residual(x, self.first_round(x)), batch.x) for batch in batches)
+        self.normal.learn(self.each(lambda x: mean_error("l1", x, self.first_round(x)), batch.x) for batch in batches)
 
     def first_round(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` in-painted everywhere."""
@@ -94,7 +91,7 @@ class AutoPaint(HoleFiller):
         holes = torch.zeros(len(x), *x.shape[2:], dtype=torch.bool, device=x.device)
         # Always all rounds: where a mark is stable another one changes nothing, and no image waits for another.
         for _ in range(self.config.rounds):
-            deviations = self.normal(_residual(x, y))
+            deviations = self.normal(mean_error("l1", x, y))
             # Something must be left to in-paint from.
             least = deviations.flatten(1).quantile(1 - MOST, dim=1).clamp_min(self.config.threshold)
             holes = grow(deviations > least[:, None, None], self.config.margin)
@@ -103,16 +100,11 @@ class AutoPaint(HoleFiller):
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
         """Absolute difference ``(B, H, W)`` to what was in-painted after all rounds."""
-        return _residual(x, self.inpainted(x)[0])
+        return mean_error("l1", x, self.inpainted(x)[0])
 
     def network(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
         """What the U-Net adds to a smooth fill, and that fill."""
         return smooth_fill(x, holes) + cast(torch.Tensor, self.unet(x, ~holes))
-
-
-def _residual(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Absolute difference ``(B, H, W)``, averaged over channels and 5 x 5 pixels."""
-    return mean_filter(absolute_error(x, y).mean(1), WINDOW)
 
 
 class PartialConv(nn.Module):

@@ -30,19 +30,18 @@ class DiffusionConfig(ResidualConfig):
     """Settings of a detector that noises images with simplex noise and denoises them."""
 
     pooling: str = "mean"
-    learning_rate: float = Field(1e-4, gt=0)
-    start: int = Field(ge=1, le=TIMES)
+    start: int = Field(250, ge=1, le=TIMES)
     """Time from 1 to 1000 to which an image is noised for its score: the later, the larger the lesion that goes, and
     the more of the image with it."""
-    period: float = Field(gt=0)
+    period: float = Field(0.25, gt=0)
     """Period of the coarsest noise, as a part of the shorter side."""
     octaves: int = Field(6, ge=1)
     """How many octaves of noise are summed, each half as coarse as the one before, if not finer than two pixels."""
     persistence: float = Field(0.8, gt=0)
     """Amplitude of each octave as a part of the one before."""
-    widths: tuple[int, ...] = Field(min_length=2)
+    widths: tuple[int, ...] = Field((64, 64, 128, 256), min_length=2)
     """Channels of the U-Net at each resolution, finest first."""
-    average: float = Field(ge=0, lt=1)
+    average: float = Field(0.9999, ge=0, lt=1)
     """Decay of the exponential moving average of the weights, which is what scores; with 0 the last weights do."""
 
     @property

@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import nn
 
-from anomalib_med.models.filters import mean_filter
 from anomalib_med.models.inpainting.holes import cell_holes, inpaint_everywhere, seeded, smooth_fill
-from anomalib_med.models.inpainting.residuals import HoleFiller, ResidualConfig, Window
-from anomalib_med.models.losses import PixelError, pixel_error, squared_error
+from anomalib_med.models.inpainting.residuals import HoleFiller, ResidualConfig, Window, mean_error
+from anomalib_med.models.losses import PixelError, squared_error
 from anomalib_med.models.training import Schedule, StepBatch
 
 
@@ -24,7 +23,6 @@ class MaskedAutoencoder(HoleFiller):
 
     name = "mae"
     title = "Masked autoencoder, with memory and multi-level cross attention (MemMC-MAE, Tian et al., MLMI 2023)"
-    input_size = 128
 
     class Config(ResidualConfig):
         """Settings of the masked autoencoder."""
@@ -98,15 +96,13 @@ class MaskedAutoencoder(HoleFiller):
 
     def inpainted(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` in-painted everywhere, each pixel from passes in which it was hidden."""
-        c, generator = self.config, seeded(self.config.seed)
-        seen = torch.cat([cell_holes(self.transformer.grid, 1, c.parts, generator) for _ in range(c.repeats)])
-        holes = (~seen).repeat_interleave(c.patch, 1).repeat_interleave(c.patch, 2)
-        return inpaint_everywhere(self.network, x, holes)
+        c, generator, shape = self.config, seeded(self.config.seed), (x.shape[2], x.shape[3])
+        seen = torch.cat([cell_holes(shape, c.patch, c.parts, generator) for _ in range(c.repeats)])
+        return inpaint_everywhere(self.network, x, ~seen)
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
         """Error ``(B, H, W)`` of the in-painted image, averaged over channels and over `window`."""
-        c = self.config
-        return mean_filter(pixel_error(c.score, x, self.inpainted(x)).mean(1), c.window)
+        return mean_error(self.config.score, x, self.inpainted(x), self.config.window)
 
     def network(self, x: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
         """What the transformer adds to a smooth fill, and that fill; a patch that a hole touches is hidden whole."""
@@ -143,10 +139,8 @@ class MaskedTransformer(nn.Module):
         last = nn.Linear(c.decoder_width, flat)
         nn.init.zeros_(last.weight)
         self.last = nn.Sequential(nn.LayerNorm(c.decoder_width), last)
-        self.place: torch.Tensor
-        self.decoder_place: torch.Tensor
-        self.register_buffer("place", positional_embedding(self.grid, c.width), persistent=False)
-        self.register_buffer("decoder_place", positional_embedding(self.grid, c.decoder_width), persistent=False)
+        self.place = nn.Buffer(positional_embedding(self.grid, c.width), persistent=False)
+        self.decoder_place = nn.Buffer(positional_embedding(self.grid, c.decoder_width), persistent=False)
 
     def cut(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` to patches ``(B, N, C * patch ** 2)``."""

@@ -1,7 +1,7 @@
 """Residuals of in-painting: how an image differs from what was in-painted, as a map, and what it is in normals."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Annotated
 
 import torch
@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from pydantic import AfterValidator, Field
 
 from anomalib_med.models.filters import mean_filter
-from anomalib_med.models.standard import Standard, moments
+from anomalib_med.models.losses import PixelError, pixel_error
+from anomalib_med.models.standard import Standard
 from anomalib_med.models.training import StepBatch, TrainedDetector, TrainingConfig
 
 GMS_C = 0.0026  # Xue et al. 2014, for values between 0 and 1
@@ -29,6 +30,7 @@ Window = Annotated[int, Field(ge=1), AfterValidator(_odd)]
 class ResidualConfig(TrainingConfig):
     """Settings of a detector whose map is a residual."""
 
+    learning_rate: float = Field(1e-4, gt=0)
     relative: bool = True
     """Whether the map counts in deviations above what normals have at that place. Edges of the heart, ribs and vessels
     are in-painted badly in every image; the papers do not account for it."""
@@ -40,18 +42,15 @@ class NormalResiduals(Standard):
     The standard deviation is averaged over 9 x 9 pixels and half of its mean is added: no place counts for too much.
     """
 
-    @torch.no_grad()
-    def learn(self, batches: Iterable[torch.Tensor]) -> None:
-        """Take the residuals of normals, ``(B, H, W)`` at a time."""
-        mean, deviation = moments(batches, self.shape)
-        smooth = mean_filter(deviation[None], AROUND)[0] + deviation.mean() / 2
-        self.mean.copy_(mean)
-        self.deviation.copy_(smooth.clamp_min(self.least))
+    def scale(self, deviation: torch.Tensor) -> torch.Tensor:
+        """Standard deviations ``(H, W)``, averaged and raised."""
+        return mean_filter(deviation[None], AROUND)[0] + deviation.mean() / 2
 
 
 class ResidualDetector(TrainedDetector):
     """A detector whose map is a residual, taken relative to those of normals where the setting `relative` says so."""
 
+    input_size = 128
     config: ResidualConfig
 
     def initialise(self, shape: tuple[int, ...]) -> None:
@@ -84,6 +83,11 @@ class HoleFiller(ResidualDetector):
         """Fill holes, bool ``(B, H, W)``, of images ``(B, C, H, W)``; outside them the images stay as they are."""
         x, hidden = x.to(self.device), holes.to(self.device)[:, None]
         return torch.where(hidden, self.network(torch.where(hidden, 0.0, x), hidden[:, 0]), x)
+
+
+def mean_error(kind: PixelError, x: torch.Tensor, y: torch.Tensor, window: int = 5) -> torch.Tensor:
+    """Error ``(B, H, W)`` of that name, averaged over channels and over a square of `window` pixels, an odd number."""
+    return mean_filter(pixel_error(kind, x, y).mean(1), window)
 
 
 def gradient_error(x: torch.Tensor, y: torch.Tensor, levels: int = LEVELS) -> torch.Tensor:

@@ -26,7 +26,6 @@ class Riad(HoleFiller):
 
     name = "riad"
     title = "RIAD, reconstruction by in-painting (Zavrtanik et al., Pattern Recognition 2021)"
-    input_size = 128
 
     class Config(ResidualConfig):
         """Settings of RIAD."""
@@ -34,7 +33,6 @@ class Riad(HoleFiller):
         pooling: str = "max"
         epochs: int = Field(300, ge=1)
         batch_size: int = Field(8, ge=1)
-        learning_rate: float = Field(1e-4, gt=0)
         weight_decay: float = Field(1e-5, ge=0)
         cells: tuple[Annotated[int, Field(ge=1)], ...] = Field((2, 4, 8, 16), min_length=1)
         """Sides of the hidden cells in pixels, one for each scale, as in the paper."""

@@ -12,14 +12,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch.optim import Adam, Optimizer
 
-from anomalib_med.models.filters import mean_filter
-from anomalib_med.models.inpainting.residuals import ResidualConfig, ResidualDetector
-from anomalib_med.models.inpainting.squid_parts import Discriminator, Slots, SquidNetwork
-from anomalib_med.models.losses import absolute_error, squared_error
+from anomalib_med.models.inpainting.residuals import ResidualConfig, ResidualDetector, mean_error
+from anomalib_med.models.inpainting.squid_parts import Discriminator, SquidNetwork
+from anomalib_med.models.losses import squared_error
 from anomalib_med.models.standard import Standard
 from anomalib_med.models.training import Schedule, StepBatch
 
-WINDOW = 5  # pixels over which the residual is averaged
 RECONSTRUCTION, TEACHER, ADVERSARIAL = 10.0, 0.01, 0.005  # weights of losses, official code
 
 
@@ -31,7 +29,6 @@ class Squid(ResidualDetector):
 
     name = "squid"
     title = "SQUID, in-painting of features from space-aware memory queues (Xiang et al., CVPR 2023)"
-    input_size = 128
     at_once = 0  # what was in-painted of a batch is kept between its map and its scores
 
     class Config(ResidualConfig):
@@ -39,7 +36,6 @@ class Squid(ResidualDetector):
 
         epochs: int = Field(200, ge=1)
         batch_size: int = Field(16, ge=1)
-        learning_rate: float = Field(1e-4, gt=0)
         weight_decay: float = Field(1e-5, ge=0)
         schedule: Schedule = "cosine"
         augment: bool = True
@@ -68,17 +64,13 @@ class Squid(ResidualDetector):
             return 32 * max(2, self.patches)
 
     config: Config
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**settings)
-        self._known: tuple[torch.Tensor, torch.Tensor] | None = None  # last inputs and what was in-painted
-        self._made: torch.Tensor | None = None  # by the generator in this step
+    _made: torch.Tensor | None = None  # by the generator in this step
 
     def build(self, shape: tuple[int, ...]) -> None:
         """Build generator and discriminator."""
-        c, self._known = self.config, None
-        memory: Slots = {"slots": c.slots, "topk": c.topk, "learnt": c.memory == "matrix"}
-        self.network = SquidNetwork(shape, c.width, c.patches, c.shortcut, **memory)
+        c = self.config
+        learnt = c.memory == "matrix"
+        self.network = SquidNetwork(shape, c.width, c.patches, c.shortcut, c.slots, c.topk, learnt=learnt)
         self.discriminator = Discriminator(shape)
         self.judged = Standard(())
 
@@ -124,13 +116,13 @@ class Squid(ResidualDetector):
 
     def inpainted(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``(B, C, H, W)`` made of in-painted features; those of the last inputs are kept."""
-        if self._known is None or self._known[0] is not x:
-            self._known = (x, self.each(lambda one: self.network(one).image, x))
-        return self._known[1]
+        if self._last is None or self._last[0] is not x:
+            self._last = (x, self.each(lambda one: self.network(one).image, x))
+        return self._last[1]
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
         """Absolute difference ``(B, H, W)`` to what was in-painted, averaged over channels and 5 x 5 pixels."""
-        return mean_filter(absolute_error(x, self.inpainted(x)).mean(1), WINDOW)
+        return mean_error("l1", x, self.inpainted(x))
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """``1 - sigmoid((judge(y) - mean) / deviation)`` of the in-painted image y, in double; or the map pooled."""
@@ -138,12 +130,6 @@ class Squid(ResidualDetector):
             return super().image_score(x, maps, valid)
         judged = self.each(self.discriminator.judge, self.inpainted(x)).double()
         return torch.sigmoid(-self.judged(judged))
-
-    def to(self, device: torch.device) -> "Squid":
-        """Move the networks, and forget the last inputs."""
-        self._known = None
-        super().to(device)
-        return self
 
     def _fakes(self, x: torch.Tensor) -> torch.Tensor:
         """What the generator made of `x` for its own optimizer in this step; anew where it made nothing."""

@@ -6,7 +6,7 @@ Sizes and order as in the official code, tiangexiang/SQUID.
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple, TypedDict, Unpack, cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,14 +32,6 @@ def join(x: torch.Tensor, parts: int) -> torch.Tensor:
     return x.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, parts * height, parts * width)
 
 
-class Slots(TypedDict):
-    """Settings of a :class:`Memory`."""
-
-    slots: int
-    topk: int
-    learnt: bool
-
-
 class Memory(nn.Module):
     """For each place so many slots, `learnt` or a queue of what was seen last.
 
@@ -50,14 +42,10 @@ class Memory(nn.Module):
     def __init__(self, places: int, size: int, slots: int, topk: int, *, learnt: bool) -> None:
         super().__init__()
         self.topk = min(topk, slots)
-        self.slots: torch.Tensor
-        self.next: torch.Tensor
         values = torch.empty(places, slots, size).uniform_(-(size**-0.5), size**-0.5)
-        if learnt:
-            self.slots = nn.Parameter(values)
-        else:
-            self.register_buffer("slots", values)
-            self.register_buffer("next", torch.tensor(0))
+        self.slots: torch.Tensor = nn.Parameter(values) if learnt else nn.Buffer(values)
+        if not learnt:
+            self.next: torch.Tensor = nn.Buffer(torch.tensor(0))
 
     def forward(self, query: torch.Tensor) -> torch.Tensor:
         """``(B, places, size)`` to the same shape."""
@@ -98,14 +86,16 @@ class Inpainting(nn.Module):
     `shortcut` is the share of places where, in training, the features themselves pass.
     """
 
-    def __init__(self, shape: tuple[int, int, int], parts: int, shortcut: float, **memory: Unpack[Slots]) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], parts: int, shortcut: float, slots: int, topk: int, *, learnt: bool
+    ) -> None:
         super().__init__()
         channels, height, width = shape
-        self.parts, self.shortcut, self.learnt = parts, shortcut, memory["learnt"]
+        self.parts, self.shortcut, self.learnt = parts, shortcut, learnt
         self.size, places = channels // 4 * height * width, parts**2
         self.last: torch.Tensor | None = None
         self.down = ConvBlock(channels, channels // 4, 1, activation=nn.ReLU)
-        self.memory = Memory(places, self.size, **memory)
+        self.memory = Memory(places, self.size, slots, topk, learnt=learnt)
         self.attention = nn.MultiheadAttention(self.size, HEADS, batch_first=True)
         self.norms = nn.ModuleList(nn.LayerNorm(self.size) for _ in range(2))
         narrow = self.size // 4
@@ -201,7 +191,7 @@ class SquidNetwork(nn.Module):
     """
 
     def __init__(
-        self, shape: tuple[int, ...], width: int, parts: int, shortcut: float, **memory: Unpack[Slots]
+        self, shape: tuple[int, ...], width: int, parts: int, shortcut: float, slots: int, topk: int, *, learnt: bool
     ) -> None:
         super().__init__()
         self.parts = parts
@@ -210,10 +200,10 @@ class SquidNetwork(nn.Module):
         self.first = DoubleConv(channels, width)
         self.down = nn.ModuleList(DoubleConv(i, o, 2) for i, o in pairwise(widths))
         coarse = (widths[4], height >> 4, wide >> 4)
-        self.inpainting = Inpainting(coarse, parts, shortcut, **memory)
+        self.inpainting = Inpainting(coarse, parts, shortcut, slots, topk, learnt=learnt)
         self.student, self.teacher = (UpDecoder(channels, widths, parts) for _ in range(2))
         shapes = ((widths[n], height >> n, wide >> n) for n in (3, 2))
-        self.memories = nn.ModuleList(DecoderMemory(s, memory["slots"], memory["topk"], shortcut) for s in shapes)
+        self.memories = nn.ModuleList(DecoderMemory(shape, slots, topk, shortcut) for shape in shapes)
 
     def forward(self, x: torch.Tensor, *, teach: bool = False) -> Generated:
         """Images ``(B, C, H, W)`` to in-painted ones, and with `teach` to those of the teacher."""

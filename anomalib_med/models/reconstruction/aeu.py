@@ -17,7 +17,6 @@ class UncertaintyAutoencoder(Reconstruction):
 
     name = "aeu"
     title = "AE-U, uncertainty prediction autoencoder (Mao et al., MICCAI 2020)"
-    input_size = 64
 
     class Config(CodeConfig):
         """Settings of the uncertainty autoencoder."""

@@ -24,7 +24,6 @@ class Autoencoder(Reconstruction):
 
     name = "autoencoder"
     title = "Autoencoder with l2, l1, SSIM or perceptual loss (Cai et al., MedIAnomaly, MedIA 2025)"
-    input_size = 64
 
     class Config(CodeConfig, BackboneConfig):
         """Settings of the autoencoder. Those of the backbone matter to the perceptual error only."""

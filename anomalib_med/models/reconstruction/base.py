@@ -1,9 +1,10 @@
 """What reconstructions share: settings, the error as a map, the choice between a score of their own and the map's."""
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 from torch.optim import Adam, Optimizer
@@ -42,6 +43,7 @@ class Reconstruction(TrainedDetector):
     One whose setting `image` has a choice beside "map" gives :meth:`own_score`.
     """
 
+    input_size = 64
     error: ClassVar[PixelError] = "l2"
 
     @abstractmethod
@@ -65,6 +67,14 @@ class Reconstruction(TrainedDetector):
         if getattr(self.config, "image", "map") == "map":
             return super().image_score(x, maps, valid)
         return self.each(self.own_score, x)
+
+    def cross_entropy(self, discriminator: nn.Module, x: torch.Tensor, label: Literal[0, 1]) -> torch.Tensor:
+        """Cross entropy of a discriminator, summed over images, which have this label, and reconstructions."""
+        with torch.no_grad():
+            copies = self.reconstructed(x)
+        real, false = discriminator(x).float(), discriminator(copies).float()
+        sign = 1 - 2 * label
+        return (F.softplus(sign * real) + F.softplus(-sign * false)).mean()
 
     def adam(self, *networks: nn.Module, betas: tuple[float, float] = (0.9, 0.999), amsgrad: bool = False) -> Optimizer:
         """Adam for the weights of networks, with the learning rate and the weight decay of the settings."""

@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
@@ -36,7 +35,6 @@ class Cvad(Reconstruction):
     class Config(LatentConfig):
         """Settings of CVAD; defaults are those of the official code."""
 
-        epochs: int = Field(100, ge=1)
         batch_size: int = Field(64, ge=1)
         weight_decay: float = Field(1e-6, ge=0)
         latent: int = Field(512, ge=1)
@@ -73,11 +71,7 @@ class Cvad(Reconstruction):
             reconstructed, divergence = self.vae(x, draw=True)
             divergence = self.config.beta * divergence.mean() / x[0].numel()
             return {"error": squared_error(x, reconstructed).mean(), "divergence": divergence}
-        with torch.no_grad():
-            copies = self.reconstructed(x)
-        real, false = self.discriminator(x).float(), self.discriminator(copies).float()
-        # Softplus of the logit is the cross entropy with label 0, that of the images.
-        return {"discriminator": (F.softplus(real) + F.softplus(-false)).mean()}
+        return {"discriminator": self.cross_entropy(self.discriminator, x, label=0)}
 
     def after_training(self, batches: Iterator[StepBatch]) -> None:
         """Learn the scale of both numbers from the normals."""

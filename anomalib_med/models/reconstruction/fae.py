@@ -1,6 +1,5 @@
 """FAE: a small autoencoder of frozen features, with structural similarity as loss and as score."""
 
-from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -30,7 +29,6 @@ class FeatureAutoencoder(TrainedDetector):
         neighbourhood: int = Field(1, ge=1)
         pooling: str = "mean"
         steps: int = Field(2000, ge=0)
-        batch_size: int = Field(32, ge=1)
         learning_rate: float = Field(5e-4, gt=0)
         loss: Literal["ssim", "mse"] = "ssim"
         """Error that is minimised: structural similarity ("ssim"), as in the paper, or the squared error ("mse")."""
@@ -61,8 +59,7 @@ class FeatureAutoencoder(TrainedDetector):
         features, size = self.features(x), (self.config.grid, self.config.grid)
         if features.shape[2:] == size:
             return features
-        resize = partial(F.interpolate, size=size, mode="bilinear", align_corners=False)
-        return self.each(lambda one: resize(one.float()).half(), features)
+        return self.each(lambda x: F.interpolate(x.float(), size, mode="bilinear").half(), features)
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """The error of the reconstruction."""
@@ -75,5 +72,5 @@ class FeatureAutoencoder(TrainedDetector):
         return self.each(lambda features: self._error(kind, features).mean(1), self.prepare(x).float())
 
     def _error(self, kind: Literal["ssim", "mse"], features: torch.Tensor) -> torch.Tensor:
-        error = squared_error if kind == "mse" else partial(ssim_error, window=WINDOW)
-        return error(features, self.autoencoder(features))
+        y = self.autoencoder(features)
+        return squared_error(features, y) if kind == "mse" else ssim_error(features, y, window=WINDOW)

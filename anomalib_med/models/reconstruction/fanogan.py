@@ -27,7 +27,6 @@ class FAnoGan(Reconstruction):
 
     name = "fanogan"
     title = "f-AnoGAN, Wasserstein GAN and encoder (Schlegl et al., MedIA 2019)"
-    input_size = 64
     error = "l1"
 
     class Config(LatentConfig):

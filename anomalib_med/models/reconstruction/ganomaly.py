@@ -3,7 +3,6 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch.optim import Optimizer
 
@@ -21,7 +20,6 @@ class Ganomaly(Reconstruction):
 
     name = "ganomaly"
     title = "GANomaly (Akcay et al., ACCV 2018)"
-    input_size = 64
 
     class Config(CodeConfig):
         """Settings of GANomaly; the weights of the losses are those of the paper."""
@@ -54,11 +52,7 @@ class Ganomaly(Reconstruction):
         """The three losses of the generator, or that of the discriminator, as `batch.optimizer` says."""
         c, x = self.config, batch.x
         if batch.optimizer == "discriminator":
-            with torch.no_grad():
-                reconstructed = self.generator(x)
-            real, false = self.discriminator(x).float(), self.discriminator(reconstructed).float()
-            # Softplus of the negative logit is the cross entropy with label 1.
-            return {"discriminator": 0.5 * (F.softplus(-real) + F.softplus(false)).mean()}
+            return {"discriminator": 0.5 * self.cross_entropy(self.discriminator, x, label=1)}
         z = self.generator.encode(x)
         reconstructed = self.generator.decode(z)
         features = [self.discriminator.features(image) for image in (x, reconstructed)]

@@ -21,7 +21,6 @@ class MemoryAutoencoder(Reconstruction):
 
     name = "memae"
     title = "MemAE, memory-augmented autoencoder (Gong et al., ICCV 2019)"
-    input_size = 64
 
     class Config(CodeConfig):
         """Settings of the memory-augmented autoencoder; defaults are those of MedIAnomaly."""

@@ -22,7 +22,6 @@ class VariationalAutoencoder(Reconstruction):
 
     name = "vae"
     title = "VAE with Gaussian or Dirichlet prior (Kingma and Welling 2014; Zimmerer et al., MICCAI 2019)"
-    input_size = 64
 
     class Config(CodeConfig):
         """Settings of the variational autoencoder; defaults are those of MedIAnomaly."""
