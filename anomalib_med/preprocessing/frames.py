@@ -21,6 +21,7 @@ from anomalib_med.records import Frame, Image, Progress, Sample, silent
 READ_AHEAD = 8
 
 _Read = Future[Image | ReadError]
+_Shared = OrderedDict[tuple[str, int | None], _Read]  # by file and frame
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +72,7 @@ class Frames:
         """Every sample in order with its frame, or with the error that reading it gave."""
         pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="anomed-read")
         pending: deque[tuple[Sample, Future[Frame | ReadError]]] = deque()
-        shared: OrderedDict[tuple[str, int | None], _Read] = OrderedDict()  # slices that are neighbours of others
+        shared: _Shared = OrderedDict()  # slices that are neighbours of others
         left = iter(self.samples)
         try:
             for done in range(1, len(self) + 1):
@@ -97,9 +98,7 @@ class Frames:
         if held:
             yield collate(held)
 
-    def _reads(
-        self, sample: Sample, pool: ThreadPoolExecutor, shared: OrderedDict[tuple[str, int | None], _Read]
-    ) -> list[_Read]:
+    def _reads(self, sample: Sample, pool: ThreadPoolExecutor, shared: _Shared) -> list[_Read]:
         """The slice and its neighbours in 2.5-D, each file read once; empty where the sample is to be read alone."""
         if self.preprocessing.slices == 1:
             return []
