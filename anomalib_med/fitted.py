@@ -23,7 +23,7 @@ from anomalib_med.models.registry import detectors
 from anomalib_med.models.scored import score_frames
 from anomalib_med.outputs.scores import Scores
 from anomalib_med.preprocessing import Frames, Preprocessing
-from anomalib_med.records import Json, Progress, Result, RunInfo, Sample, VolumeResult, silent
+from anomalib_med.records import Json, Progress, Result, RunInfo, Sample, silent
 from anomalib_med.version import __version__
 
 DEFAULT_RATE = 0.05
@@ -69,12 +69,9 @@ class FittedModel:
         """
         samples = discover(images, patient_pattern=patient_pattern)
         judge = VolumeJudge(self.volume_rule, false_alarm_rate, volumes_of(samples))
-        results: list[Result] = []
-        volumes: list[VolumeResult] = []
-        for result, _ in self.score_each(samples, false_alarm_rate=false_alarm_rate, progress=progress):
-            results.append(result)
-            if volume := judge.add(result):
-                volumes.append(volume)
+        scored = self.score_each(samples, false_alarm_rate=false_alarm_rate, progress=progress)
+        results = [result for result, _ in scored]
+        volumes = [volume for result in results if (volume := judge.add(result))]
         run = self.run_info(false_alarm_rate)
         return Scores(results, samples, volumes, judge.patients(), run, self.preprocessing)
 

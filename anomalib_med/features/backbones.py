@@ -170,11 +170,9 @@ def _load(network: nn.Module, state: State, source: str) -> None:
     misfit = f"weights of {source} do not fit the backbone"
     missing = [key for key in needed if key not in state]
     if missing:
-        unused = [key for key in state if key not in needed]
-        raise ConfigError(
-            f"{misfit}: {len(missing)} of {len(needed)} tensors are absent, first {', '.join(missing[:3])}; the file "
-            f"has {', '.join(unused[:3]) or 'nothing'} instead. Name the backbone it was made for"
-        )
+        absent = f"{len(missing)} of {len(needed)} tensors are absent, first {', '.join(missing[:3])}"
+        unused = ", ".join([key for key in state if key not in needed][:3]) or "nothing"
+        raise ConfigError(f"{misfit}: {absent}; the file has {unused} instead. Name the backbone it was made for")
     for key, value in needed.items():
         if state[key].shape != value.shape:
             raise ConfigError(f"{misfit}: {key} is {tuple(state[key].shape)}, needed {tuple(value.shape)}")

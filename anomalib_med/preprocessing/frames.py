@@ -5,7 +5,7 @@ from collections import OrderedDict, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field, replace
-from itertools import accumulate, islice
+from itertools import accumulate, groupby, islice
 
 import numpy as np
 import torch
@@ -89,14 +89,9 @@ class Frames:
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Consecutive frames of one shape, at most `size` together."""
-        held: list[Frame] = []
-        for frame in self:
-            if held and (len(held) == size or frame.pixels.shape != held[0].pixels.shape):
-                yield collate(held)
-                held = []
-            held.append(frame)
-        if held:
-            yield collate(held)
+        for _, alike in groupby(self, key=lambda frame: frame.pixels.shape):
+            while part := list(islice(alike, size)):
+                yield collate(part)
 
     def _reads(self, sample: Sample, pool: ThreadPoolExecutor, shared: _Shared) -> list[_Read]:
         """The slice and its neighbours in 2.5-D, each file read once; empty where the sample is to be read alone."""
