@@ -44,8 +44,7 @@ def read_recipe(path: Path) -> dict[str, dict[str, JsonValue]]:
     recipe: dict[str, dict[str, JsonValue]] = {}
     for key, value in read_toml(path, "recipe").items():
         if key not in ("detector", "preprocessing", "fit") or not isinstance(value, dict):
-            raise ConfigError(
-                f'recipe {path}: "{key}" is not known; its tables are [detector], [preprocessing] and [fit]'
-            )
+            tables = "[detector], [preprocessing] and [fit]"
+            raise ConfigError(f'recipe {path}: "{key}" is not known; its tables are {tables}')
         recipe[key] = value
     return recipe

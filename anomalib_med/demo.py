@@ -33,14 +33,13 @@ def run_demo(
     model = fit(TwoView(seed=seed), data / "train" / "normal", device=device, progress=progress)
     model.save(folder / "model", overwrite=True)
     results = folder / "results"
-    images = f"{data}/test/*normal/*.png"
-    summary = score_to_folder(model, images, results, report=True, overwrite=True, progress=progress)
-    assert summary.report is not None
+    score_to_folder(model, f"{data}/test/*normal/*.png", results, report=True, overwrite=True, progress=progress)
     scored = list(SCORES.read(results / "scores.csv"))
     labels = [int(Path(result.path).parent.name == "abnormal") for result in scored]
     maps = [np.load(results / result.map, allow_pickle=False) for result in scored]
     masks = [_mask(data, Path(result.path), map.shape) for result, map in zip(scored, maps, strict=True)]
-    return DemoOutcome(image_auroc(labels, [r.score for r in scored]), pixel_auroc(masks, maps), summary.report)
+    found, report = image_auroc(labels, [result.score for result in scored]), results / "report.html"
+    return DemoOutcome(found, pixel_auroc(masks, maps), report)
 
 
 def _mask(data: Path, image: Path, shape: tuple[int, ...]) -> np.ndarray:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import torch
 
 from anomalib_med.calibration import Calibration, VolumeJudge, VolumeRule, is_flagged
 from anomalib_med.calibration.stored import dump_rule, dump_scores, load_rule, load_scores
@@ -24,7 +23,7 @@ from anomalib_med.models.registry import detectors
 from anomalib_med.models.scored import score_frames
 from anomalib_med.outputs.scores import Scores
 from anomalib_med.preprocessing import Frames, Preprocessing
-from anomalib_med.records import Json, Progress, Result, RunInfo, Sample, VolumeResult, silent
+from anomalib_med.records import Json, Progress, Result, RunInfo, Sample, silent
 from anomalib_med.version import __version__
 
 DEFAULT_RATE = 0.05
@@ -70,12 +69,9 @@ class FittedModel:
         """
         samples = discover(images, patient_pattern=patient_pattern)
         judge = VolumeJudge(self.volume_rule, false_alarm_rate, volumes_of(samples))
-        results: list[Result] = []
-        volumes: list[VolumeResult] = []
-        for result, _ in self.score_each(samples, false_alarm_rate=false_alarm_rate, progress=progress):
-            results.append(result)
-            if volume := judge.add(result):
-                volumes.append(volume)
+        scored = self.score_each(samples, false_alarm_rate=false_alarm_rate, progress=progress)
+        results = [result for result, _ in scored]
+        volumes = [volume for result in results if (volume := judge.add(result))]
         run = self.run_info(false_alarm_rate)
         return Scores(results, samples, volumes, judge.patients(), run, self.preprocessing)
 
@@ -98,8 +94,7 @@ class FittedModel:
         frames = Frames(samples, self.preprocessing, display=display)
         smoothing = self.detector.config.smoothing
         for done, (sample, outcome) in enumerate(score_frames(self.detector, frames), 1):
-            path = "" if sample.path is None else str(sample.path)
-            result = partial(Result, sample.id, path, sample.frame, sample.patient)
+            result = partial(Result, sample.id, str(sample.path or ""), sample.frame, sample.patient)
             if isinstance(outcome, ReadError):
                 yield result(np.nan, status=str(outcome)), None
             else:
@@ -154,16 +149,11 @@ class FittedModel:
 
     def run_info(self, false_alarm_rate: float = DEFAULT_RATE) -> RunInfo:
         """What is told of a run of this model beside its results."""
-        return RunInfo(
-            title=self.detector.title,
-            model={key: value for key, value in self.describe().items() if key != "notes"},
-            notes=self.notes,
-            fingerprint=self.fingerprint(),
-            false_alarm_rate=false_alarm_rate,
-            threshold=self.threshold(false_alarm_rate),
-            normal_scores=np.empty(0) if self.calibration is None else self.calibration.scores,
-            colour_range=self.map_range,
-        )
+        model = {key: value for key, value in self.describe().items() if key != "notes"}
+        told = self.detector.title, model, self.notes, self.fingerprint()
+        normal_scores = np.empty(0) if self.calibration is None else self.calibration.scores
+        threshold = self.threshold(false_alarm_rate)
+        return RunInfo(*told, false_alarm_rate, threshold, normal_scores, self.map_range)
 
     def fingerprint(self) -> str:
         """SHA-256 of all that a score depends on; the same before saving and after loading."""
@@ -213,16 +203,11 @@ def load(folder: str | Path, *, device: str = "auto") -> FittedModel:
     files = read_model(Path(folder))
     d = files.description
     try:
+        detector, preprocessing = _detector(folder, files), Preprocessing.model_validate(d["preprocessing"])
         low, high = cast(list[float], d["map_range"])
-        model = FittedModel(
-            _detector(folder, files),
-            Preprocessing.model_validate(d["preprocessing"]),
-            load_scores(files.calibration),
-            (low, high),
-            load_rule(cast(Json, d["volumes"]), files.calibration),
-            cast(Json, d["training"]),
-            tuple(cast(list[str], d["notes"])),
-        )
+        scores, rule = load_scores(files.calibration), load_rule(cast(Json, d["volumes"]), files.calibration)
+        training, notes = cast(Json, d["training"]), tuple(cast(list[str], d["notes"]))
+        model = FittedModel(detector, preprocessing, scores, (low, high), rule, training, notes)
     except (KeyError, ValueError, ConfigError) as error:
         reason = f"the model does not fit this version of anomalib-med ({error})"
         raise ModelError(f"{folder}: {reason}; fit again") from error
@@ -234,17 +219,14 @@ def load(folder: str | Path, *, device: str = "auto") -> FittedModel:
 def _detector(folder: str | Path, files: ModelFiles) -> Detector:
     named, known = cast(Json, files.description["detector"]), detectors()
     if named["name"] not in known:
-        raise ModelError(
-            f'{folder}: its detector "{named["name"]}" is not part of this package; '
-            "import the module that defines it before loading, or upgrade anomalib-med"
-        )
+        remedy = "import the module that defines it before loading, or upgrade anomalib-med"
+        raise ModelError(f'{folder}: its detector "{named["name"]}" is not part of this package; {remedy}')
     detector = known[str(named["name"])](**cast(dict[str, object], named["settings"]))
-
-    def tensors(prefix: str) -> dict[str, torch.Tensor]:
-        return {key.removeprefix(prefix): v for key, v in files.tensors.items() if key.startswith(prefix)}
-
-    backbone = {key: value.float() for key, value in tensors(BACKBONE_PREFIX).items()}
+    backbone, learnt = (
+        {key.removeprefix(prefix): tensor for key, tensor in files.tensors.items() if key.startswith(prefix)}
+        for prefix in (BACKBONE_PREFIX, DETECTOR_PREFIX)
+    )
     if backbone:
         detector.build_extractor(backbone)
-    detector.load_state(tensors(DETECTOR_PREFIX), cast(Json, files.description["state"]))
+    detector.load_state(learnt, cast(Json, files.description["state"]))
     return detector

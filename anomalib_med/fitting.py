@@ -1,7 +1,7 @@
 """fit: from normal images to a FittedModel: split by patient, choose the window, fit the detector, calibrate."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -192,17 +192,12 @@ def _settled(preprocessing: Preprocessing, samples: Sequence[Sample], detector: 
         able = ", ".join(name for name, kind in detectors().items() if kind.uses_height)
         refused = f"{detector.name} does not compare slices by their height"
         raise ConfigError(f'{refused}: fit with height "none", or one of {able}')
-    preprocessing = preprocessing.model_copy(update=update)
-    if "auto" not in preprocessing.windows:
-        return preprocessing
-    return preprocessing.resolved(list(islice(_readable(samples), LOOKED_AT)))
+    return preprocessing.model_copy(update=update).resolved(islice(_readable(samples), LOOKED_AT))
 
 
 def _readable(samples: Sequence[Sample]) -> Iterator[Image]:
     for sample in samples:
-        try:
+        with suppress(ReadError):  # reported when the frames are read
             image = read(sample)
-        except ReadError:
-            continue  # reported when the frames are read
-        if np.ptp(image.pixels) > 0:  # an empty image says nothing of the others, and is refused later
-            yield image
+            if np.ptp(image.pixels) > 0:  # an empty image says nothing of the others, and is refused later
+                yield image

@@ -157,8 +157,8 @@ def _unfitted(detector: Detector) -> Detector:
         return type(detector)(**settings).to(detector.device)
     extractor = detector.extractor
     new = type(detector)(**settings | {"weights": extractor.backbone.source})  # a path may be gone, and is not needed
-    new.build_extractor({key: value.float() for key, value in extractor.state().items()})
-    new.extractor.use_cache(extractor.cache)
+    new.build_extractor(extractor.state())
+    new.extractor.cache = extractor.cache
     return new.to(detector.device)
 
 

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 Json = dict[str, JsonValue]
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels
+Spacing = tuple[float, float]  # mm between rows and between columns
 
 
 class Progress(Protocol):
@@ -31,7 +32,7 @@ class Place:
     kind: str  # "slice", "localizer", "secondary capture", or "no image" for an object without pixels
     position: tuple[float, ...] | None  # centre of the first pixel in mm (LPS)
     axes: tuple[float, ...] | None  # directions along a row and down a column, six cosines (LPS)
-    spacing: tuple[float, float] | None  # mm between rows and between columns
+    spacing: Spacing | None
     shape: tuple[int, int]  # rows and columns
     instance: int  # InstanceNumber, 0 where the file has none
     acquisition: int  # AcquisitionNumber, 0 where the file has none
@@ -86,7 +87,7 @@ class Image:
 
     pixels: np.ndarray
     sample: Sample
-    spacing: tuple[float, float] | None = None  # mm between rows and between columns
+    spacing: Spacing | None = None
     modality: str = ""  # DICOM's code (CT, CR, DX, MR), or ""
     window: tuple[float, float] | None = None  # lowest and highest value to be shown, as the file states it (VOI)
     missing: np.ndarray | None = None  # bool (H, W), True where nothing was measured (pixel padding value, NaN)
@@ -98,6 +99,11 @@ class Image:
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
         return self.pixels.shape[0], self.pixels.shape[1]
+
+
+def turned(grid: np.ndarray, flips: tuple[bool, bool]) -> np.ndarray:
+    """A grid ``(H, W, ...)`` with rows and columns reversed where asked for."""
+    return np.ascontiguousarray(grid[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1]) if any(flips) else grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +125,7 @@ class Geometry:
         if smoothing > 0:
             full = cv2.GaussianBlur(full, (0, 0), smoothing, borderType=cv2.BORDER_REFLECT_101)
         top, left, rows, columns = self.content
-        full = full[top : top + rows, left : left + columns]
-        if any(self.flips):
-            full = full[:: -1 if self.flips[0] else 1, :: -1 if self.flips[1] else 1]
-        full = np.ascontiguousarray(full)
+        full = np.ascontiguousarray(turned(full[top : top + rows, left : left + columns], self.flips))
         if full.shape == self.original:
             return full
         return cv2.resize(full, self.original[::-1], interpolation=cv2.INTER_LINEAR)

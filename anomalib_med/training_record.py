@@ -58,18 +58,15 @@ def notes_on(detector: Detector, training: Json, calibration: Calibration | None
         notes.append(f"training ended after {done} of {planned} steps, when max_minutes were over")
     if "selection" in training:
         chosen = cast(Json, training["selection"])
-        notes.append(
-            f"transductive: of {training['steps']} steps the weights after step {chosen['step']} were chosen, by "
-            f"{chosen['by']} {chosen['value']:.3f} on {chosen['unlabelled_images']} unlabelled images; results on "
-            "those images flatter the model"
-        )
+        how = f"by {chosen['by']} {chosen['value']:.3f} on {chosen['unlabelled_images']} unlabelled images"
+        what = f"of {training['steps']} steps the weights after step {chosen['step']} were chosen, {how}"
+        notes.append(f"transductive: {what}; results on those images flatter the model")
     needed = patients_needed(NOTED_RATE)
     if calibration is None:
         notes.append("no normals were held out: scores have no p-values and nothing is flagged")
     elif calibration.patient_count < needed:
         count = calibration.patient_count
-        notes.append(
-            f"only {count} {'patient was' if count == 1 else 'patients were'} held out: nothing can be flagged below a "
-            f"false-alarm rate of {calibration.smallest_p:.3f} (5 % needs {needed})"
-        )
+        few = f"only {count} {'patient was' if count == 1 else 'patients were'} held out"
+        least = f"a false-alarm rate of {calibration.smallest_p:.3f} (5 % needs {needed})"
+        notes.append(f"{few}: nothing can be flagged below {least}")
     return tuple(notes)

@@ -47,10 +47,8 @@ class Backbone:
     def intermediates(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Outputs ``(B, C, h, w)`` of each layer for a normalised batch ``(B, C, H, W)``."""
         trunk: Any = self.network  # as in `create`
-        outputs: list[torch.Tensor] = trunk.forward_intermediates(
-            x, list(self.indices), norm=self.norm, output_fmt="NCHW", intermediates_only=True
-        )
-        return outputs
+        options = {"norm": self.norm, "output_fmt": "NCHW", "intermediates_only": True}
+        return list(trunk.forward_intermediates(x, list(self.indices), **options))
 
 
 def create(
@@ -82,9 +80,8 @@ def create(
     """
     network: Any = _construct(name, seed)  # torch's types do not know the names that timm gives its networks
     if not hasattr(network, "forward_intermediates"):
-        raise ConfigError(
-            f'backbone "{name}" gives no intermediate outputs: choose another timm network, for example "resnet18"'
-        )
+        remedy = 'choose another timm network, for example "resnet18"'
+        raise ConfigError(f'backbone "{name}" gives no intermediate outputs: {remedy}')
     config, info = network.pretrained_cfg, list(network.feature_info)
     strides = [int(entry["reduction"]) for entry in info]
     chosen = _choose_layers(name, layers, [str(entry["module"]) for entry in info], strides)
@@ -123,9 +120,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         options = f'a safetensors file, "{PRETRAINED}" or "{RANDOM}"'
         raise ConfigError(f'weights "{path}": no such file; give {options}') from None
     except (SafetensorError, OSError) as error:
-        raise ConfigError(
-            f'weights "{path}": not a readable safetensors file ({error}); convert it with safetensors.torch.save_file'
-        ) from error
+        reason = f"not a readable safetensors file ({error})"
+        raise ConfigError(f'weights "{path}": {reason}; convert it with safetensors.torch.save_file') from error
 
 
 def weight_hash(network: nn.Module) -> str:
@@ -174,11 +170,9 @@ def _load(network: nn.Module, state: State, source: str) -> None:
     misfit = f"weights of {source} do not fit the backbone"
     missing = [key for key in needed if key not in state]
     if missing:
-        unused = [key for key in state if key not in needed]
-        raise ConfigError(
-            f"{misfit}: {len(missing)} of {len(needed)} tensors are absent, first {', '.join(missing[:3])}; the file "
-            f"has {', '.join(unused[:3]) or 'nothing'} instead. Name the backbone it was made for"
-        )
+        absent = f"{len(missing)} of {len(needed)} tensors are absent, first {', '.join(missing[:3])}"
+        unused = ", ".join([key for key in state if key not in needed][:3]) or "nothing"
+        raise ConfigError(f"{misfit}: {absent}; the file has {unused} instead. Name the backbone it was made for")
     for key, value in needed.items():
         if state[key].shape != value.shape:
             raise ConfigError(f"{misfit}: {key} is {tuple(state[key].shape)}, needed {tuple(value.shape)}")

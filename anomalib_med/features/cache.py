@@ -42,9 +42,8 @@ class FeatureCache:
             with replacing(path) as temporary, temporary.open("wb") as file:
                 np.save(file, features.numpy())
         except OSError as error:
-            raise OutputError(
-                f"feature cache {self.folder}: {error.strerror or error}; free space or choose another --cache"
-            ) from error
+            reason = f"feature cache {self.folder}: {error.strerror or error}"
+            raise OutputError(f"{reason}; free space or choose another --cache") from error
 
 
 class FirstFeatures(FeatureCache):

@@ -58,7 +58,7 @@ class FeatureExtractor:
         self.neighbourhood = neighbourhood
         self.scales = scales
         self.precision: Precision = precision
-        self.cache: FeatureCache | None = None
+        self.cache: FeatureCache | None = None  # where features are taken from and kept; None to compute them each time
         side = 8 * self.multiple
         fuse_batch_norms(network, torch.zeros(1, len(self.backbone.mean), side, side))
         self.to(torch.device("cpu"))
@@ -78,19 +78,15 @@ class FeatureExtractor:
         """Rows and columns of an input should be multiples of this."""
         return max(self.backbone.strides)
 
-    def use_cache(self, cache: FeatureCache | None) -> None:
-        """Take features from a cache and keep them there; None: compute them each time."""
-        self.cache = cache
-
     @contextmanager
     def keeping(self, cache: FeatureCache) -> Iterator[None]:
         """Use a cache inside the block, unless another one is in use."""
         before = self.cache
-        self.use_cache(before or cache)
+        self.cache = before or cache
         try:
             yield
         finally:
-            self.use_cache(before)
+            self.cache = before
 
     def key(self, scale: float = 1.0) -> str:
         """Hash of everything but the image that the features of one scale depend on."""
@@ -108,8 +104,8 @@ class FeatureExtractor:
         self.device = device
         network: nn.Module = self.backbone.network
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._mean = torch.tensor(self.backbone.mean, device=device)[:, None, None]
-        self._std = torch.tensor(self.backbone.std, device=device)[:, None, None]
+        statistics = self.backbone.mean, self.backbone.std
+        self._mean, self._std = (torch.tensor(values, device=device)[:, None, None] for values in statistics)
         return self
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -172,11 +168,9 @@ class FeatureExtractor:
             x = x.expand(2, -1, -1, -1)
         x = ((x - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
         halved = self.precision != "float32"
+        half = torch.autocast(self.device.type, dtype=getattr(torch, self.precision), enabled=halved)
         # With TF32 allowed, a GPU would round the factors of "float32" convolutions to 10 bits.
-        with (
-            torch.autocast(self.device.type, dtype=getattr(torch, self.precision), enabled=halved),
-            torch.backends.cudnn.flags(enabled=True, allow_tf32=halved),
-        ):
+        with half, torch.backends.cudnn.flags(enabled=True, allow_tf32=halved):
             outputs = self.backbone.intermediates(x)
         return [output[:count] for output in outputs]
 

@@ -59,9 +59,7 @@ class RadLite(nn.Module):
     """
 
     pretrained_cfg = {"mean": (0.5,), "std": (0.25,)}  # noqa: RUF012
-    feature_info = [  # noqa: RUF012
-        {"num_chs": DIMENSIONS, "reduction": stride, "module": f"stride{stride}"} for stride in (8, 16)
-    ]
+    feature_info = [{"num_chs": DIMENSIONS, "reduction": s, "module": f"stride{s}"} for s in (8, 16)]  # noqa: RUF012
 
     def __init__(self, *, trained: bool = False) -> None:
         super().__init__()
@@ -71,10 +69,8 @@ class RadLite(nn.Module):
         self.stage8 = nn.Sequential(unit(w4, w8, 2), block(w8))
         self.stage16 = nn.Sequential(unit(w8, w16, 2), block(w16), block(w16))
         self.stage32 = nn.Sequential(unit(w16, w32, 2), block(w32))
-        self.down16 = nn.Conv2d(w32, w16, 1)
-        self.down8 = nn.Conv2d(w16, w8, 1)
-        self.head8 = _head(w8)
-        self.head16 = _head(w16)
+        self.down16, self.down8 = nn.Conv2d(w32, w16, 1), nn.Conv2d(w16, w8, 1)
+        self.head8, self.head16 = _head(w8), _head(w16)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -91,8 +87,6 @@ class RadLite(nn.Module):
         at16 = F.relu(at16 + to_grid(self.down16(self.stage32(at16)), at16.shape[-2:]))
         at8 = F.relu(at8 + to_grid(self.down8(at16), at8.shape[-2:]))
         return [self.head8(at8), self.head16(at16)]
-
-    forward_features = forward
 
     def forward_intermediates(self, x: torch.Tensor, indices: Sequence[int], **_: object) -> list[torch.Tensor]:
         """The outputs asked for."""

@@ -225,7 +225,7 @@ class Detector(ABC):
         """
         if not self.uses_features:
             raise ConfigError(f"detector {self.name} has no backbone: a feature cache is of no use to it")
-        self.extractor.use_cache(FeatureCache(folder))
+        self.extractor.cache = FeatureCache(folder)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Features ``(B, D, h, w)``, float16, of inputs ``(B, C, H, W)``; the last are kept for map and score alike."""

@@ -9,8 +9,9 @@ from anomalib_med.errors import ConfigError, ReadError
 from anomalib_med.preprocessing.exposed import exposed_field
 from anomalib_med.preprocessing.lungs import lung_field
 from anomalib_med.preprocessing.valid_area import body, inside_borders
+from anomalib_med.records import Spacing
 
-AreaFunction = Callable[[np.ndarray, tuple[float, float] | None], np.ndarray]
+AreaFunction = Callable[[np.ndarray, Spacing | None], np.ndarray]
 OWN_AREA = "one of your own is made known with register_area before the model is loaded"
 EXPOSED = "exposed"
 _BUILT_IN = ("auto", "body", "lung", EXPOSED, "all")
@@ -43,7 +44,7 @@ def register_area(name: str, function: AreaFunction) -> None:
     _own[name] = function
 
 
-def find_area(name: str, pixels: np.ndarray, spacing: tuple[float, float] | None, *, hounsfield: bool) -> Area:
+def find_area(name: str, pixels: np.ndarray, spacing: Spacing | None, *, hounsfield: bool) -> Area:
     """Find the area of one image, float ``(H, W)``, in Hounsfield units where `hounsfield` is true.
 
     The name is one of `area_names`; the spacing is in millimetres between rows and between columns. Raises ReadError

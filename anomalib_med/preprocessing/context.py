@@ -1,6 +1,7 @@
 """What the volume of a slice says of it: its relative height, and the slices beside it."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from threading import RLock
 from typing import NamedTuple
@@ -112,15 +113,12 @@ class VolumeContext:
         return float(at[chosen[longest[0]]]), float(at[chosen[longest[-1]]])
 
     def _shows_lung(self, sample: Sample) -> bool:
-        try:
+        with suppress(ReadError):  # said when the slice itself is read
             image = read(sample)
-        except ReadError:
-            return False  # said when the slice itself is read
-        if image.pixels.ndim != 2:
-            return False
-        small = shrunk(image.pixels, LOOKED_AT_SIDE)
-        hounsfield = is_hounsfield(image, self.settings)
-        return lung_field(small, spacing_at(image, small.shape), hounsfield=hounsfield)[0] is not None
+            if image.pixels.ndim == 2:
+                small, hounsfield = shrunk(image.pixels, LOOKED_AT_SIDE), is_hounsfield(image, self.settings)
+                return lung_field(small, spacing_at(image, small.shape), hounsfield=hounsfield)[0] is not None
+        return False
 
 
 def _key(sample: Sample) -> str | int:

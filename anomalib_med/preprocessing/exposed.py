@@ -67,12 +67,11 @@ def _markers(scaled: np.ndarray, field: np.ndarray) -> np.ndarray:
     bright = ((scaled > BRIGHT) & field).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(bright, connectivity=8)
     extent = stats[:, (cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT)].max(axis=1)
+    extent[0] = 0  # what is not bright
     frame = _frame(field, FRAME)
     margin = max(2, round(0.01 * longer))
     marked = np.zeros(scaled.shape, bool)
     for i in np.flatnonzero((extent >= GLYPH[0] * longer) & (extent <= GLYPH[1] * longer)):
-        if i == 0:
-            continue  # what is not bright
         left, top, wide, high, _ = stats[i].tolist()
         starts = ((top, high), (left, wide))
         rows, columns = (slice(max(0, at - 2 * margin), at + length + 2 * margin) for at, length in starts)

@@ -5,7 +5,7 @@ from collections import OrderedDict, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field, replace
-from itertools import accumulate, islice
+from itertools import accumulate, groupby, islice
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from anomalib_med.records import Frame, Image, Progress, Sample, silent
 READ_AHEAD = 8
 
 _Read = Future[Image | ReadError]
+_Shared = OrderedDict[tuple[str, int | None], _Read]  # by file and frame
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +72,7 @@ class Frames:
         """Every sample in order with its frame, or with the error that reading it gave."""
         pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="anomed-read")
         pending: deque[tuple[Sample, Future[Frame | ReadError]]] = deque()
-        shared: OrderedDict[tuple[str, int | None], _Read] = OrderedDict()  # slices that are neighbours of others
+        shared: _Shared = OrderedDict()  # slices that are neighbours of others
         left = iter(self.samples)
         try:
             for done in range(1, len(self) + 1):
@@ -88,18 +89,11 @@ class Frames:
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Consecutive frames of one shape, at most `size` together."""
-        held: list[Frame] = []
-        for frame in self:
-            if held and (len(held) == size or frame.pixels.shape != held[0].pixels.shape):
-                yield collate(held)
-                held = []
-            held.append(frame)
-        if held:
-            yield collate(held)
+        for _, alike in groupby(self, key=lambda frame: frame.pixels.shape):
+            while part := list(islice(alike, size)):
+                yield collate(part)
 
-    def _reads(
-        self, sample: Sample, pool: ThreadPoolExecutor, shared: OrderedDict[tuple[str, int | None], _Read]
-    ) -> list[_Read]:
+    def _reads(self, sample: Sample, pool: ThreadPoolExecutor, shared: _Shared) -> list[_Read]:
         """The slice and its neighbours in 2.5-D, each file read once; empty where the sample is to be read alone."""
         if self.preprocessing.slices == 1:
             return []

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from anomalib_med.preprocessing.valid_area import at_edge, body
+from anomalib_med.records import Spacing
 
 LUNG_BOUNDARY = -400.0  # HU: the lung with its small vessels lies below
 GAS = -960.0  # HU: the median of trachea and bowel lies below, of lungs and emphysema above
@@ -24,9 +25,7 @@ DENSITY = (-970.0, -450.0)  # HU, mean of the field
 LOPSIDED, LARGE = 12.0, 5000.0  # one side this many times the other, and above this many mm2
 
 
-def lung_field(
-    pixels: np.ndarray, spacing: tuple[float, float] | None, *, hounsfield: bool
-) -> tuple[np.ndarray | None, str]:
+def lung_field(pixels: np.ndarray, spacing: Spacing | None, *, hounsfield: bool) -> tuple[np.ndarray | None, str]:
     """Find the lung fields of a slice, float ``(H, W)``, from its mm between rows and columns, or None.
 
     The pixels are Hounsfield units where `hounsfield` is true; otherwise grey values with dark lungs, whose boundary is
@@ -36,8 +35,8 @@ def lung_field(
     smooth = cv2.GaussianBlur(pixels.astype(np.float32), (0, 0), max(0.3, 1.0 / float(np.mean(mm))))
     boundary = LUNG_BOUNDARY if hounsfield else _otsu(smooth)
     outline = body(smooth, boundary)
-    air = (outline & (smooth < boundary)).astype(np.uint8)
-    kept = _regions(air, smooth, outline, mm, hounsfield=hounsfield)
+    regions = _regions((outline & (smooth < boundary)).astype(np.uint8), outline, mm)
+    kept = [region for region in regions if not hounsfield or float(np.median(smooth[region])) >= GAS]
     if not kept:
         return None, "no lung field found"
     field = np.any([_closed(region, mm) for region in kept], axis=0) & outline
@@ -45,21 +44,18 @@ def lung_field(
     return (None, problem) if problem else (field, "")
 
 
-def _regions(
-    air: np.ndarray, pixels: np.ndarray, outline: np.ndarray, mm: tuple[float, float], *, hounsfield: bool
-) -> list[np.ndarray]:
-    """Regions of air that are lung: large enough, neither gas nor airway, and not open to the outside."""
+def _regions(air: np.ndarray, outline: np.ndarray, mm: Spacing) -> list[np.ndarray]:
+    """Regions of air that may be lung: large enough, no airway, and not open to the outside."""
     _, labels, stats, centres = cv2.connectedComponentsWithStats(air, connectivity=4)
     columns = np.flatnonzero(outline.any(axis=0))
     middle, across = (columns[0] + columns[-1]) / 2, columns[-1] - columns[0] + 1
     area = stats[:, cv2.CC_STAT_AREA] * mm[0] * mm[1]
     airway = (area < LARGEST_AIRWAY) & (np.abs(centres[:, 0] - middle) < MIDDLE * across)
     chosen = (area >= LEAST_LUNG) & ~at_edge(stats, air.shape) & ~airway
-    regions = [labels == i for i in np.flatnonzero(chosen) if i > 0]
-    return [region for region in regions if not hounsfield or float(np.median(pixels[region])) >= GAS]
+    return [labels == i for i in np.flatnonzero(chosen) if i > 0]
 
 
-def _closed(region: np.ndarray, mm: tuple[float, float]) -> np.ndarray:
+def _closed(region: np.ndarray, mm: Spacing) -> np.ndarray:
     """One region with its dents (nodules at the pleura, vessels at the hilum) and small holes filled."""
     radii = [max(1, round(CLOSING / side)) for side in mm]
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radii[1] + 1, 2 * radii[0] + 1))
@@ -76,9 +72,7 @@ def _closed(region: np.ndarray, mm: tuple[float, float]) -> np.ndarray:
     return closed
 
 
-def _problem(
-    field: np.ndarray, pixels: np.ndarray, outline: np.ndarray, mm: tuple[float, float], *, hounsfield: bool
-) -> str:
+def _problem(field: np.ndarray, pixels: np.ndarray, outline: np.ndarray, mm: Spacing, *, hounsfield: bool) -> str:
     """Why a field is not to be trusted, or ""."""
     share = float(field.sum() / max(1, outline.sum()))
     least = SHARE_OF_BODY[0] if hounsfield else LEAST_OF_GREY

@@ -11,7 +11,7 @@ from anomalib_med.errors import ReadError
 from anomalib_med.preprocessing.areas import EXPOSED, Area, find_area
 from anomalib_med.preprocessing.exposed import SIDE
 from anomalib_med.preprocessing.settings import CT_WINDOWS, Preprocessing, Window
-from anomalib_med.records import Frame, Geometry, Image
+from anomalib_med.records import Frame, Geometry, Image, Spacing, turned
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 LARGEST_DISPLAY = 1024
@@ -35,21 +35,22 @@ def prepare(
     Raises ReadError where the image is constant, or as :func:`fit_geometry`.
     """
     if float(np.ptp(image.pixels)) == 0:
-        raise ReadError(
-            f"{image.sample.id}: every pixel has the value {image.pixels.flat[0]:g}; the image is empty, leave it out"
-        )
+        same = f"every pixel has the value {image.pixels.flat[0]:g}"
+        raise ReadError(f"{image.sample.id}: {same}; the image is empty, leave it out")
     geometry = replace(fit_geometry(image.shape, settings, image.spacing), flips=image.flips)
-    shape = geometry.content[2:]
-    planes = resize(_upright(image, colour=settings.colour), shape)
+    shape, colour = geometry.content[2:], settings.colour
+    planes = resize(_upright(image, colour=colour), shape)
     grey = planes if planes.ndim == 2 else planes @ LUMINANCE
     area = _area(image, grey, settings, own)
-    valid = area.mask if image.missing is None else area.mask & (_share(image, image.missing, shape) < 0.5)
+    valid = area.mask
+    if image.missing is not None:
+        valid = valid & (resize(turned(image.missing, image.flips), shape) < 0.5)
     if not valid.any():
         area = Area(np.ones_like(valid), f"all: nothing was measured in the area ({area.status})")
         valid = area.mask
     limits = [_limits(window, image, grey[valid]) for window in settings.windows]
-    others = [resize(_upright(other, colour=settings.colour), shape) for other in around]
-    stack = np.moveaxis(np.dstack([apply_window(one, ends) for one in others or [planes] for ends in limits]), 2, 0)
+    inputs = (planes if one is image else resize(_upright(one, colour=colour), shape) for one in around or [image])
+    stack = np.moveaxis(np.dstack([apply_window(one, ends) for one in inputs for ends in limits]), 2, 0)
     top, left, rows, columns = geometry.content
     padding = ((top, geometry.input[0] - rows - top), (left, geometry.input[1] - columns - left))
     status = area.status
@@ -69,16 +70,14 @@ def is_hounsfield(image: Image, settings: Preprocessing) -> bool:
     return all(window in CT_WINDOWS for window in settings.windows) or image.modality == "CT"
 
 
-def spacing_at(image: Image, shape: Sequence[int]) -> tuple[float, float] | None:
+def spacing_at(image: Image, shape: Sequence[int]) -> Spacing | None:
     """Millimetres between rows and between columns of the image resized to `shape`, or None."""
     if image.spacing is None:
         return None
     return image.spacing[0] * image.shape[0] / shape[0], image.spacing[1] * image.shape[1] / shape[1]
 
 
-def fit_geometry(
-    shape: tuple[int, int], settings: Preprocessing, spacing: tuple[float, float] | None = None
-) -> Geometry:
+def fit_geometry(shape: tuple[int, int], settings: Preprocessing, spacing: Spacing | None = None) -> Geometry:
     """Rows and columns of the model input for an image of `shape`, and where the image lies in it.
 
     Raises ReadError where `settings.spacing` is given, and the image has no spacing or would become too large.
@@ -151,7 +150,7 @@ def _area(image: Image, grey: np.ndarray, settings: Preprocessing, own: np.ndarr
     """The area to be looked at in the resized image."""
     shape = grey.shape[0], grey.shape[1]
     if own is not None:
-        inside = _share(image, own, shape) >= 0.5
+        inside = resize(turned(own, image.flips), shape) >= 0.5
         return Area(inside, "own") if inside.any() else Area(np.ones_like(inside), "all: the mask is empty")
     spacing, hounsfield = spacing_at(image, shape), is_hounsfield(image, settings)
     if settings.valid != EXPOSED:
@@ -162,22 +161,12 @@ def _area(image: Image, grey: np.ndarray, settings: Preprocessing, own: np.ndarr
     return replace(area, mask=resize(~area.mask, shape) < 0.25)
 
 
-def _share(image: Image, mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Share of each pixel of the resized image that a mask of the image covers."""
-    return resize(_turned(mask, image.flips), shape)
-
-
-def _turned(grid: np.ndarray, flips: tuple[bool, bool]) -> np.ndarray:
-    """A grid ``(H, W, ...)`` with rows and columns reversed where asked for."""
-    return np.ascontiguousarray(grid[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1]) if any(flips) else grid
-
-
 def _upright(image: Image, *, colour: bool) -> np.ndarray:
     """The pixels turned as the model sees them, ``(H, W, 3)`` in colour and ``(H, W)`` otherwise."""
     pixels = image.pixels
     if colour != (pixels.ndim == 3):
         pixels = np.repeat(pixels[..., None], 3, axis=2) if colour else pixels @ LUMINANCE
-    return _turned(pixels, image.flips)
+    return turned(pixels, image.flips)
 
 
 def _limits(window: Window, image: Image, values: np.ndarray) -> tuple[float, float]:

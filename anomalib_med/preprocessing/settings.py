@@ -1,6 +1,6 @@
 """Preprocessing: every choice between a file's pixels and the model's input, one frozen object saved with the model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -86,15 +86,15 @@ class Preprocessing(Settings):
             raise ValueError(f"area {valid!r} is not known: there are {', '.join(area_names())}; {OWN_AREA}")
         return valid
 
-    def resolved(self, images: Sequence[Image]) -> "Preprocessing":
+    def resolved(self, images: Iterable[Image]) -> "Preprocessing":
         """Replace "auto" by the window that suits these images, so that every later image is treated like them.
 
         CT in Hounsfield units gets the lung window, images that state a window their own, 8-bit images their full
-        range, anything else its percentiles.
+        range, anything else its percentiles. The images are looked at only where a window is "auto".
         """
         if "auto" not in self.windows:
             return self
-        window = _suitable_window(images)
+        window = _suitable_window(list(images))
         return self.model_copy(update={"windows": tuple(window if w == "auto" else w for w in self.windows)})
 
 

@@ -183,7 +183,7 @@ def test_folding_batch_norms_changes_nothing_but_rounding(name: str) -> None:
 def test_cached_features_are_the_computed_ones(tmp_path: Path) -> None:
     extractor = random_resnet()
     fresh = extractor(X)
-    extractor.use_cache(FeatureCache(tmp_path))
+    extractor.cache = FeatureCache(tmp_path)
     assert torch.equal(extractor(X), fresh)
     extractor.layers = None  # type: ignore[assignment,method-assign]  # from here on only the cache can answer
     assert torch.equal(extractor(X), fresh)
@@ -192,8 +192,8 @@ def test_cached_features_are_the_computed_ones(tmp_path: Path) -> None:
 def test_cache_knows_extractor_and_content(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path)
     one, other = random_resnet(seed=1), random_resnet(seed=2)
-    one.use_cache(cache)
-    other.use_cache(cache)
+    one.cache = cache
+    other.cache = cache
     assert not torch.equal(one(X), other(X))
     assert not torch.equal(one(X), one(X.flip(3)))
     assert len(list(tmp_path.rglob("*.npy"))) == 9
@@ -224,8 +224,8 @@ def test_at_several_scales_each_image_is_computed_alike_in_any_batch() -> None:
 def test_the_cache_keeps_each_scale_once_whoever_asks(tmp_path: Path) -> None:
     both, whole = random_resnet(scales=(1.0, 0.5)), random_resnet()
     fresh = both(X)
-    both.use_cache(FeatureCache(tmp_path))
-    whole.use_cache(FeatureCache(tmp_path))
+    both.cache = FeatureCache(tmp_path)
+    whole.cache = FeatureCache(tmp_path)
     whole(X)
     assert len(list(tmp_path.rglob("*.npy"))) == 3
     assert torch.equal(both(X), fresh)
@@ -236,7 +236,7 @@ def test_the_cache_keeps_each_scale_once_whoever_asks(tmp_path: Path) -> None:
 
 def test_a_damaged_cache_file_is_made_again(tmp_path: Path) -> None:
     extractor = random_resnet()
-    extractor.use_cache(FeatureCache(tmp_path))
+    extractor.cache = FeatureCache(tmp_path)
     fresh = extractor(X)
     for path in tmp_path.rglob("*.npy"):
         path.write_bytes(path.read_bytes()[:100])
