@@ -115,7 +115,6 @@ def command(
     """Learn what is normal from NORMALS: a folder (searched through), a file, a glob or a CSV with a `path` column."""
     from anomalib_med import processes
     from anomalib_med.cards import read_recipe
-    from anomalib_med.evaluation import AUCp
     from anomalib_med.fitting import fit
     from anomalib_med.model_file import check_writable
     from anomalib_med.models.recipes import FitTable
@@ -133,7 +132,11 @@ def command(
     detector = detector_class(name or default_name)(**chosen | parse_settings(settings))
     preprocessing = parse_config(Preprocessing, images, "preprocessing")
     check_writable(output, overwrite=overwrite)
-    checkpoint = None
+    checkpoint = epoch_choice = None
+    if unlabelled is not None:
+        from anomalib_med.evaluation import AUCp  # only here: it brings SciPy
+
+        epoch_choice = AUCp(unlabelled, patient_pattern=patient_pattern)
     if isinstance(detector, TrainedDetector):
         checkpoint = output.absolute().with_name(f"{output.absolute().name}.training")
         keep_freed_memory()
@@ -145,7 +148,7 @@ def command(
         preprocessing=preprocessing,
         checkpoint=checkpoint,
         replace_checkpoint=overwrite,
-        epoch_choice=None if unlabelled is None else AUCp(unlabelled, patient_pattern=patient_pattern),
+        epoch_choice=epoch_choice,
         patient_pattern=patient_pattern,
         **options,
     )
