@@ -5,8 +5,6 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import nn
-from torch.optim import Adam, Optimizer
 
 from anomalib_med.models.losses import PixelError, pixel_error
 from anomalib_med.models.training import TrainedDetector, TrainingConfig
@@ -65,8 +63,3 @@ class Reconstruction(TrainedDetector):
         if getattr(self.config, "image", "map") == "map":
             return super().image_score(x, maps, valid)
         return self.each(self.own_score, x)
-
-    def adam(self, *networks: nn.Module, betas: tuple[float, float] = (0.9, 0.999), amsgrad: bool = False) -> Optimizer:
-        """Adam for the weights of networks, with the learning rate and the weight decay of the settings."""
-        c, weights = self.config, [p for network in networks for p in network.parameters()]
-        return Adam(weights, c.learning_rate, betas, weight_decay=c.weight_decay, amsgrad=amsgrad)
