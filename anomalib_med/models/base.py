@@ -189,31 +189,24 @@ class Detector(ABC):
     @property
     def extractor(self) -> FeatureExtractor:
         """The feature extractor, built at its first use; a TypeError where :attr:`uses_features` is false."""
-        if self._extractor is None:
-            self.build_extractor()
-        if self._extractor is None:
-            raise TypeError(f"detector {self.name} has no feature extractor: its Config must be a BackboneConfig")
-        return self._extractor
+        return self._extractor or self.build_extractor()
 
     @property
     def multiple(self) -> int:
         """Rows and columns of an input must be multiples of this."""
         return math.lcm(self.config.multiple, self.extractor.multiple if self.uses_features else 1)
 
-    def build_extractor(self, state: Mapping[str, torch.Tensor] | None = None) -> None:
+    def build_extractor(self, state: Mapping[str, torch.Tensor] | None = None) -> FeatureExtractor:
         """Build the extractor of a detector on frozen features, from `state` or the weights that its settings name."""
         c = self.config
-        if isinstance(c, BackboneConfig):
-            self._extractor = FeatureExtractor(
-                c.backbone,
-                layers=c.layers,
-                weights=c.weights,
-                neighbourhood=c.neighbourhood if isinstance(c, AveragedConfig) else 1,
-                scales=c.scales if isinstance(c, BankConfig) else (1.0,),
-                precision=c.precision,
-                seed=c.seed,
-                state=state,
-            ).to(self.device)
+        if not isinstance(c, BackboneConfig):
+            raise TypeError(f"detector {self.name} has no feature extractor: its Config must be a BackboneConfig")
+        neighbourhood = c.neighbourhood if isinstance(c, AveragedConfig) else 1
+        scales = c.scales if isinstance(c, BankConfig) else (1.0,)
+        settings = c.model_dump(include={"layers", "weights", "precision", "seed"})
+        extractor = FeatureExtractor(c.backbone, neighbourhood=neighbourhood, scales=scales, state=state, **settings)
+        self._extractor = extractor.to(self.device)
+        return self._extractor
 
     def use_cache(self, folder: str | Path) -> None:
         """Keep backbone features in a folder and take them from it.

@@ -1,6 +1,7 @@
 """Slices are compared with normal slices of their own height: the height is one more column of their patches."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterator
 from itertools import chain
 
@@ -8,6 +9,7 @@ import torch
 from pydantic import Field
 
 from anomalib_med.errors import FitError
+from anomalib_med.models.base import Detector
 from anomalib_med.models.memory_bank.neighbours import Engine, NearestNeighbours, SearchConfig
 from anomalib_med.preprocessing import Batch
 
@@ -34,8 +36,37 @@ def with_heights(batches: Iterator[Batch]) -> tuple[bool, Iterator[Batch]]:
     return known, checked()
 
 
-def heights_of(x: torch.Tensor, heights: torch.Tensor | None) -> list[float]:
-    """The heights of images ``(B, C, H, W)``, NaN where they are not known."""
+class HeightDetector(Detector):
+    """A detector that looks at the images one after the other, each at its height."""
+
+    uses_height = True
+    config: HeightConfig
+    _search: "HeightSearch"
+
+    def anomaly_map(self, x: torch.Tensor, heights: torch.Tensor | None = None) -> torch.Tensor:
+        """Distances ``(B, h, w)`` to the bank, and what heights add, on the finest layer's grid."""
+        self.check_fitted()
+        each = zip(self.features(x), _listed(x, heights), strict=True)
+        return torch.stack([self._map(grid, height) for grid, height in each])
+
+    def image_score(
+        self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor, heights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Scores ``(B,)`` from inputs, their maps and valid areas, and what heights add."""
+        return self._score(x, maps, valid, _listed(x, heights))
+
+    map_at, score_at = anomaly_map, image_score
+
+    @abstractmethod
+    def _map(self, grid: torch.Tensor, height: float) -> torch.Tensor:
+        """Anomaly map ``(h, w)`` of features ``(D, h, w)`` of a slice at a height, NaN where it is not known."""
+
+    @abstractmethod
+    def _score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor, heights: list[float]) -> torch.Tensor:
+        """Scores ``(B,)``."""
+
+
+def _listed(x: torch.Tensor, heights: torch.Tensor | None) -> list[float]:
     return [math.nan] * len(x) if heights is None else heights.tolist()
 
 

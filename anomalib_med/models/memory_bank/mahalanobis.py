@@ -46,7 +46,6 @@ class Mahalanobis(Detector):
 
     def image_score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Mahalanobis distances ``(B,)``."""
-        self.check_fitted()
         return torch.stack([self._whitened(own).norm() for own in describe_batch(self.features(x), valid)])
 
     def _whitened(self, own: torch.Tensor) -> torch.Tensor:
@@ -56,8 +55,7 @@ class Mahalanobis(Detector):
         whitened = self._whitened(describe(grid.flatten(1)))
         # The distance is the difference to the mean along its own direction.
         direction = self.learnt("whitening").T @ whitened / whitened.norm().clamp_min(TINY)
-        added: torch.Tensor = contributions(grid, direction) - direction @ self.learnt("mean")
-        return added
+        return torch.sub(contributions(grid, direction), direction @ self.learnt("mean"))
 
 
 def ledoit_wolf(centred: torch.Tensor) -> torch.Tensor:

@@ -37,16 +37,13 @@ class PatchPool:
         """Take patches ``(P, D)``."""
         while len(patches):
             if self._filled == len(self._rows):
-                self._make_room()
+                self._replace(self._coresets)
+                if self._coresets > len(self._rows) // 2:
+                    self._replace(0)
             taken = patches[: len(self._rows) - self._filled]
             self._rows[self._filled : self._filled + len(taken)] = taken
             self._filled += len(taken)
             patches = patches[len(taken) :]
-
-    def _make_room(self) -> None:
-        self._replace(self._coresets)
-        if self._coresets > len(self._rows) // 2:
-            self._replace(0)
 
     def _replace(self, start: int) -> None:
         kept = self._reduce(self._rows[start : self._filled])

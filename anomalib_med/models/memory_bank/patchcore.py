@@ -11,15 +11,15 @@ from pydantic import Field, JsonValue
 
 from anomalib_med.models.base import Detector
 from anomalib_med.models.memory_bank.coreset import k_center
-from anomalib_med.models.memory_bank.heights import HeightConfig, HeightSearch, add_height, heights_of, with_heights
+from anomalib_med.models.memory_bank.heights import HeightConfig, HeightDetector, HeightSearch, add_height, with_heights
 from anomalib_med.models.memory_bank.kmeans import kmeans
 from anomalib_med.models.memory_bank.patch_pool import PatchPool, capacity
-from anomalib_med.models.pooling import valid_cells
+from anomalib_med.models.pooling import pool, valid_cells
 from anomalib_med.preprocessing import Frames
 from anomalib_med.records import Progress, silent
 
 
-class PatchCore(Detector):
+class PatchCore(HeightDetector):
     """Compares each patch of an image with a small bank of patches that covers all normal ones.
 
     The bank is a greedy k-centre coreset of a pool of bounded size, which patches stream into. The anomaly map is the
@@ -28,7 +28,6 @@ class PatchCore(Detector):
 
     name = "patchcore"
     title = "PatchCore (Roth et al., CVPR 2022)"
-    uses_height = True
 
     class Config(HeightConfig):
         """Settings of PatchCore."""
@@ -52,7 +51,6 @@ class PatchCore(Detector):
     seen = 0  # patches that the bank stands for
     _spread = 0.0  # standard deviation of the features, the unit of place and height
     _with_height = False
-    _search: HeightSearch
 
     def fit(self, frames: Frames) -> None:
         """Collect patches of the normals and choose the bank."""
@@ -70,7 +68,7 @@ class PatchCore(Detector):
             size = min(len(patches), most // 4, 2 * self._count(patches, expected))
             return self._choose(patches, size, frames.progress)
 
-        pool = PatchPool(most, channels, reduce)
+        kept = PatchPool(most, channels, reduce)
         for batch in batches:
             features = extractor(batch.x).cpu()
             cells = valid_cells(batch.valid, features.shape[2:])
@@ -79,9 +77,9 @@ class PatchCore(Detector):
                 self.seen += len(rows)
                 if len(rows) > share:
                     rows = rows[torch.randperm(len(rows), generator=generator)[:share]].sort().values
-                pool.add(self._with_context(grid, height)[rows])
+                kept.add(self._with_context(grid, height)[rows])
                 images += 1
-        self._keep(self._choose(pool.patches, self._count(pool.patches, self.seen), frames.progress))
+        self._keep(self._choose(kept.patches, self._count(kept.patches, self.seen), frames.progress))
 
     def merge(self, other: Detector) -> None:
         """Choose the bank anew from both banks; one whose size is a share keeps the patches of both."""
@@ -92,25 +90,17 @@ class PatchCore(Detector):
         count = len(union) if self.config.bank_size < 1 else self._count(union, self.seen)
         self._keep(self._choose(union, count, silent, stands_for))
 
-    def anomaly_map(self, x: torch.Tensor, heights: torch.Tensor | None = None) -> torch.Tensor:
-        """Distances ``(B, h, w)`` to the bank, and what heights add, on the finest layer's grid."""
-        self.check_fitted()
-        grids = zip(self.features(x), heights_of(x, heights), strict=True)
-        maps = [self._search.search(self._patches(grid, h))[0].reshape(grid.shape[1:]) for grid, h in grids]
-        return torch.stack(maps)
+    def _map(self, grid: torch.Tensor, height: float) -> torch.Tensor:
+        return self._search.search(self._patches(grid, height))[0].reshape(grid.shape[1:])
 
-    def image_score(
-        self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor, heights: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Scores ``(B,)``: the pooled map, or the paper's score, see `reweighted`."""
+    def _score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor, heights: list[float]) -> torch.Tensor:
+        """The pooled map, or the paper's score, see `reweighted`."""
         if not self.config.reweighted:
-            return super().image_score(x, maps, valid)
+            return pool(maps, valid, self.config.pooling)
         cells = valid_cells(valid, maps.shape[1:]).to(maps.device)
         worst = maps.masked_fill(~cells, -torch.inf).flatten(1).argmax(1).tolist()
-        each = zip(self.features(x), heights_of(x, heights), worst, strict=True)
+        each = zip(self.features(x), heights, worst, strict=True)
         return torch.cat([self._reweighted(grid, height, row) for grid, height, row in each])
-
-    map_at, score_at = anomaly_map, image_score
 
     @property
     def bank(self) -> torch.Tensor:
@@ -163,19 +153,19 @@ class PatchCore(Detector):
         return min(len(patches), max(1, wanted))
 
     def _choose(
-        self, pool: torch.Tensor, count: int, progress: Progress, weights: torch.Tensor | None = None
+        self, patches: torch.Tensor, count: int, progress: Progress, weights: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Choose so many patches of a pool, each of which stands for `weights` patches."""
         seed, sampling = self.config.seed, self.config.sampling
-        if count == len(pool):
-            return pool
+        if count == len(patches):
+            return patches
         if sampling == "coreset":
-            return pool[k_center(self._weighed(pool.to(self.device)), count, seed=seed, progress=progress)]
+            return patches[k_center(self._weighed(patches.to(self.device)), count, seed=seed, progress=progress)]
         if sampling == "kmeans":
-            return kmeans(pool.to(self.device), count, weights, seed=seed, progress=progress).half().cpu()
+            return kmeans(patches.to(self.device), count, weights, seed=seed, progress=progress).half().cpu()
         # Smallest of exponential waiting times: a draw without replacement.
-        waits = torch.empty(len(pool)).exponential_(generator=torch.Generator().manual_seed(seed))
-        return pool[(waits if weights is None else waits / weights).topk(count, largest=False).indices]
+        waits = torch.empty(len(patches)).exponential_(generator=torch.Generator().manual_seed(seed))
+        return patches[(waits if weights is None else waits / weights).topk(count, largest=False).indices]
 
     def _reweighted(self, grid: torch.Tensor, height: float, row: int) -> torch.Tensor:
         """Equation 7 of the paper for the most anomalous patch of an image."""

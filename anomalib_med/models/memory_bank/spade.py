@@ -6,21 +6,16 @@ Cohen and Hoshen, "Sub-Image Anomaly Detection with Deep Pyramid Correspondences
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, JsonValue
 
+from anomalib_med.features.grid import to_grid
 from anomalib_med.models.base import Detector
-from anomalib_med.models.memory_bank.description import (
-    GalleryConfig,
-    GalleryDetector,
-    describe,
-    describe_batch,
-    nearest,
-)
+from anomalib_med.models.memory_bank import description
+from anomalib_med.models.memory_bank.description import describe, describe_batch
 from anomalib_med.preprocessing import Frames
 
 
-class Spade(GalleryDetector):
+class Spade(description.GalleryDetector):
     """Finds the normal images that are most alike and looks for what they do not have.
 
     The anomaly map is the distance of each patch to the nearest patch, around the same place, of the nearest images.
@@ -29,7 +24,7 @@ class Spade(GalleryDetector):
     name = "spade"
     title = "SPADE (Cohen and Hoshen, 2020)"
 
-    class Config(GalleryConfig):
+    class Config(description.GalleryConfig):
         """Settings of SPADE; `neighbours` counts for the map too."""
 
         window: int = Field(3, ge=0)
@@ -51,9 +46,9 @@ class Spade(GalleryDetector):
         kept: dict[int, torch.Tensor] = {}  # by rank in the random order; the last ranks go when memory is short
         for batch in self.normals(frames):
             features = self.features(batch.x)
-            for grid, description in zip(features, describe_batch(features, batch.valid), strict=True):
+            for grid, own in zip(features, describe_batch(features, batch.valid), strict=True):
                 rank = order[len(described)]
-                described.append(description)
+                described.append(own)
                 kept[rank] = grid.cpu()
                 budget -= grid.numel()
                 while budget < 0 and len(kept) > 1:
@@ -94,8 +89,8 @@ class Spade(GalleryDetector):
     def _map(self, grid: torch.Tensor) -> torch.Tensor:
         height, width = grid.shape[1:]
         own = describe(grid.flatten(1)) / self._scale
-        alike = nearest(own, self._whole, self.config.neighbours)[1].tolist()
-        patches = torch.cat([_on_grid(self._patches[i], height, width) for i in alike]).float()
+        alike = description.nearest(own, self._whole, self.config.neighbours)[1].tolist()
+        patches = torch.cat([to_grid(self._patches[i][None], (height, width))[0].flatten(1).T for i in alike]).float()
         # Distances do not change under a shift, and float32 holds those of centred vectors better.
         centre = patches.mean(0)
         patches, queries = patches - centre, grid.flatten(1).T.float() - centre
@@ -105,13 +100,6 @@ class Spade(GalleryDetector):
         rows = offsets.min(1).indices
         distances: torch.Tensor = (queries - patches[rows]).norm(dim=1).reshape(height, width)
         return distances
-
-
-def _on_grid(grid: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Patches ``(height * width, D)`` of a normal ``(D, h, w)``, brought to another grid where its own differs."""
-    if grid.shape[1:] != (height, width):
-        grid = F.interpolate(grid[None].float(), size=(height, width), mode="bilinear", align_corners=False)[0].half()
-    return grid.flatten(1).T
 
 
 def _out_of_reach(height: int, width: int, window: int, device: torch.device) -> torch.Tensor:

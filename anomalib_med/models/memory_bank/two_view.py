@@ -17,7 +17,7 @@ from pydantic import Field, JsonValue
 from anomalib_med.models.base import Detector
 from anomalib_med.models.memory_bank.coreset import k_center
 from anomalib_med.models.memory_bank.description import describe_batch, nearest, spread
-from anomalib_med.models.memory_bank.heights import HeightConfig, HeightSearch, add_height, heights_of, with_heights
+from anomalib_med.models.memory_bank.heights import HeightConfig, HeightDetector, HeightSearch, add_height, with_heights
 from anomalib_med.models.memory_bank.patch_pool import PatchPool, capacity
 from anomalib_med.models.memory_bank.whitening import Moments, RunningMoments, Whitening, joined
 from anomalib_med.models.pooling import pool, valid_cells
@@ -29,7 +29,7 @@ JOINED = ("described", "bank", "heights")  # what merging puts one after the oth
 HELD_OUT = 5  # every fifth patient is kept out of the bank
 
 
-class TwoView(Detector):
+class TwoView(HeightDetector):
     """Adds what is unusual of the image as a whole to what is unusual in its patches.
 
     Disease that changes the whole image shows in its description, a lesion in the patches. Each view gives a distance
@@ -40,7 +40,6 @@ class TwoView(Detector):
 
     name = "twoview"
     title = "TwoView (whole image and patches, this package)"
-    uses_height = True
 
     class Config(HeightConfig):
         """Settings of TwoView. `pooling` is that of the view on patches."""
@@ -56,7 +55,6 @@ class TwoView(Detector):
     _scaled: torch.Tensor  # descriptions of the normals, (N, 4 D)
     _heights: torch.Tensor | None  # (N,), of each normal
     _whitening: Whitening
-    _search: HeightSearch
 
     def fit(self, frames: Frames) -> None:
         """Describe the normals, choose the bank and standardise both views."""
@@ -109,24 +107,13 @@ class TwoView(Detector):
         both["normal"] = (weights[0] * ours["normal"] + weights[1] * theirs["normal"]) / sum(weights)
         self._keep(joined(parts, weights), both.pop("bank"), silent, **both)
 
-    def anomaly_map(self, x: torch.Tensor, heights: torch.Tensor | None = None) -> torch.Tensor:
-        """Cosine distances ``(B, h, w)`` to the nearest patches, and what heights add, on the finest layer's grid."""
-        self.check_fitted()
-        grids = zip(self.features(x), heights_of(x, heights), strict=True)
-        return torch.stack([self._map(grid, height) for grid, height in grids])
-
-    def image_score(
-        self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor, heights: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Scores ``(B,)``: both views in standard deviations above the normals' mean, added."""
+    def _score(self, x: torch.Tensor, maps: torch.Tensor, valid: torch.Tensor, heights: list[float]) -> torch.Tensor:
+        """Both views in standard deviations above the normals' mean, added."""
         described = describe_batch(self.features(x), valid, MOMENTS) / self._scale
-        each = zip(described, heights_of(x, heights), strict=True)
-        whole = torch.stack([self._distance(own, height) for own, height in each])
+        whole = torch.stack([self._distance(*each) for each in zip(described, heights, strict=True)])
         views = torch.stack([whole, pool(maps, valid, self.config.pooling)], 1).double()
         mean, deviation = self.learnt("normal")
         return torch.sum((views - mean) / deviation, 1)
-
-    map_at, score_at = anomaly_map, image_score
 
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
         """Take descriptions float32 ``(N, 4 D)``, bank float16 ``(M, D)``, mean and deviation of both views ``(2, 2)``.

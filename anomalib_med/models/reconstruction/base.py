@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
-from torch.optim import Adam, Optimizer
 
 from anomalib_med.models.losses import PixelError, pixel_error
 from anomalib_med.models.training import TrainedDetector, TrainingConfig
@@ -75,8 +74,3 @@ class Reconstruction(TrainedDetector):
         real, false = discriminator(x).float(), discriminator(copies).float()
         sign = 1 - 2 * label
         return (F.softplus(sign * real) + F.softplus(-sign * false)).mean()
-
-    def adam(self, *networks: nn.Module, betas: tuple[float, float] = (0.9, 0.999), amsgrad: bool = False) -> Optimizer:
-        """Adam for the weights of networks, with the learning rate and the weight decay of the settings."""
-        c, weights = self.config, [p for network in networks for p in network.parameters()]
-        return Adam(weights, c.learning_rate, betas, weight_decay=c.weight_decay, amsgrad=amsgrad)

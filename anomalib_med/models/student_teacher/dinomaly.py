@@ -84,9 +84,9 @@ class Dinomaly(TrainedDetector):
 
     def optimizers(self) -> dict[str, Optimizer]:
         """AdamW with the paper's settings; its gradients are clipped by `clip_norm`."""
-        c, weights = self.config, self.restorer.parameters()
-        adam = torch.optim.AdamW(weights, c.learning_rate, eps=1e-10, weight_decay=c.weight_decay, amsgrad=True)
-        return {"all": adam}
+        rate, decay = self.config.learning_rate, self.config.weight_decay
+        weights = self.restorer.parameters()
+        return {"all": torch.optim.AdamW(weights, rate, eps=1e-10, weight_decay=decay, amsgrad=True)}
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Distance of each group as one vector an image, with the gradient of easy positions made small."""
@@ -154,8 +154,7 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens ``(B, N, width)`` to the same shape."""
         x = x + self.attention(self.norms[0](x))
-        y: torch.Tensor = x + self.mlp(self.norms[1](x))
-        return y
+        return x.add(self.mlp(self.norms[1](x)))
 
 
 class LinearAttention(nn.Module):

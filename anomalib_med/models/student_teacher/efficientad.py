@@ -16,15 +16,9 @@ from torch import nn
 
 from anomalib_med.models.standard import Standard
 from anomalib_med.models.student_teacher import pdn
-from anomalib_med.models.training import (
-    Content,
-    FeatureTrainingConfig,
-    Schedule,
-    StepBatch,
-    TrainedDetector,
-    TrainingRun,
-)
-from anomalib_med.models.training.loop import named
+from anomalib_med.models.training import Content, FeatureTrainingConfig, Schedule, StepBatch, TrainedDetector
+from anomalib_med.models.training.run import TrainingRun
+from anomalib_med.models.training.trainee import named
 
 BACKBONE = "backbone"
 LOW, HIGH = 0.9, 0.995  # quantiles of the maps of normals that become 0 and 0.1

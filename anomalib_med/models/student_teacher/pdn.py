@@ -5,7 +5,7 @@ Batzner et al., "EfficientAD", WACV 2024, https://arxiv.org/abs/2303.14535, tabl
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -67,8 +67,7 @@ class Teacher(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Features ``(B, channels, h, w)`` of images ``(B, C, H, W)`` in [0, 1]."""
         mean, std = IMAGENET if self.inputs == 3 else ((MEAN,), (STD,))
-        features: torch.Tensor = self.network(teaching.normalised(x, mean, std))
-        return features
+        return cast(torch.Tensor, self.network(teaching.normalised(x, mean, std)))
 
 
 def pdn_of(weights: Mapping[str, torch.Tensor], source: str) -> PDN:
@@ -116,8 +115,7 @@ class Autoencoder(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, inputs, H, W)`` to ``(B, outputs, h, w)``."""
-        y: torch.Tensor = self.network(x)
-        return y
+        return cast(torch.Tensor, self.network(x))
 
 
 def on_pdn_grid(features: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ https://arxiv.org/abs/2201.10703.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
@@ -82,17 +82,14 @@ class RD4AD(ReverseDistillation):
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One Adam with the paper's betas."""
-        c = self.config
-        weights = [*self.bottleneck.parameters(), *self.decoder.parameters()]
-        return {"all": torch.optim.Adam(weights, c.learning_rate, BETAS, weight_decay=c.weight_decay)}
+        return {"all": self.adam(self.bottleneck, self.decoder, betas=BETAS)}
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Distance of each layer, summed over the layers, mean over the images."""
         given = teaching.unfold(batch.x, self.extractor)
         distance = teaching.flat_cosine_distance if self.config.loss == "flat" else teaching.cosine_distance
-        return {
-            "distance": teaching.summed(lambda t, s: distance(t, s).mean(), given, self.decoder(self.bottleneck(given)))
-        }
+        returned = self.decoder(self.bottleneck(given))
+        return {"distance": teaching.summed(lambda t, s: distance(t, s).mean(), given, returned)}
 
 
 class Bottleneck(teaching.ScoringNetwork[list[torch.Tensor], torch.Tensor]):
@@ -115,8 +112,7 @@ class Bottleneck(teaching.ScoringNetwork[list[torch.Tensor], torch.Tensor]):
     def forward(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
         """``(B, C_i, h_i, w_i)`` to ``(B, width, h / 2, w / 2)`` of the coarsest."""
         joined = torch.cat([down(layer) for down, layer in zip(self.down, layers, strict=True)], 1)
-        embedding: torch.Tensor = self.stage(joined)
-        return embedding
+        return cast(torch.Tensor, self.stage(joined))
 
 
 class FeatureDecoder(teaching.ScoringNetwork[torch.Tensor, list[torch.Tensor]]):

@@ -51,12 +51,9 @@ class RDPlusPlus(ReverseDistillation):
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One Adam with the paper's two rates."""
-        c = self.config
-        groups = [
-            {"params": [*self.bottleneck.parameters(), *self.decoder.parameters()], "lr": c.learning_rate},
-            {"params": list(self.projections.parameters()), "lr": c.projection_rate},
-        ]
-        return {"all": torch.optim.Adam(groups, betas=BETAS, weight_decay=c.weight_decay)}
+        adam = self.adam(self.bottleneck, self.decoder, betas=BETAS)
+        adam.add_param_group({"params": self.projections.parameters(), "lr": self.config.projection_rate})
+        return {"all": adam}
 
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Distillation of the clean images, and the projections' losses on clean and noisy ones."""

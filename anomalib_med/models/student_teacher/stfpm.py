@@ -50,9 +50,8 @@ class STFPM(teaching.TaughtDetector):
     def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
         """Mean distance over the positions of each layer, summed over the layers."""
         image, *given = teaching.unfold(batch.x, self.extractor)
-        return {
-            "distance": teaching.summed(lambda t, s: teaching.cosine_distance(t, s).mean(), given, self.student(image))
-        }
+        distances = teaching.summed(lambda t, s: teaching.cosine_distance(t, s).mean(), given, self.student(image))
+        return {"distance": distances}
 
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
         """Distances ``(B, h, w)`` on the grid of the finest layer, multiplied or summed."""

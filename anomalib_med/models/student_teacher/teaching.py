@@ -1,7 +1,7 @@
 """What the detectors with a teacher share: its answers as one array, a student of its kind, distances of features."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -88,8 +88,7 @@ class ScoringNetwork(nn.Module, Generic[Input, Output]):
         """What the trained network gives, with its batch norms folded into its convolutions."""
         if not self._fast or next(self._fast[0].parameters()).device != next(self.parameters()).device:
             self._fast[:] = [inference_copy(self, x)]
-        outputs: Output = self._fast[0](x)
-        return outputs
+        return cast(Output, self._fast[0](x))
 
 
 class Student(ScoringNetwork[torch.Tensor, list[torch.Tensor]]):

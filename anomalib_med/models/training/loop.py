@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import lru_cache
-from typing import ClassVar, Protocol, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,35 +21,14 @@ from torch.optim import Optimizer
 
 from anomalib_med import processes
 from anomalib_med.errors import ConfigError, FitError, OutputError
-from anomalib_med.features import FeatureExtractor
 from anomalib_med.models.training.normals import Normals, StepBatch
 from anomalib_med.models.training.run import Training, TrainingRun
 from anomalib_med.models.training.schedule import TrainingConfig, rate
+from anomalib_med.models.training.trainee import Trainee, named
 
 VALIDATION_SHARE = 0.1  # of the patients, where training may stop early
 PLATEAU = 1e-3  # a validation loss that falls by less than this share of itself has not fallen
 NOT_COMPARED = {"max_minutes", "memory_mb", "pooling", "smoothing"}  # settings that do not change what is learnt
-
-
-class Trainee(Protocol):
-    """What the loop knows of a detector, see :class:`.trainer.TrainedDetector`."""
-
-    name: ClassVar[str]
-    holds_out: ClassVar[bool]
-    config: TrainingConfig
-    device: torch.device
-
-    @property
-    def uses_features(self) -> bool: ...  # noqa: D102
-    @property
-    def extractor(self) -> FeatureExtractor: ...  # noqa: D102
-    def modules(self) -> dict[str, nn.Module]: ...  # noqa: D102
-    def optimizers(self) -> dict[str, Optimizer]: ...  # noqa: D102
-    def before_training(self, batches: Iterator[StepBatch]) -> None: ...  # noqa: D102
-    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]: ...  # noqa: D102
-    def after_training(self, batches: Iterator[StepBatch]) -> None: ...  # noqa: D102
-    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]]: ...  # noqa: D102
-    def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None: ...  # noqa: D102
 
 
 class Loop:
@@ -280,8 +259,7 @@ class Loop:
         return known if selection is None else known | {"selection": selection.images}
 
     def _set_mode(self, *, training: bool) -> None:
-        for module in self.detector.modules().values():
-            module.train(training)
+        nn.ModuleList(self.detector.modules().values()).train(training)
 
 
 def step_size(c: TrainingConfig, images: int) -> int:
@@ -290,11 +268,6 @@ def step_size(c: TrainingConfig, images: int) -> int:
     if several > 1 and size < 2 * several:
         raise ConfigError(f"steps of {size} images are too small for {several} processes: each needs two images")
     return size
-
-
-def named(start: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors whose names begin with `start`, without it."""
-    return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
 
 
 def _optimizer_tensors(optimizers: Mapping[str, Optimizer]) -> dict[str, torch.Tensor]:

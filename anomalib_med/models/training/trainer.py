@@ -1,48 +1,41 @@
 """The one trainer: what every trained detector shares. The steps of a training are those of :class:`.loop.Loop`."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal, cast, final
 
 import numpy as np
 import torch
 from pydantic import JsonValue
 from torch import nn
-from torch.optim import Optimizer
 
 from anomalib_med import processes
 from anomalib_med.errors import FitError
-from anomalib_med.models.base import Detector, DetectorConfig
-from anomalib_med.models.training.loop import Loop, named, reproducible, step_size
-from anomalib_med.models.training.normals import Normals, StepBatch
+from anomalib_med.models.training.loop import Loop, reproducible, step_size
+from anomalib_med.models.training.normals import Normals
 from anomalib_med.models.training.run import Training, TrainingRun
-from anomalib_med.models.training.schedule import TrainingConfig
+from anomalib_med.models.training.trainee import Trainee
 from anomalib_med.preprocessing import Frames
 
 NO_RUN = TrainingRun()
 Content = Literal["weights", "images"]  # of a file or folder that a setting names
 
 
-class TrainedDetector(Detector):
+class TrainedDetector(Trainee):
     """A detector that is trained by gradient descent.
 
     A subclass gives `title`, a `Config` that is a :class:`TrainingConfig` (or :class:`FeatureTrainingConfig`),
     :meth:`build`, :meth:`training_step` and :meth:`compute_map`. Every ``nn.Module`` that :meth:`build` assigns to an
-    attribute is trained, moved, saved and loaded; at scoring it is in evaluation mode.
+    attribute is trained, moved, saved and loaded; at scoring it is in evaluation mode. Optimizers, and what is taken
+    of the normals before and after the training, are those of :class:`.trainee.Trainee`.
     """
 
-    Config: ClassVar[type[DetectorConfig]] = TrainingConfig
     square = True
-    holds_out: ClassVar[bool] = False
-    """Whether a tenth of the normals' patients is kept from training in any case, for :meth:`after_training`."""
     at_once: ClassVar[int] = 1
     """How many images :meth:`compute_map` is given together on a CPU, where rounding depends on it; 0: the whole batch,
     of which it computes each image alike."""
-    config: TrainingConfig
     training: Training | None = None
     """How the training went; None before it, and in a loaded model."""
-    shape: tuple[int, ...] = ()
-    """Shape of one image as training sees it; empty before :meth:`fit`."""
 
     @property
     def fitted(self) -> bool:
@@ -52,13 +45,6 @@ class TrainedDetector(Detector):
     @abstractmethod
     def build(self, shape: tuple[int, ...]) -> None:
         """Assign the networks for inputs of this shape, ``(C, H, W)`` as :meth:`prepare` gives them, on the CPU."""
-
-    @abstractmethod
-    def training_step(self, batch: StepBatch) -> dict[str, torch.Tensor]:
-        """Losses by name, each a scalar, whose sum is minimised.
-
-        It is called for each optimizer, named `batch.optimizer`, in turn; one without losses takes no step.
-        """
 
     @abstractmethod
     def compute_map(self, x: torch.Tensor) -> torch.Tensor:
@@ -71,20 +57,6 @@ class TrainedDetector(Detector):
         """
         return x
 
-    def optimizers(self) -> dict[str, Optimizer]:
-        """Optimizers by name, in the order of their steps; by default one Adam over all weights that learn."""
-        weights = [p for module in self.modules().values() for p in module.parameters() if p.requires_grad]
-        return {"all": torch.optim.Adam(weights, self.config.learning_rate, weight_decay=self.config.weight_decay)}
-
-    def before_training(self, batches: Iterator[StepBatch]) -> None:
-        """Take what is needed of the normals before the first step, such as statistics for buffers of a module."""
-
-    def after_training(self, batches: Iterator[StepBatch]) -> None:
-        """Take what is needed of the normals after the last step, without gradients and in evaluation mode.
-
-        `batches` are those held out, for `patience` or because the class `holds_out`, else those learnt from.
-        """
-
     @property
     def reads(self) -> Mapping[str, Content]:
         """Settings that name a file of weights or a folder of images, whose content `fit` is given with its run."""
@@ -92,10 +64,6 @@ class TrainedDetector(Detector):
 
     def take_inputs(self, run: TrainingRun) -> None:
         """Take the weights and images that the settings in `reads` name, before the networks are built."""
-
-    def modules(self) -> dict[str, nn.Module]:
-        """The networks by the name of their attribute."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
 
     def fit(self, frames: Frames, run: TrainingRun = NO_RUN) -> None:
         """Train on normals, continuing from the checkpoint where there is one of this training.
@@ -140,22 +108,12 @@ class TrainedDetector(Detector):
         parts = torch.split(x, at_once)
         return torch.cat([function(p.expand(max(len(p), alone), -1, -1, -1))[: len(p)] for p in parts])
 
-    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, JsonValue]]:
-        """Weights and buffers of all networks, and the shape they were built for."""
-        tensors = {f"{name}.{key}": v for name, m in self.modules().items() for key, v in m.state_dict().items()}
-        return {key: value.detach().cpu() for key, value in tensors.items()}, {"shape": list(self.shape)}
-
     def load_state(self, tensors: Mapping[str, torch.Tensor], extra: Mapping[str, JsonValue]) -> None:
         """Take what :meth:`state` gave."""
         with torch.random.fork_rng(devices=[]):
             self.initialise(tuple(cast(list[int], extra["shape"])))
         self.load_weights(tensors)
         nn.ModuleList(self.modules().values()).eval()
-
-    def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Give the networks the weights and buffers that :meth:`state` gave."""
-        for name, module in self.modules().items():
-            module.load_state_dict(named(f"{name}.", tensors))
 
     def to(self, device: torch.device) -> "TrainedDetector":
         """Move the networks and the extractor."""
