@@ -175,7 +175,7 @@ class FittedModel:
         Raises
         ------
         OutputError
-            Where it cannot be written, or something is in the way.
+            It cannot be written, or something is in the way.
         """
         learnt, extra = self.detector.state()
         tensors = {DETECTOR_PREFIX + key: value for key, value in learnt.items()}

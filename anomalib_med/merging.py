@@ -46,17 +46,17 @@ def add_normals(
     model
         Is left as it is.
     normals
-        As for :func:`anomalib_med.fit`; images of patients that the model does not know.
+        See :func:`anomalib_med.fit`; images of patients that the model does not know.
     calibration
         Share of the new normals, by patient, that is held out. Their scores replace the calibration of the model, so
         p-values hold for patients like the new ones; 0 for none.
     device, cache, patient_pattern, progress
-        As for :func:`anomalib_med.fit`.
+        See :func:`anomalib_med.fit`.
 
     Raises
     ------
     ConfigError
-        Where the detector cannot be merged, or an option makes no sense.
+        The detector cannot be merged, or an option makes no sense.
     InputError
         No images, or abnormal ones among them.
     FitError
@@ -93,12 +93,12 @@ def merge_models(
     calibration_normals
         Normals that neither was fitted on, for p-values; without them the model has none.
     device, cache, patient_pattern, progress
-        As for :func:`anomalib_med.fit`.
+        See :func:`anomalib_med.fit`.
 
     Raises
     ------
     ConfigError
-        Where the models differ in detector, settings, preprocessing or backbone, or the detector cannot be merged.
+        The models differ in detector, settings, preprocessing or backbone, or the detector cannot be merged.
     InputError, FitError
         Calibration normals that cannot be used.
     """

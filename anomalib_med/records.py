@@ -178,7 +178,7 @@ class Result:
         Raises
         ------
         ValueError
-            Where the image could not be scored.
+            The image could not be scored.
         """
         if self.grid is None or self.geometry is None:
             raise ValueError(f"{self.id} has no anomaly map: {self.status}")

@@ -62,7 +62,7 @@ def calibrate(
     held_out, kept
         Normals that the detector was not fitted on, and those that it was.
     volume_score, seed, compared
-        As for :func:`.rule_choice.calibrated_rule`.
+        See :func:`.rule_choice.calibrated_rule`.
 
     Raises FitError where none of the normals could be read.
     """

@@ -84,7 +84,7 @@ def evaluate_model(
     Raises
     ------
     InputError, ConfigError
-        As `evaluate_results`.
+        See `evaluate_results`.
     """
     stream = model.score_each(samples, false_alarm_rate=false_alarm_rate, progress=progress)
     return evaluate_results(

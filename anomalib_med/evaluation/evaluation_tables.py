@@ -24,7 +24,7 @@ def write_evaluation(out: Path, evaluation: Evaluation, model: FittedModel, samp
     Raises
     ------
     OutputError
-        Where a file cannot be written.
+        A file cannot be written.
     """
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ def aggregate(
     ConfigError
         `how` is no aggregation, or "noisy-or" of scores that are no probabilities.
     ValueError
-        As :func:`.curves.curve_of`.
+        See :func:`.curves.curve_of`.
     """
     y, s = check(np.asarray(labels), np.asarray(scores))
     whose = np.unique(np.asarray(patients), return_inverse=True)[1]
