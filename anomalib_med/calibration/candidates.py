@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from anomalib_med.calibration.rule import VolumeRule
 from anomalib_med.records import Candidate, Volume
@@ -82,6 +80,10 @@ class CandidateFinder:
         """All regions, the highest peak first."""
         if not self._parts:
             return ()
+        # Imported where it is used: it takes a while, and radiographs have no candidates.
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
         one, other = np.concatenate([np.empty((2, 0), np.int64), *self._touching], axis=1)
         size = len(self._parts)
         _, region = connected_components(coo_array((np.ones(one.size), (one, other)), (size, size)), directed=False)
