@@ -188,7 +188,7 @@ def score_interval(
 def noise_interval(value: float, noise: Floats, cases: int) -> Interval:
     """Interval of a sum of absolute gaps in [0, 1], such as the calibration error, whose bias exceeds its spread.
 
-    By the triangle inequality such a sum is off its truth by no more than the sum of absolute errors of the gaps. So
+    Such a sum is, by the triangle inequality, off its truth by no more than the sum of absolute errors of the gaps. So
     the interval reaches as far on either side as that `noise` ``(r,)`` does in 95 % of the replicates.
     It holds the truth about that often where all true gaps are 0, and more often where they are not.
     """
